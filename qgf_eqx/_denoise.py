@@ -1,0 +1,104 @@
+"""From a point on the flow to a clean action: one Euler leap, or the whole way."""
+
+import operator
+from functools import partial
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._fields import velocity
+from ._types import Action, Obs, Time, Velocity
+
+
+def check_count(name: str, value: int, hint: str) -> int:
+    """`value` as an int that is at least 1, or an error that names the argument."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"`{name}` is traced; it must be a Python int, because {hint}. Keep it out of "
+            "the jitted function's arguments, or mark it static."
+        )
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a Python int, got {value!r}.") from None
+    if count < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {count}.")
+    return count
+
+
+def one_step(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
+    """The clean action guessed by one Euler leap: `a_t + (1 - t) v(obs, a_t, t)`.
+
+    For an exact flow this is the posterior mean `E[a_1 | a_t]`. Arguments as for
+    `velocity`. Costs one call of the policy.
+    """
+    return a_t + (1 - t) * velocity(policy, obs, a_t, t)
+
+
+def denoise(
+    policy: Velocity,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    *,
+    steps: int = 10,
+    solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+) -> Action:
+    """The end of the flow's ODE `da/dt = v(obs, a, t)` from `(a_t, t)` to time 1.
+
+    `steps` is the resolution of the whole interval: from time `t` the way is walked in
+    `n = ceil((1 - t) steps)` equal steps, so that from a point on the sampler's grid it
+    follows that grid, and from its last point it equals `one_step`.
+
+    The default is a hand-written Euler scan, checkpointed so that its gradient costs one
+    forward and one backward pass. Where `t` is a number it takes exactly `n` steps; where
+    `t` is traced it computes `steps` of them, of which those past the end do nothing
+    (`guided_flow(..., unroll=True)` keeps `t` a number).
+
+    **Arguments:**
+
+    - `policy`, `obs`, `a_t`, `t`: as for `velocity`.
+    - `steps`: Euler steps of the whole interval [0, 1].
+    - `solver`: `None`, or any Diffrax solver, which then takes the same `n` steps.
+    - `adjoint`: with a `solver`, how Diffrax differentiates it. The default is
+      `RecursiveCheckpointAdjoint`; `BacksolveAdjoint` computes a different gradient.
+
+    **Returns:** an action of the shape of `a_t`.
+
+    **Raises:** `TypeError` or `ValueError` for `steps` that is no positive int.
+    """
+    steps = check_count("steps", steps, "it sets the length of the scan")
+    traced = isinstance(t, jax.core.Tracer)
+    ceil, maximum = (jnp.ceil, jnp.maximum) if traced else (np.ceil, np.maximum)
+    # A point on the grid may miss it by rounding: that must not cost a step more.
+    count = maximum(ceil((1 - t) * steps - 1e-3), 1)
+    dt = (1 - t) / count
+    if solver is not None:
+        return _solve(policy, obs, a_t, t, dt, steps, solver, adjoint)
+
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
+    def step(a, k):
+        moved = a + dt * velocity(policy, obs, a, t + k * dt)
+        return (jnp.where(k < count, moved, a) if traced else moved), None
+
+    length = steps if traced else int(count)
+    return jax.lax.scan(step, a_t, jnp.arange(length, dtype=a_t.dtype))[0]
+
+
+def _solve(policy, obs, a_t, t, dt, steps, solver, adjoint):
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda time, a, _: velocity(policy, obs, a, time)),
+        solver,
+        t0=t,
+        t1=1.0,
+        dt0=dt,
+        y0=a_t,
+        max_steps=steps + 1,
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        throw=False,  # Fixed steps cannot fail, and a check would call back to the host.
+    ).ys[0]  # type: ignore[index]

@@ -1,0 +1,147 @@
+"""The border where foreign callables are called, and their answers checked."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ._types import Action, Critic, Obs, Time, Velocity
+
+_Field = TypeVar("_Field", bound=Callable)
+
+
+class Flow(eqx.Module):
+    """Gives any velocity field the shape of its actions, which `sample` needs to
+    draw noise.
+
+    ```python
+    policy = Flow(lambda obs, a_t, t: -a_t, action_shape=(2,))
+    ```
+    """
+
+    field: Callable
+    action_shape: tuple[int, ...] = eqx.field(static=True, converter=tuple)
+
+    def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
+        """The velocity of the field at `(obs, a_t, t)`."""
+        return self.field(obs, a_t, t)
+
+
+@jax.custom_jvp
+def straight_through_clip(action: Array, low: Array, high: Array) -> Array:
+    """`jnp.clip(action, low, high)` whose derivative in `action` is the identity.
+
+    A gradient asked through it is the gradient *at* the clipped point; a hard clip
+    would zero it wherever the action is outside the bounds.
+    """
+    return jnp.clip(action, low, high)
+
+
+@straight_through_clip.defjvp
+def _(primals, tangents):
+    return straight_through_clip(*primals), tangents[0]
+
+
+class Bounded(eqx.Module):
+    """A critic that knows the bounds of its actions; made by `bounded`."""
+
+    critic: Callable
+    low: Float[Array, "..."] = eqx.field(converter=jnp.asarray)
+    high: Float[Array, "..."] = eqx.field(converter=jnp.asarray)
+    clip: Callable = eqx.field(static=True, default=straight_through_clip)
+
+    def __call__(self, obs: Obs, action: Action) -> Scalar:
+        """The critic's value at the clipped action."""
+        return self.critic(obs, self.clip(action, *self._bounds(action)))
+
+    def to_bounds(self, action: Action) -> Action:
+        """The action, clipped to the bounds; a NaN stays a NaN."""
+        return jnp.clip(action, *self._bounds(action))
+
+    def _bounds(self, action):
+        cast = (jax.lax.stop_gradient(b).astype(action.dtype) for b in (self.low, self.high))
+        return tuple(jnp.broadcast_to(b, jnp.shape(action)) for b in cast)
+
+
+def bounded(
+    critic: Critic,
+    low: float | Array = -1.0,
+    high: float | Array = 1.0,
+    *,
+    clip: Callable = straight_through_clip,
+) -> Bounded:
+    """The critic of actions in a box: it is asked at `clip(action, low, high)`.
+
+    Every estimator and the ranking of best-of-N then respect the box, and `sample`
+    returns actions inside it. The default clip is straight-through (the gradient is
+    taken at the clipped point, the paper's choice for QGF); `clip=jnp.clip` zeroes
+    the gradient of the dimensions that are outside (what the authors' code does to
+    QGF-Jacobian and BPTT).
+
+    **Arguments:**
+
+    - `critic`: any callable `(obs, action) -> scalar`.
+    - `low`, `high`: numbers, or arrays that broadcast to the action.
+    - `clip`: a function `(action, low, high) -> action`.
+
+    **Returns:** a critic.
+    """
+    return Bounded(critic, low, high, clip)
+
+
+def velocity(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
+    """The velocity `v(obs, a_t, t)` of a policy, checked to have the shape of `a_t`.
+
+    **Arguments:**
+
+    - `policy`: any callable `(obs, a_t, t) -> velocity`.
+    - `obs`: one observation (a PyTree), not a batch.
+    - `a_t`: a point on the flow.
+    - `t`: its time; 0 is noise, 1 is an action.
+
+    **Returns:** an array of the shape and dtype of `a_t`.
+
+    **Raises:** `ValueError` if the answer has another shape.
+    """
+    v = jnp.asarray(policy(obs, a_t, t))
+    if v.shape != jnp.shape(a_t):
+        raise ValueError(
+            f"`policy` returned a velocity of shape {v.shape} for an `a_t` of shape "
+            f"{jnp.shape(a_t)}; the two must be equal. If `obs` is a batch, wrap the "
+            "call in `jax.vmap`."
+        )
+    return v.astype(a_t.dtype)
+
+
+def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
+    """The value `Q(obs, action)` of a critic, checked to be a scalar.
+
+    **Arguments:**
+
+    - `q`: any callable `(obs, action) -> scalar`.
+    - `obs`: one observation (a PyTree), not a batch.
+    - `action`: an action fit for a critic: a clean one, not a point on the flow.
+
+    **Returns:** a scalar of the dtype of `action`.
+
+    **Raises:** `ValueError` if the answer is not a scalar.
+    """
+    value = jnp.asarray(q(obs, action))
+    if value.shape != ():
+        raise ValueError(
+            f"`critic` returned an array of shape {value.shape}; it must return a scalar. "
+            "Squeeze a trailing axis of size 1, reduce an ensemble (say with `jnp.min`), "
+            "and if `obs` is a batch, wrap the call in `jax.vmap`."
+        )
+    return value.astype(action.dtype)
+
+
+def action_gradient(q: Critic, obs: Obs, action: Action) -> Action:
+    """The gradient of `Q(obs, action)` with respect to the action.
+
+    Arguments and errors as for `critic`. Costs the critic's forward and backward pass.
+    """
+    return jax.grad(lambda a: critic(q, obs, a))(action)

@@ -1,0 +1,163 @@
+"""Checkpoints that are whole or refused: safetensors with leaf names and a checksum.
+
+The arrays of a PyTree are stored under their paths in it, next to the tree's structure, the
+caller's metadata and a sha256 over all of these. Saving is atomic; loading never executes
+anything, and never fills a tree with numbers that were not saved from one just like it.
+"""
+
+import hashlib
+import json
+from difflib import unified_diff
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._files import write_atomically
+
+try:
+    import safetensors
+    import safetensors.numpy
+except ImportError as error:
+    raise ImportError(
+        f"qgf_eqx.checkpoint needs safetensors ({error}): pip install 'qgf_eqx[train]'"
+    ) from error
+
+FORMAT = "qgf_eqx 1"
+
+_Tree = TypeVar("_Tree")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used: the sentence says what differs, and the next step."""
+
+
+def save(path: str | Path, tree: Any, metadata: dict) -> None:
+    """Writes the arrays of a PyTree, and JSON metadata, to one file, atomically.
+
+    **Arguments:**
+
+    - `path`: the file; an old one is replaced only once the new one is on disk.
+    - `tree`: any PyTree; leaves that are no arrays must be equal in the tree that `load` gets.
+    - `metadata`: anything JSON can hold.
+    """
+    arrays = {name: np.asarray(leaf) for name, leaf in _named_arrays(tree).items()}
+    header = {
+        "format": FORMAT,
+        "structure": _structure(tree),
+        "metadata": json.dumps(metadata, sort_keys=True),
+    }
+    header["sha256"] = _digest(arrays, header)
+    with write_atomically(Path(path)) as file:
+        file.write(safetensors.numpy.save(arrays, header))
+
+
+def load(path: str | Path, like: _Tree) -> tuple[_Tree, dict]:
+    """Reads a checkpoint into a tree just like the one that was saved.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `like`: a PyTree of the same structure; `jax.ShapeDtypeStruct` may stand for arrays.
+
+    **Returns:** `like` with the saved arrays, and the metadata.
+
+    **Raises:** `CheckpointError` if the file is missing, damaged, of another format, or if any
+    name, shape, dtype or static part differs: it names the first that does.
+    """
+    arrays, header = _read(Path(path))
+    expected = _named_arrays(like)
+    for name in [*expected, *arrays]:
+        found = _describe(arrays.get(name))
+        wanted = _describe(expected.get(name))
+        if found != wanted:
+            raise CheckpointError(
+                f"{path} does not fit: `{name}` is {found} in the file, but {wanted} in the model. "
+                "Build the model with the settings it was trained with."
+            )
+    if header["structure"] != _structure(like):
+        lines = (text.splitlines() for text in (header["structure"], _structure(like)))
+        changes = [x for x in unified_diff(*lines, n=0, lineterm="") if x[:3] not in ("---", "+++")]
+        raise CheckpointError(
+            f"{path} was saved from a model that differs in its static parts: "
+            f"{' '.join(' '.join(changes[1:3]).split())}. Build the model with the settings it was "
+            "trained with."
+        )
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+    filled = [jnp.asarray(arrays.get(jax.tree_util.keystr(p), leaf)) if _is_array(leaf) else leaf
+              for p, leaf in leaves]  # fmt: skip
+    return jax.tree_util.tree_unflatten(treedef, filled), json.loads(header["metadata"])
+
+
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a checkpoint, checked like the rest of it.
+
+    **Raises:** `CheckpointError` if the file is missing, damaged or of another format.
+    """
+    return json.loads(_read(Path(path))[1]["metadata"])
+
+
+def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a checkpoint, by its name.
+
+    **Raises:** `CheckpointError` as `read_metadata`.
+    """
+    return {name: array.shape for name, array in _read(Path(path))[0].items()}
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])["__metadata__"]
+        arrays = safetensors.numpy.load(data)
+        claimed = header.pop("sha256")
+        intact = claimed == _digest(arrays, header)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of this package, or is damaged "
+            f"({type(error).__name__}). Restore it from a copy, or train again."
+        ) from None
+    if not intact:
+        raise CheckpointError(
+            f"{path} is damaged: its checksum does not match. Restore it from a copy, or train "
+            "again."
+        )
+    if header["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has the format `{header['format']}`; this version reads `{FORMAT}`. Use the "
+            "version of qgf_eqx that wrote it."
+        )
+    return arrays, header
+
+
+def _digest(arrays: dict[str, np.ndarray], header: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _is_array(leaf) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _named_arrays(tree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if _is_array(leaf)}
+
+
+def _describe(array) -> str:
+    return "missing" if array is None else f"{np.dtype(array.dtype).name}{list(array.shape)}"
+
+
+def _structure(tree) -> str:
+    return eqx.tree_pformat(tree, width=80, short_arrays=True, struct_as_array=True)

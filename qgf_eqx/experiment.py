@@ -1,0 +1,320 @@
+"""From nothing to a table: collect, train, choose weights, report, with nothing done twice.
+
+The weight of a guided method is chosen on tuning episodes and its success is reported on other
+episodes, numbered differently; the raw outcomes are part of the result.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ._files import write_atomically
+from .datasets import collect, dataset_name, load
+from .evaluate import ESTIMATORS, Episode, Method, difference, evaluate, method, wilson
+from .train import TrainConfig, load_nets, train
+
+REPORT_FROM = 1_000_000
+"""Tuning episodes are numbered from 0, reported ones from here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All settings of one comparison."""
+
+    config: TrainConfig
+    """Of the training, but for its seed."""
+    transitions: int
+    """To collect on this machine."""
+    seeds: tuple[int, ...]
+    """One training run each."""
+    methods: tuple[str, ...]
+    weights: tuple[float, ...]
+    """From which every guided method's is chosen."""
+    tuning_episodes: int
+    """Per training seed and weight."""
+    episodes: int
+    """Reported, per training seed."""
+
+
+POINTMAZE = Experiment(
+    TrainConfig(
+        "pointmaze-medium-navigate-singletask-task1-v0",
+        updates=20_000,
+        batch=256,
+        width=128,
+        depth=3,
+        gamma=0.99,
+    ),
+    transitions=500_000,
+    seeds=(0,),
+    methods=("flow", "qgf", "ood", "best-of-4"),
+    weights=(0.3, 1.0, 3.0),
+    tuning_episodes=10,
+    episodes=50,
+)
+"""Minutes on two cores: the flow wanders, guidance leads it to the goal."""
+
+CUBE = Experiment(
+    TrainConfig(
+        "cube-single-play-singletask-task2-v0",
+        updates=40_000,
+        batch=256,
+        width=128,
+        gamma=0.99,
+    ),
+    transitions=100_000,
+    seeds=(0, 1),
+    methods=("flow", "qgf", "ood", "best-of-16"),
+    weights=(0.03, 0.06, 0.1),
+    tuning_episodes=50,
+    episodes=100,
+)
+"""A robot arm moves a cube; a quarter of an hour on two cores."""
+
+
+def run(
+    experiment: Experiment,
+    out_dir: str | Path,
+    data_dir: str | Path,
+    *,
+    processes: int | None = None,
+    progress: bool = True,
+) -> dict:
+    """Runs an experiment; started again, it goes on where it was.
+
+    **Arguments:**
+
+    - `experiment`: its settings.
+    - `out_dir`: for `seed<k>/`, a training run each, `results.json` and `paths.json`.
+    - `data_dir`: where the dataset is, or will be.
+    - `processes`: how many; all cores by default.
+    - `progress`: show progress bars.
+
+    **Returns:** what is in `results.json`: settings, table, raw outcomes, versions, machine.
+    """
+    out_dir, clock = Path(out_dir), _Clock()
+    config = experiment.config
+    collect(
+        dataset_name(config.env),
+        data_dir,
+        transitions=experiment.transitions,
+        processes=processes,
+        progress=progress,
+    )
+    clock.lap("collect")
+    work = partial(_train_one, config, out_dir, data_dir, progress)
+    jobs = list(enumerate(experiment.seeds))
+    processes = processes or os.cpu_count() or 1
+    if min(processes, len(jobs)) == 1:
+        runs = [work(job) for job in jobs]
+    else:
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
+            runs = pool.map(work, jobs, chunksize=1)
+    clock.lap("train")
+    results, paths = compare(
+        runs,
+        experiment.methods,
+        weights=experiment.weights,
+        tuning_episodes=experiment.tuning_episodes,
+        episodes=experiment.episodes,
+        record="maze" in config.env,
+        processes=processes,
+        progress=progress,
+    )
+    clock.lap("evaluate")
+    results = {
+        "experiment": dataclasses.asdict(experiment),
+        **results,
+        "seconds": clock.laps,
+    }
+    write_json(out_dir / "results.json", results)
+    if paths:
+        write_json(out_dir / "paths.json", paths)
+    return results
+
+
+def compare(
+    runs: Sequence[str | Path],
+    methods: Sequence[str],
+    *,
+    weights: Sequence[float],
+    tuning_episodes: int,
+    episodes: int,
+    steps: int = 10,
+    record: bool = False,
+    processes: int | None = None,
+    progress: bool = True,
+) -> tuple[dict, dict]:
+    """Compares methods on training runs of one task.
+
+    Each guided method gets the weight with the most successes on the tuning episodes (the
+    smallest, if several have it); with a single weight nothing is tuned. Then all methods are
+    run on the reported episodes, which are the same for all methods and differ between runs.
+
+    **Arguments:**
+
+    - `runs`: the folders of the training runs.
+    - `methods`: names, as for `evaluate.method`.
+    - `weights`: to choose from.
+    - `tuning_episodes`, `episodes`: per run.
+    - `steps`: of the flow.
+    - `record`, `processes`, `progress`: as for `evaluate`.
+
+    **Returns:** the results, and the paths by method if they were recorded.
+
+    **Raises:** `ValueError` if a method is unknown, or there is no weight or no episode.
+    """
+    if episodes < 1 or not weights or not all(w > 0 for w in weights):
+        raise ValueError("`episodes` and every one of `weights` must be positive.")
+    if len(weights) > 1 and tuning_episodes < 1:
+        raise ValueError("`tuning_episodes` must be positive to choose among several `weights`.")
+    plain = [method(name, steps=steps) for name in methods]
+    options = {"processes": processes, "progress": progress}
+
+    guided = [m.name for m in plain if m.name in ESTIMATORS]
+    grid = [method(name, weight=w, steps=steps) for name in guided for w in sorted(weights)]
+    tuning = {}
+    if len(weights) > 1 and guided:
+        tuning = _outcomes(runs, grid, 0, tuning_episodes, label="choose weight", **options)
+        chosen = {name: _best(name, tuning) for name in guided}
+    else:
+        chosen = {name: weights[0] for name in guided}
+
+    final = [dataclasses.replace(m, weight=chosen.get(m.name, 0.0)) for m in plain]
+    reported = _outcomes(
+        runs, final, REPORT_FROM, episodes, label="report", record=record, **options
+    )
+    task = load_nets(runs[0])[1].env
+    results = {
+        "task": task,
+        "table": [_row(m, reported[m]) for m in final],
+        "differences": _differences(final, reported),
+        "tuning": [_row(m, by_run) for m, by_run in tuning.items()],
+        "episodes": {m.name: [_raw(es) for es in reported[m]] for m in final},
+        "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": 10_000},
+        "versions": _versions(),
+        "machine": _machine(),
+    }
+    paths = {m.name: [e.path for es in reported[m] for e in es] for m in final} if record else {}
+    return results, paths
+
+
+def format_table(results: dict) -> str:
+    """The table of a result, for people."""
+    lines = [f"{'method':<14}{'weight':>8}{'success':>10}{'95 % interval':>18}{'n':>6}"]
+    for row in results["table"]:
+        low, high = (100 * x for x in row["interval"])
+        weight = f"{row['weight']:g}" if row["weight"] else "-"
+        lines.append(
+            f"{row['method']:<14}{weight:>8}{100 * row['success']:>8.1f} %"
+            f"{f'[{low:.1f}, {high:.1f}]':>18}{row['n']:>6}"
+        )
+    for d in results["differences"]:
+        low, high = (100 * x for x in d["interval"])
+        what = f"{d['of']} - {d['and']}"
+        lines.append(f"{what:<32}{100 * d['difference']:+.1f} points  [{low:+.1f}, {high:+.1f}]")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes JSON atomically."""
+    with write_atomically(path) as file:
+        file.write(json.dumps(content, indent=1, default=str).encode())
+
+
+def _train_one(config, out_dir, data_dir, progress, job) -> Path:
+    position, seed = job
+    config = dataclasses.replace(config, seed=seed)
+    run_dir = out_dir / f"seed{seed}"
+    dataset = load(config.env, data_dir)
+    train(config, dataset, run_dir, progress=progress, position=position)
+    return run_dir
+
+
+def _outcomes(runs, methods, first, count, **options) -> dict[Method, list[list[Episode]]]:
+    by_run = [
+        evaluate(run, methods, range(first + 10_000 * i, first + 10_000 * i + count), **options)
+        for i, run in enumerate(runs)
+    ]
+    return {m: [outcomes[j] for outcomes in by_run] for j, m in enumerate(methods)}
+
+
+def _best(name: str, tuning: dict[Method, list[list[Episode]]]) -> float:
+    successes = {
+        m.weight: sum(e.success for es in by_run for e in es)
+        for m, by_run in tuning.items()
+        if m.name == name
+    }
+    return max(successes, key=lambda weight: (successes[weight], -weight))
+
+
+def _row(m: Method, by_run: list[list[Episode]]) -> dict:
+    episodes = [e for es in by_run for e in es]
+    successes = sum(e.success for e in episodes)
+    return {
+        "method": m.name,
+        "weight": m.weight,
+        "steps": m.steps,
+        "success": successes / len(episodes),
+        "interval": wilson(successes, len(episodes)),
+        "successes": successes,
+        "n": len(episodes),
+        "successes by run": [sum(e.success for e in es) for es in by_run],
+        "errors": sum(bool(e.error) for e in episodes),
+    }
+
+
+def _differences(methods: Sequence[Method], outcomes) -> list[dict]:
+    """Of QGF (or the first method) and each other method, paired by episode."""
+    ours = next((m for m in methods if m.name == "qgf"), methods[0])
+    pooled = {m: [e for es in outcomes[m] for e in es] for m in methods}
+    rows = []
+    for m in methods:
+        if m != ours:
+            mean, *interval = difference(pooled[ours], pooled[m])
+            rows.append({"of": ours.name, "and": m.name, "difference": mean, "interval": interval})
+    return rows
+
+
+def _raw(episodes: list[Episode]) -> dict:
+    return {
+        "numbers": f"{episodes[0].number}..{episodes[-1].number}",
+        "success": "".join(str(int(e.success)) for e in episodes),
+        "length": [e.length for e in episodes],
+        "errors": {e.number: e.error for e in episodes if e.error},
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("qgf_eqx", "jax", "equinox", "diffrax", "optax", "ogbench", "mujoco", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _machine() -> dict:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {"system": platform.system(), "processor": model, "cores": os.cpu_count()}
+
+
+class _Clock:
+    def __init__(self):
+        self.laps, self._last = {}, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 1), now

@@ -1,0 +1,83 @@
+"""Figures of results: success rates with intervals, and ways through a maze."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+except ImportError as error:
+    raise ImportError(
+        f"qgf_eqx.plot needs matplotlib ({error}): pip install 'qgf_eqx[plot]'"
+    ) from error
+
+_COLOURS = {"flow": "#7f7f7f", "qgf": "#1f77b4", "ood": "#d95f02"}
+
+
+def success_bars(results: dict[str, Any], path: str | Path) -> Path:
+    """Success rate of every method of a result, with its 95 % interval.
+
+    **Arguments:**
+
+    - `results`: of `experiment.run` or `experiment.compare`.
+    - `path`: of the picture; the ending says the format.
+    """
+    rows = results["table"]
+    rates = np.array([row["success"] for row in rows])
+    errors = np.abs(np.array([row["interval"] for row in rows]).T - rates)
+    names = [f"{r['method']}\nw = {r['weight']:g}" if r["weight"] else r["method"] for r in rows]
+    figure, axes = pyplot.subplots(figsize=(1.3 * len(rows) + 1, 3.2), layout="constrained")
+    colours = [_COLOURS.get(row["method"], "#66a61e") for row in rows]
+    axes.bar(names, 100 * rates, yerr=100 * errors, color=colours, capsize=4)
+    axes.set(ylim=(0, 105), ylabel="success, %")
+    axes.set_title(f"{results['task']}\nn = {rows[0]['n']} episodes, 95 % Wilson", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def maze_paths(
+    maze: Any, paths: dict[str, list], path: str | Path, methods: tuple[str, ...] = ("flow", "qgf")
+) -> Path:
+    """The maze from above, and every episode's way through it, one panel a method.
+
+    **Arguments:**
+
+    - `maze`: an OGBench maze environment, for its walls, start and goal.
+    - `paths`: for each method, for each episode, a list of positions.
+    - `path`: of the picture.
+    - `methods`: the panels, from left to right.
+    """
+    maze = maze.unwrapped
+    task = maze.task_infos[maze._reward_task_id - 1]
+    unit, (rows, columns) = maze._maze_unit, maze.maze_map.shape
+    left, bottom = maze.ij_to_xy((0, 0))
+    extent = (left - unit / 2, left + (columns - 0.5) * unit)
+    extent += (bottom - unit / 2, bottom + (rows - 0.5) * unit)
+    figure, panels = pyplot.subplots(
+        1, len(methods), figsize=(4.2 * len(methods), 4.5), layout="constrained", squeeze=False
+    )
+    for axes, name in zip(panels[0], methods, strict=True):
+        axes.imshow(maze.maze_map, cmap="Greys", vmax=1.6, origin="lower", extent=extent)
+        for way in paths[name]:
+            x, y = np.array(way).T
+            axes.plot(x, y, color=_COLOURS.get(name, "#66a61e"), alpha=0.35, linewidth=0.8)
+        axes.plot(*task["init_xy"], "o", color="black", markersize=7, label="start")
+        axes.plot(*task["goal_xy"], "*", color="#e6ab02", markersize=16, label="goal")
+        reached = sum(
+            np.linalg.norm(np.array(way) - task["goal_xy"], axis=1).min() <= maze._goal_tol
+            for way in paths[name]
+        )
+        axes.set_title(f"{name}: {reached} of {len(paths[name])} reach the goal")
+        axes.set(xticks=[], yticks=[])
+    panels[0, 0].legend(loc="upper left", framealpha=0.9)
+    return _save(figure, path)
+
+
+def _save(figure, path: str | Path) -> Path:
+    figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith("svg") else None)
+    pyplot.close(figure)
+    return Path(path)

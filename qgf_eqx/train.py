@@ -1,0 +1,376 @@
+"""Training of the flow, the critic and the value, on a dataset that lives on the device.
+
+One compiled call makes many updates: indices are drawn in the graph, and the batch of update n
+is a pure function of (seed, n). A run is a folder with `config.json`, `metrics.jsonl` and
+`checkpoint.safetensors`; started again, it goes on where it was, bit for bit.
+"""
+
+import dataclasses
+import fcntl
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from . import checkpoint, objectives
+from ._files import write_atomically
+from ._types import Key
+from .datasets import Chunk, Dataset, check_horizon, draw_chunks, time_limit_masks
+from .nn import CriticMLP, Ensemble, ValueMLP, VelocityMLP, low_frequency_time, paper_time
+
+try:
+    import optax
+except ImportError as error:
+    raise ImportError(f"qgf_eqx.train needs Optax ({error}): pip install 'qgf_eqx[train]'") from error
+
+
+class RunError(ValueError):
+    """A run's folder cannot be used: the sentence says why, and the next step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What a run is made of. The defaults are the paper's where it names them."""
+
+    env: str
+    """The task, say `cube-single-play-singletask-task2-v0`."""
+    updates: int = 500_000
+    """Gradient steps."""
+    batch: int = 1024
+    """Chunks per gradient step."""
+    horizon: int = 5
+    """H, the actions per chunk."""
+    width: int = 1024
+    """Of the hidden layers of all networks."""
+    depth: int = 4
+    """Hidden layers of all networks."""
+    critics: int = 2
+    """Members of the critic's ensemble, which is reduced by its minimum."""
+    gamma: float = 0.999
+    """The discount of one environment step."""
+    tau: float = 0.9
+    """The expectile of the value loss."""
+    ema_rate: float = 0.005
+    """How fast the target critic follows the critic."""
+    learning_rate: float = 3e-4
+    """Of Adam."""
+    seed: int = 0
+    """Of the parameters, the batches and the noise."""
+    paper_time: bool = False
+    """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
+    time_limit_masks: bool = False
+    """The authors' masks for their 100M data, for parity: success does not stop the bootstrap."""
+
+
+class Nets(eqx.Module):
+    """The four networks of a run."""
+
+    policy: VelocityMLP
+    critic: Ensemble
+    value: ValueMLP
+    target: Ensemble
+    """The moving average of `critic`: the one that guides."""
+
+
+def make_nets(config: TrainConfig, obs_size: int, action_size: int, key: Key) -> Nets:
+    """Fresh networks of the config's sizes; an action is a chunk `(horizon, action_size)`."""
+    policy_key, critic_key, value_key = jax.random.split(key, 3)
+    shape = (config.horizon, action_size)
+    size = {"width": config.width, "depth": config.depth}
+    embed = paper_time if config.paper_time else low_frequency_time
+    critic = Ensemble(
+        lambda k: CriticMLP(obs_size, shape, **size, key=k), config.critics, key=critic_key
+    )
+    return Nets(
+        policy=VelocityMLP(obs_size, shape, **size, embed=embed, key=policy_key),
+        critic=critic,
+        value=ValueMLP(obs_size, **size, key=value_key),
+        target=jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, critic),
+    )
+
+
+class State(NamedTuple):
+    """All that an update changes."""
+
+    nets: Nets
+    optimizer: Any
+    step: jax.Array
+
+
+def init(config: TrainConfig, obs_size: int, action_size: int) -> State:
+    """The state before the first update; a pure function of the config."""
+    nets = make_nets(config, obs_size, action_size, jax.random.key(config.seed))
+    trained = eqx.filter(_trained(nets), eqx.is_inexact_array)
+    return State(nets, optax.adam(config.learning_rate).init(trained), jnp.zeros((), jnp.int32))
+
+
+def losses(
+    trained: tuple, target: Ensemble, chunk: Chunk, key: Key, config: TrainConfig
+) -> dict[str, jax.Array]:
+    """The three losses on one chunk; each differentiates one of `(policy, critic, value)`."""
+    policy, critic, value = trained
+    time = partial(objectives.grid_time, steps=10) if config.paper_time else objectives.uniform_time
+    constant_value = jax.lax.stop_gradient(value)
+
+    def critic_loss(member):
+        return objectives.iql_critic(
+            member,
+            constant_value,
+            chunk.obs,
+            chunk.action,
+            chunk.reward,
+            chunk.discount,
+            chunk.next_obs,
+        )
+
+    each = {
+        "flow_loss": objectives.flow_matching(policy, chunk.obs, chunk.action, key, time=time),
+        "critic_loss": jnp.mean(eqx.filter_vmap(critic_loss)(critic.members)),
+        "value_loss": objectives.iql_value(value, target, chunk.obs, chunk.action, tau=config.tau),
+    }
+    return {name: chunk.weight * loss for name, loss in each.items()}
+
+
+def update(state: State, chunks: Chunk, key: Key, config: TrainConfig) -> tuple[State, dict]:
+    """One gradient step on a batch of chunks: all gradients first, then the target's average."""
+    nets, target = state.nets, state.nets.target
+    keys = jax.random.split(key, len(chunks.weight))
+
+    @partial(eqx.filter_value_and_grad, has_aux=True)
+    def loss(trained):
+        batch = jax.vmap(lambda chunk, k: losses(trained, target, chunk, k, config))(chunks, keys)
+        means = {name: jnp.mean(values) for name, values in batch.items()}
+        return sum(means.values()), means
+
+    trained = _trained(nets)
+    (_, metrics), gradients = loss(trained)
+    optimizer = optax.adam(config.learning_rate)
+    changes, optimizer_state = optimizer.update(gradients, state.optimizer)
+    policy, critic, value = eqx.apply_updates(trained, changes)
+    target = objectives.polyak(target, critic, config.ema_rate)
+    return State(Nets(policy, critic, value, target), optimizer_state, state.step + 1), metrics
+
+
+def make_updates(config: TrainConfig) -> Callable[[Dataset, State, int], tuple[State, dict]]:
+    """A compiled function `(dataset, state, count) -> (state, mean metrics)` of `count` updates.
+
+    The state's buffers are donated: use the returned one.
+    """
+
+    @partial(eqx.filter_jit, donate="all-except-first")
+    def updates(dataset: Dataset, state: State, count: int):
+        arrays, static = eqx.partition(state, eqx.is_array)
+
+        def one(arrays, _):
+            state = eqx.combine(arrays, static)
+            chunks = draw_chunks(
+                dataset,
+                config.seed,
+                state.step,
+                batch=config.batch,
+                horizon=config.horizon,
+                gamma=config.gamma,
+            )
+            key = jax.random.fold_in(jax.random.key(config.seed + 2**31), state.step)
+            state, metrics = update(state, chunks, key, config)
+            return eqx.filter(state, eqx.is_array), metrics
+
+        arrays, metrics = jax.lax.scan(one, arrays, length=count)
+        return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
+
+    return updates
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    run_dir: str | Path,
+    *,
+    updates_per_call: int = 500,
+    save_every: int = 10_000,
+    progress: bool = True,
+    position: int = 0,
+) -> Path:
+    """Trains to `config.updates`, from the folder's checkpoint if there is one.
+
+    **Arguments:**
+
+    - `config`: what to train.
+    - `dataset`: the data, which are moved to the device.
+    - `run_dir`: the run's folder, made if it is not there.
+    - `updates_per_call`: how many updates one compiled call makes.
+    - `save_every`: a kill costs at most this many updates.
+    - `progress`, `position`: of the progress bar.
+
+    **Returns:** the path of the checkpoint.
+
+    **Raises:** `RunError` if the folder belongs to another config or another process;
+    `CheckpointError` if its checkpoint is damaged. On SIGTERM it saves and exits with 0.
+    """
+    check_horizon(dataset, config.horizon)
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _alone_in(run_dir), _termination_flag() as terminated:
+        _claim(run_dir, config)
+        path = run_dir / "checkpoint.safetensors"
+        state = init(config, dataset.observations.shape[1], dataset.actions.shape[1])
+        if path.exists():
+            state, _ = checkpoint.load(path, state)
+        done = int(state.step)
+        log = _MetricsLog(run_dir / "metrics.jsonl", done)
+        if config.time_limit_masks:
+            dataset = time_limit_masks(dataset)
+        device_data = jax.tree.map(jnp.asarray, dataset)
+        updates = make_updates(config)
+        save_every = max(save_every // updates_per_call, 1) * updates_per_call
+        bar = tqdm(
+            total=config.updates,
+            initial=done,
+            desc=f"train seed {config.seed}",
+            unit=" updates",
+            disable=None if progress else True,
+            position=position,
+        )
+        with bar:
+            while done < config.updates:
+                count = min(updates_per_call, config.updates - done)
+                started = time.perf_counter()
+                state, metrics = updates(device_data, state, count)
+                metrics = {name: float(value) for name, value in metrics.items()}
+                if not all(map(np.isfinite, metrics.values())):
+                    raise RunError(
+                        f"training diverged before update {done + count}: {metrics}. The last "
+                        "checkpoint is intact; try a lower learning rate."
+                    )
+                done += count
+                rate = count / (time.perf_counter() - started)
+                log.append({"step": done, **metrics, "updates_per_second": round(rate, 1)})
+                bar.update(count)
+                if done % save_every == 0 or done == config.updates or terminated:
+                    checkpoint.save(path, state, {"config": dataclasses.asdict(config)})
+                if terminated:
+                    raise SystemExit(0)
+    return path
+
+
+def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
+    """The networks of a run and its config, from its folder.
+
+    **Raises:** `CheckpointError` if there is no intact checkpoint of a finished update.
+    """
+    path = Path(run_dir) / "checkpoint.safetensors"
+    config = read_config(checkpoint.read_metadata(path).get("config"), path)
+    sizes = checkpoint.shapes(path)
+    obs_size = sizes[".nets.value.mlp.layers[0].weight"][-1]
+    action_size = sizes[".nets.policy.mlp.head.weight"][0] // config.horizon
+    like = eqx.filter_eval_shape(init, config, obs_size, action_size)
+    state, _ = checkpoint.load(path, like)
+    return state.nets, config
+
+
+def read_config(found: Any, source: str | Path) -> TrainConfig:
+    """A `TrainConfig` from what JSON holds.
+
+    **Raises:** `RunError` naming the source and the key that is unknown, missing or of a wrong
+    type.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(found, dict):
+        raise RunError(f"{source} holds no config.")
+    for name, value in found.items():
+        if name not in types:
+            raise RunError(f"{source} has an unknown setting `{name}`; known are {', '.join(types)}.")
+        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+            raise RunError(
+                f"{source}: `{name}` must be {types[name].__name__}, got {value!r}."  # type: ignore[union-attr]
+            )
+    if "env" not in found:
+        raise RunError(f"{source} does not name its `env`.")
+    return TrainConfig(**found)
+
+
+def _trained(nets: Nets) -> tuple:
+    return nets.policy, nets.critic, nets.value
+
+
+def _claim(run_dir: Path, config: TrainConfig) -> None:
+    """Writes `config.json`, or checks that the folder's is the same."""
+    path = run_dir / "config.json"
+    wanted = dataclasses.asdict(config)
+    if path.exists():
+        try:
+            found = dataclasses.asdict(read_config(json.loads(path.read_text()), path))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is no JSON ({error}). Delete the folder to start over.") from None
+        differing = {n for n in wanted if found[n] != wanted[n]} - {"updates"}
+        if differing:
+            changes = ", ".join(f"`{n}` {found[n]!r} -> {wanted[n]!r}" for n in sorted(differing))
+            raise RunError(
+                f"{run_dir} holds a run with other settings: {changes}. Choose another folder, or "
+                "delete it to start over."
+            )
+    with write_atomically(path) as file:
+        file.write(json.dumps(wanted, indent=1).encode())
+
+
+@contextmanager
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    with open(run_dir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another process is training in {run_dir}. Wait for it, or stop it.") from None
+        for leftover in run_dir.glob(".*.tmp"):
+            leftover.unlink()
+        yield
+
+
+@contextmanager
+def _termination_flag() -> Iterator[list]:
+    """A list that is no longer empty once SIGTERM came."""
+    flag: list = []
+    try:
+        previous = signal.signal(signal.SIGTERM, lambda *_: flag.append(True))
+    except ValueError:  # not in the main thread: the caller's business
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _MetricsLog:
+    """Appends JSON lines; at the start, drops a line cut short and those after the checkpoint."""
+
+    def __init__(self, path: Path, step: int):
+        self._path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        with write_atomically(path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def append(self, line: dict) -> None:
+        with open(self._path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """The lines of a `metrics.jsonl` that are whole; none if there is no file."""
+    lines = []
+    if Path(path).exists():
+        for text in Path(path).read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    return lines
