@@ -81,13 +81,16 @@ def denoise(
     if solver is not None:
         return _solve(policy, obs, a_t, t, dt, steps, solver, adjoint)
 
+    k = np.arange(steps if traced else int(count)).astype(a_t.dtype if traced else float)
+    times = jnp.asarray(t + (1 - t) * (k / count), a_t.dtype)
+
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
-    def step(a, k):
-        moved = a + dt * velocity(policy, obs, a, t + k * dt)
+    def step(a, now):
+        k, time = now
+        moved = a + dt * velocity(policy, obs, a, time)
         return (jnp.where(k < count, moved, a) if traced else moved), None
 
-    length = steps if traced else int(count)
-    return jax.lax.scan(step, a_t, jnp.arange(length, dtype=a_t.dtype))[0]
+    return jax.lax.scan(step, a_t, (jnp.asarray(k), times))[0]
 
 
 def _solve(policy, obs, a_t, t, dt, steps, solver, adjoint):

@@ -1,7 +1,7 @@
 """The shapes of things: one alias or one Protocol for each."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
@@ -18,12 +18,14 @@ Key: TypeAlias = PRNGKeyArray
 """One key, as made by `jax.random.key`."""
 
 
+@runtime_checkable
 class Velocity(Protocol):
     """A velocity field on actions: any callable `(obs, a_t, t) -> velocity`."""
 
     def __call__(self, obs: Obs, a_t: Action, t: Time, /) -> Action: ...
 
 
+@runtime_checkable
 class Policy(Velocity, Protocol):
     """A velocity field that also knows the shape of an action, which `sample` needs."""
 
@@ -31,18 +33,21 @@ class Policy(Velocity, Protocol):
     def action_shape(self) -> tuple[int, ...]: ...
 
 
+@runtime_checkable
 class Critic(Protocol):
     """An action value: any callable `(obs, action) -> scalar`."""
 
     def __call__(self, obs: Obs, action: Action, /) -> Scalar: ...
 
 
+@runtime_checkable
 class Value(Protocol):
     """A state value: any callable `obs -> scalar`."""
 
     def __call__(self, obs: Obs, /) -> Scalar: ...
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """An estimator of the gradient of the critic with respect to `a_t`."""
 
@@ -51,5 +56,5 @@ class Guidance(Protocol):
     ) -> Action: ...
 
 
-Weight: TypeAlias = float | Array | Callable[[Time, Action, Action], Any]
+Weight: TypeAlias = float | int | Array | Callable[[Time, Action, Action], Any]
 """A number, an array that broadcasts to the action, or a function of `(t, v, g)`."""

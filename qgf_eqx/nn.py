@@ -19,7 +19,8 @@ def low_frequency_time(t: Time) -> Float[Array, " 9"]:
 
     Smooth between grid points, so that `steps` is a free choice at test time.
     """
-    angles = jnp.pi * jnp.arange(1, 5) * t
+    t = jnp.asarray(t)
+    angles = jnp.pi * jnp.arange(1, 5, dtype=t.dtype) * t
     return jnp.concatenate([jnp.atleast_1d(t), jnp.cos(angles), jnp.sin(angles)])
 
 
@@ -30,7 +31,8 @@ def paper_time(t: Time) -> Float[Array, " 16"]:
     Its highest frequencies turn by more than a thousand radians between two steps of T = 10:
     a flow trained with it on that grid is wrong between the grid's points.
     """
-    angles = 10000 * t * 10000.0 ** (-jnp.arange(8) / 8)
+    t = jnp.asarray(t)
+    angles = 10000 * t * 10000 ** (-jnp.arange(8, dtype=t.dtype) / 8)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 

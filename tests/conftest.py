@@ -1,0 +1,27 @@
+"""Strict promotion, warnings as errors, types checked at run time: only in the tests."""
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_hook = jaxtyping.install_import_hook("qgf_eqx", "beartype.beartype")
+_hook.__enter__()
+
+
+@pytest.fixture
+def x64():
+    """float64 for the length of a test: the oracles are exact to 1e-9 and better."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def unchecked():
+    """No run-time types: what a user gets for bad input, and not what the tests' hook says."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,313 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import qgf_eqx
+from qgf_eqx import Flow, bounded, guidance, guided_flow, guided_step, sample
+from qgf_eqx.analytic import GaussianFlow, MixtureFlow
+from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+
+ESTIMATORS = ["ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt"]
+OBS = np.array([0.5, -0.2], np.float32)
+
+
+def unasked(obs, action):
+    raise AssertionError("the plain flow asked the critic")
+
+
+@pytest.fixture(scope="module")
+def nets():
+    policy_key, critic_key = jax.random.split(jax.random.key(0))
+    policy = VelocityMLP(2, (3,), width=16, depth=2, key=policy_key)
+    critic = Ensemble(lambda k: CriticMLP(2, (3,), width=16, depth=2, key=k), 2, key=critic_key)
+    return policy, critic
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_weight_zero_is_the_plain_flow_bit_for_bit_even_where_the_critic_is_nan(nets, name, steps):
+    policy, critic = nets
+    noises = jax.random.normal(jax.random.key(1), (50, 3))
+
+    @jax.jit
+    @jax.vmap
+    def plain(noise):
+        return guided_flow(policy, unasked, OBS, noise, weight=0, steps=steps)
+
+    @eqx.filter_jit
+    def guided(noises, weight, critic):
+        options = {"guidance": getattr(guidance, name), "weight": weight, "steps": steps}
+        return jax.vmap(lambda n: guided_flow(policy, critic, OBS, n, **options))(noises)
+
+    expected = plain(noises)
+    np.testing.assert_array_equal(guided(noises, jnp.zeros(()), critic), expected)
+    np.testing.assert_array_equal(guided(noises, jnp.zeros(()), lambda o, a: jnp.nan * a[0]), expected)
+    assert np.any(guided(noises, jnp.ones(()), critic) != expected)
+
+
+def test_one_step_by_hand(x64):
+    flow = GaussianFlow(jnp.array([0.3, -0.7]), 0.5)
+
+    def critic(_, action):
+        return -jnp.sum((action - 1.0) ** 2)
+
+    noise = jnp.array([0.2, 0.4])
+    v = flow(None, noise, 0.0)
+    g = -2 * (noise + v - 1.0)
+    action = guided_flow(flow, critic, None, noise, weight=0.3, steps=1)
+    np.testing.assert_allclose(action, noise + v + 0.3 * g, atol=1e-15)
+
+
+def test_the_batched_call_is_a_loop(nets):
+    policy, critic = nets
+    keys = jax.random.split(jax.random.key(3), 7)
+    observations = jax.random.normal(jax.random.key(4), (7, 2))
+    act = jax.jit(lambda obs, key: sample(policy, critic, obs, key, weight=0.5, best_of=2))
+    batched = jax.vmap(act)(observations, keys)
+    looped = [act(o, k) for o, k in zip(observations, keys, strict=True)]
+    np.testing.assert_allclose(batched, np.stack(looped), rtol=1e-5, atol=1e-5)
+    order = np.random.default_rng(0).permutation(7)
+    np.testing.assert_allclose(
+        jax.vmap(act)(observations[order], keys[order]), batched[order], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_an_empty_batch_gives_an_empty_result(nets):
+    policy, critic = nets
+    keys = jax.random.split(jax.random.key(0), 0)
+    actions = jax.vmap(lambda o, k: sample(policy, critic, o, k))(jnp.zeros((0, 2)), keys)
+    assert actions.shape == (0, 3)
+
+
+def test_a_larger_best_of_never_lowers_the_value_and_candidates_nest(nets):
+    policy, critic = nets
+
+    @jax.vmap
+    def values(key):
+        best = [sample(policy, critic, OBS, key, weight=0.1, best_of=n) for n in (1, 2, 4, 8)]
+        return jnp.stack([critic(OBS, a) for a in best])
+
+    found = np.asarray(jax.jit(values)(jax.random.split(jax.random.key(5), 30)))
+    assert (np.diff(found, axis=1) >= -1e-6).all()
+    assert (found[:, -1] > found[:, 0] + 1e-4).any()
+
+
+def test_best_of_one_is_the_first_candidate(nets):
+    policy, critic = nets
+    key = jax.random.key(8)
+    noise = jax.random.normal(jax.random.fold_in(key, 0), (3,))
+    expected = guided_flow(policy, critic, OBS, noise, weight=0.2)
+    np.testing.assert_array_equal(sample(policy, critic, OBS, key, weight=0.2), expected)
+
+
+def test_best_of_at_weight_zero_is_the_best_of_the_flow(nets):
+    policy, critic = nets
+    key = jax.random.key(9)
+    actions = [
+        guided_flow(policy, unasked, OBS, jax.random.normal(jax.random.fold_in(key, i), (3,)), weight=0)
+        for i in range(4)
+    ]
+    best = actions[int(np.argmax([critic(OBS, a) for a in actions]))]
+    found = sample(policy, critic, OBS, key, weight=0, best_of=4)
+    np.testing.assert_allclose(found, best, atol=1e-6)
+
+
+def test_equal_values_keep_the_first_candidate(nets):
+    policy, _ = nets
+    key = jax.random.key(10)
+    one = sample(policy, lambda o, a: jnp.zeros(()), OBS, key, weight=0)
+    four = sample(policy, lambda o, a: jnp.zeros(()), OBS, key, weight=0, best_of=4)
+    np.testing.assert_allclose(four, one, atol=1e-6)
+
+
+def test_a_bounded_critic_keeps_actions_in_its_bounds_and_ranks_them_clipped():
+    policy = GaussianFlow(jnp.zeros(2), 5.0)
+    critic = bounded(lambda _, a: jnp.sum(a), low=jnp.array([-1.0, -2.0]), high=0.5)
+    keys = jax.random.split(jax.random.key(0), 500)
+    actions = jax.vmap(lambda k: sample(policy, critic, None, k, weight=3.0, best_of=2))(keys)
+    assert (actions >= np.array([-1, -2])).all() and (actions <= 0.5).all()
+    assert (actions == 0.5).any()
+    huge = bounded(lambda _, a: 1e30 * jnp.sum(a))
+    actions = jax.vmap(lambda k: sample(policy, huge, None, k, weight=1.0))(keys)
+    assert (np.abs(actions) <= 1).all()
+
+
+def test_a_nan_observation_never_gives_a_finite_action(nets):
+    policy, critic = nets
+    action = sample(policy, bounded(critic), OBS * np.float32(np.nan), jax.random.key(0), best_of=3)
+    assert np.isnan(action).all()
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_actions_may_have_any_rank(shape):
+    policy = MixtureFlow(jnp.stack([jnp.ones(shape), -jnp.ones(shape)]), 0.1)
+    action = sample(policy, lambda _, a: jnp.sum(a), None, jax.random.key(0), best_of=2)
+    assert action.shape == shape
+
+
+@pytest.mark.parametrize(
+    "obs",
+    [None, np.ones(4), {"image": np.ones((2, 2), np.uint8), "goal": ()}, [1, 2.0, np.ones(2)]],
+)
+def test_an_observation_may_be_any_pytree(obs):
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(obs))
+    policy = VelocityMLP(size, (3,), width=16, depth=2, key=jax.random.key(0))
+    critic = CriticMLP(size, (3,), width=16, depth=2, key=jax.random.key(1))
+    assert sample(policy, critic, obs, jax.random.key(0)).shape == (3,)
+
+
+def test_any_callable_is_a_policy_once_it_has_a_shape(unchecked):
+    policy = Flow(lambda obs, a_t, t: obs - a_t, action_shape=[2])
+    action = sample(policy, lambda o, a: jnp.sum(a), jnp.zeros(2), jax.random.key(0))
+    assert action.shape == (2,)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_hundred_weights_make_one_trace(nets, name):
+    policy, critic = nets
+
+    @jax.jit
+    @eqx.debug.assert_max_traces(max_traces=1)
+    def act(weight):
+        options = {"guidance": getattr(guidance, name), "weight": weight}
+        return sample(policy, critic, OBS, jax.random.key(0), **options)
+
+    actions = np.stack([act(w) for w in np.linspace(0, 1, 100)])
+    assert len(np.unique(actions, axis=0)) == 100
+
+
+def test_a_second_call_and_a_fresh_partial_do_not_retrace(nets):
+    policy, critic = nets
+
+    @eqx.filter_jit
+    @eqx.debug.assert_max_traces(max_traces=1)
+    def act(policy, critic, guidance):
+        return sample(policy, critic, OBS, jax.random.key(0), guidance=guidance)
+
+    for _ in range(3):
+        act(policy, critic, eqx.Partial(guidance.bptt, steps=5))
+
+
+def test_the_weight_may_be_a_schedule(x64):
+    flow = GaussianFlow(jnp.zeros(2), 1.0)
+    seen = guided_step(flow, lambda _, a: jnp.sum(a), None, jnp.ones(2), 0.25, 0.1,
+                       weight=lambda t, v, g: (1 - t) * jnp.linalg.norm(v) / jnp.linalg.norm(g))  # fmt: skip
+    v = flow(None, jnp.ones(2), 0.25)
+    expected = 1 + 0.1 * (v + 0.75 * np.linalg.norm(v) / np.sqrt(2))
+    np.testing.assert_allclose(seen, expected, atol=1e-14)
+
+
+def test_the_plain_flow_draws_its_law():
+    policy = MixtureFlow(jnp.array([-1.0, 2.0]), 0.4, jnp.array([0.3, 0.7]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draw = jax.jit(jax.vmap(lambda k: sample(policy, unasked, None, k, weight=0, steps=100)))
+
+    def cdf(x):
+        return 0.3 * stats.norm.cdf(x, -1, 0.4) + 0.7 * stats.norm.cdf(x, 2, 0.4)
+
+    assert stats.kstest(np.asarray(draw(keys)), cdf).pvalue > 1e-3
+
+
+def test_float32_is_near_float64(nets):
+    policy, critic = nets
+    noise = np.random.default_rng(0).normal(size=3)
+    single = guided_flow(policy, critic, OBS, jnp.asarray(noise, jnp.float32), weight=0.5)
+    jax.config.update("jax_enable_x64", True)
+    try:
+        wide = jax.tree.map(
+            lambda x: x.astype(jnp.float64) if eqx.is_inexact_array(x) else x, (policy, critic)
+        )
+        double = guided_flow(*wide, OBS.astype(float), jnp.asarray(noise), weight=0.5)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    np.testing.assert_allclose(single, double, rtol=0, atol=1e-4)
+
+
+# Bad input: the sentence a user gets.
+
+
+def bad_sample(policy, critic, key=None, **options):
+    key = jax.random.key(0) if key is None else key
+    return sample(policy, critic, options.pop("obs", OBS), key, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "`steps` must be at least 1, got 0"),
+        ({"steps": -1}, ValueError, "`steps` must be at least 1, got -1"),
+        ({"steps": 2.0}, TypeError, "`steps` must be a Python int, got 2.0"),
+        ({"steps": True}, TypeError, "`steps` must be a Python int, got True"),
+        ({"best_of": 0}, ValueError, "`best_of` must be at least 1"),
+        ({"obs": np.zeros(3)}, ValueError, r"`obs` holds 3 numbers .* built for 2"),
+        ({"obs": np.zeros((5, 2))}, ValueError, r"`obs` holds 10 numbers .*`jax.vmap`"),
+        ({"weight": np.ones(2)}, ValueError, r"`weight` has shape \(2,\)"),
+        ({"weight": np.ones((5, 1))}, ValueError, "`weight` has shape"),
+        ({"key": 0}, TypeError, r"`key` must be one key, as made by `jax.random.key\(0\)`, got 0"),
+        ({"key": np.zeros(2)}, TypeError, "`key` must be one key"),
+        ({"key": jax.random.split(jax.random.key(0), 3)}, ValueError, "`key` is a batch of keys"),
+        (
+            {"key": jax.random.split(jax.random.PRNGKey(0), 3)},
+            ValueError,
+            r"batch of keys of shape \(3,\).*`jax.vmap`",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(nets, unchecked, options, error, message):
+    with pytest.raises(error, match=message):
+        bad_sample(*nets, **options)
+
+
+def test_key_none_is_refused(nets, unchecked):
+    with pytest.raises(TypeError, match="`key` must be one key.*got None"):
+        sample(*nets, OBS, None)
+
+
+def test_traced_steps_are_refused(nets, unchecked):
+    with pytest.raises(TypeError, match="`steps` is traced"):
+        jax.jit(lambda n: bad_sample(*nets, steps=n))(3)
+
+
+def test_a_bare_callable_is_told_of_flow(nets, unchecked):
+    with pytest.raises(TypeError, match="`policy` has no `action_shape`.*Flow"):
+        bad_sample(lambda obs, a_t, t: a_t, nets[1])
+
+
+def test_swapped_policy_and_critic_are_noticed(nets, unchecked):
+    with pytest.raises(TypeError, match="are the first two arguments swapped"):
+        bad_sample(nets[1], nets[0])
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,)])
+def test_a_critic_that_is_no_scalar_is_refused(nets, unchecked, shape):
+    with pytest.raises(ValueError, match=r"`critic` returned an array of shape .* a scalar"):
+        bad_sample(nets[0], lambda o, a: jnp.zeros(shape) * jnp.sum(a))
+
+
+def test_a_policy_with_a_wrong_shape_is_refused(nets, unchecked):
+    policy = Flow(lambda o, a, t: a[:2], action_shape=(3,))
+    with pytest.raises(ValueError, match=r"`policy` returned a velocity of shape \(2,\)"):
+        bad_sample(policy, nets[1])
+
+
+def test_integer_noise_is_refused(nets, unchecked):
+    with pytest.raises(ValueError, match="`noise` must be an array of floats, got int"):
+        guided_flow(*nets, OBS, jnp.zeros(3, int))
+
+
+@pytest.mark.parametrize("obs", [np.array([1, 2], np.uint8), np.array([1, 2]), np.ones(2)])
+def test_integers_and_float64_are_cast(nets, unchecked, obs):
+    assert bad_sample(*nets, obs=obs).dtype == jnp.float32
+
+
+def test_a_legacy_key_is_a_key(nets):
+    assert bad_sample(*nets, key=jax.random.PRNGKey(0)).shape == (3,)
+
+
+def test_the_public_names_are_there():
+    for name in ("velocity", "critic", "one_step", "denoise", "guided_step", "guided_flow",
+                 "sample", "Flow", "bounded", "guidance", "nn", "objectives", "analytic"):  # fmt: skip
+        assert hasattr(qgf_eqx, name)
