@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path) -> Iterator[BufferedIOBase]:
     """Opens a temporary file beside `path` that takes its name once it is safely on disk.
 
     A kill at any moment leaves the old file or the new one; an error leaves no leftover.

@@ -79,7 +79,7 @@ class MixtureFlow(eqx.Module):
     def __init__(
         self,
         means: Float[Array, "modes ..."],
-        stds: float | Float[Array, " modes"],
+        stds: float | Float[Array, ""] | Float[Array, " modes"],
         weights: Float[Array, " modes"] | None = None,
     ):
         """**Arguments:**

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +39,7 @@ class Method:
 
     name: str
     """As it appears in tables."""
-    guidance: Guidance = guidance.qgf
+    estimator: Guidance = guidance.qgf
     weight: float = 0.0
     """0 is the plain flow."""
     best_of: int = 1
@@ -58,10 +59,7 @@ def method(text: str, *, weight: float = 0.0, steps: int = 10) -> Method:
         raise ValueError(
             f"unknown method `{text}`; known are flow, best-of-N, {', '.join(ESTIMATORS)}."
         )
-    estimator = ESTIMATORS[text]
-    if text in ("qgf-chain", "bptt"):
-        estimator = functools.partial(estimator, steps=steps)  # jitted once: it cannot retrace
-    return Method(text, estimator, weight, steps=steps)
+    return Method(text, ESTIMATORS[text], weight, steps=steps)
 
 
 ESTIMATORS: dict[str, Guidance] = {
@@ -95,8 +93,9 @@ def make_act(policy: Policy, critic: Critic, method: Method, *, seed: int) -> Ac
     Arguments as for `sample`; the noise of an episode's chunk is a pure function of `seed`, the
     episode's number and the chunk's.
     """
-    critic = bounded(critic)
-    weight = method.weight
+    critic, estimator = bounded(critic), method.estimator
+    if estimator in (guidance.qgf_chain, guidance.bptt):
+        estimator = eqx.Partial(estimator, steps=method.steps)
 
     @jax.jit
     def act(obs, numbers, count):
@@ -107,8 +106,8 @@ def make_act(policy: Policy, critic: Critic, method: Method, *, seed: int) -> Ac
                 critic,
                 obs,
                 key,
-                guidance=method.guidance,
-                weight=weight,
+                guidance=estimator,
+                weight=method.weight,
                 steps=method.steps,
                 best_of=method.best_of,
             )
@@ -215,7 +214,7 @@ def evaluate(
     """
     load_nets(run_dir)  # a damaged checkpoint is reported here, and not by a worker
     groups = [tuple(numbers[i : i + ENVS]) for i in range(0, len(numbers), ENVS)]
-    jobs = [(m, group) for group in groups for m in methods]
+    jobs = [(i, m, group) for group in groups for i, m in enumerate(methods)]
     done: dict = {}
     processes = min(processes or os.cpu_count() or 1, len(jobs))
     work = functools.partial(_evaluate_group, str(run_dir), seed, record)
@@ -226,16 +225,16 @@ def evaluate(
         disable=None if progress else True,
     )
     with bar, multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for job, episodes in pool.imap_unordered(work, jobs):
-            done[job] = episodes
+        for i, episodes in pool.imap_unordered(work, jobs):
+            done |= {(i, e.number): e for e in episodes}
             bar.update(len(episodes))
-    return [[e for group in groups for e in done[m, group]] for m in methods]
+    return [[done[i, number] for number in numbers] for i in range(len(methods))]
 
 
-def _evaluate_group(run_dir: str, seed: int, record: bool, job: tuple[Method, tuple[int, ...]]):
-    method, numbers = job
+def _evaluate_group(run_dir: str, seed: int, record: bool, job: tuple[int, Method, tuple[int, ...]]):
+    i, method, numbers = job
     env_name, act = _load(run_dir, method, seed)
-    return job, rollout(_environments(env_name), act, numbers, seed=seed, record=record)
+    return i, rollout(_environments(env_name), act, numbers, seed=seed, record=record)
 
 
 @functools.cache

@@ -133,4 +133,4 @@ def polyak(target: _Model, online: _Model, rate: float) -> _Model:
 
 def discounted_sum(rewards: Float[Array, " horizon"], discount: float) -> Scalar:
     """`sum_i discount^i rewards[i]`, the reward of a chunk."""
-    return jnp.sum(rewards * discount ** jnp.arange(len(rewards)))
+    return jnp.sum(rewards * discount ** jnp.arange(len(rewards), dtype=rewards.dtype))

@@ -243,6 +243,10 @@ def _manipulate(env, made: Recipe, oracles: dict, seed: int, index: int) -> _Epi
 def _manipulate_once(env, made, oracles, entropy) -> _Episode:
     reset_seed = seed_everything(env, *entropy)
     rng = np.random.default_rng(entropy)
+    env.reset(seed=reset_seed)
+    # Targets outlive a reset, in the model's sites: draw so many that none is left from before.
+    for _ in range(50):
+        env.unwrapped.set_new_target(return_info=False)
     obs, info = env.reset(seed=reset_seed)
     stacking = rng.uniform(*_STACKING.get(made.env.split("-")[1], (0.5, 0.5)))
     noise = rng.uniform(0, 0.1) * np.array([1, 1, 1, 3, 10])
@@ -253,7 +257,7 @@ def _manipulate_once(env, made, oracles, entropy) -> _Episode:
     rows, done = defaultdict(list), False
     while not done:
         if rng.uniform() < random_share:
-            action = env.action_space.sample()
+            action = rng.uniform(-1, 1, 5)  # the environment's own sampler cannot be seeded
         else:
             action = np.array(oracle.select_action(obs, info))
             if noisy:

@@ -7,13 +7,17 @@ it is memory-mapped. Nothing here can load a pickle.
 
 import hashlib
 import json
+import lzma
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +30,19 @@ _NEEDED = ("observations", "actions", "terminals")
 _FIELDS = (*_NEEDED, "qpos", "qvel", "button_states", "rewards", "masks")
 _BLOCK = 1 << 24
 _VERIFY_BELOW = 1 << 30
+# What `zipfile` raises on damaged, encrypted and exotic archives.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+    UnicodeDecodeError,
+)
 
 
 class Dataset(NamedTuple):
@@ -176,17 +193,10 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
+    except _DAMAGE as error:
         raise DatasetError(
-            f"{path} is no intact .npz file ({error}). Download or collect it again."
-        ) from None
-    except RuntimeError as error:  # zipfile's word for an encrypted member
-        raise DatasetError(f"{path} cannot be read ({error}).") from None
-    except Exception as error:
-        if isinstance(error, DatasetError | OSError):
-            raise
-        raise DatasetError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Download or collect it again."
+            f"{path} is no intact .npz file ({type(error).__name__}: {error}). Download or collect "
+            "it again."
         ) from None
 
 
@@ -225,7 +235,7 @@ def _inspect(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int,
     return headers
 
 
-def _read_header(path: Path, field: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
+def _read_header(path: Path, field: str, file: BufferedIOBase) -> tuple[tuple[int, ...], np.dtype, int]:
     try:
         major, _ = np.lib.format.read_magic(file)
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}

@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx.datasets import (
+    Dataset,
+    DatasetError,
+    check_horizon,
+    chunk,
+    draw_chunks,
+    time_limit_masks,
+)
+
+# Two episodes by hand: rows 0..4 (four transitions, solved in row 3) and rows 5..7 (two).
+HAND = Dataset(
+    observations=np.arange(8, dtype=np.float32)[:, None] * 10,
+    actions=np.arange(8, dtype=np.float32)[:, None] / 10,
+    rewards=np.array([-1, -2, -1, 0, 0, -3, -2, -1], np.float32),
+    masks=np.array([1, 1, 1, 0, 0, 1, 1, 1], np.float32),
+    terminals=np.array([0, 0, 0, 0, 1, 0, 0, 1], np.float32),
+)
+ON_DEVICE = jax.tree.map(jnp.asarray, HAND)
+
+
+def cut(start, horizon, gamma=0.5):
+    return chunk(ON_DEVICE, jnp.asarray(start), horizon=horizon, gamma=gamma)
+
+
+def test_a_chunk_inside_an_episode_by_hand():
+    c = cut(0, 2)
+    assert (c.obs, c.next_obs) == (0.0, 20.0)
+    np.testing.assert_allclose(c.action[:, 0], [0.0, 0.1])
+    assert c.reward == -1 + 0.5 * -2
+    assert c.discount == 0.25 and c.weight == 1
+
+
+def test_a_chunk_that_touches_the_last_state_is_whole():
+    c = cut(2, 2)
+    assert c.next_obs == 40.0 and c.weight == 1
+
+
+def test_a_chunk_in_which_the_task_is_solved_does_not_bootstrap():
+    c = cut(2, 2)
+    assert c.discount == 0 and c.reward == -1
+    assert cut(0, 3).discount == 0.125  # row 3 is the successor, not one of the chunk's states
+
+
+@pytest.mark.parametrize(("start", "horizon"), [(3, 2), (4, 1), (1, 4), (6, 2), (7, 1), (7, 4)])
+def test_a_chunk_cut_by_the_end_of_its_episode_has_weight_zero(start, horizon):
+    assert cut(start, horizon).weight == 0
+
+
+def test_all_weights_at_once():
+    for horizon, valid in ((1, {0, 1, 2, 3, 5, 6}), (2, {0, 1, 2, 5}), (4, {0}), (5, set())):
+        found = {start for start in range(8) if cut(start, horizon).weight == 1}
+        assert found == valid
+
+
+def test_a_chunk_never_mixes_episodes_into_what_counts():
+    poisoned = ON_DEVICE._replace(
+        rewards=ON_DEVICE.rewards.at[5:].set(1e9), observations=ON_DEVICE.observations.at[5:].set(1e9)
+    )
+    for start in range(5):
+        c = chunk(poisoned, jnp.asarray(start), horizon=2, gamma=0.5)
+        assert c.weight == 0 or (abs(c.reward) < 10 and c.next_obs < 100)
+
+
+def test_time_limit_masks_cut_at_the_end_and_not_at_success():
+    masks = time_limit_masks(HAND).masks
+    np.testing.assert_array_equal(masks, [1, 1, 1, 0, 1, 1, 0, 0])
+    c = chunk(ON_DEVICE._replace(masks=jnp.asarray(masks)), jnp.asarray(2), horizon=2, gamma=0.5)
+    assert c.discount == 0 and c.weight == 1
+    c = chunk(ON_DEVICE._replace(masks=jnp.asarray(masks)), jnp.asarray(1), horizon=2, gamma=0.5)
+    assert c.discount == 0.25
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    def draw(seed, step):
+        return draw_chunks(ON_DEVICE, seed, jnp.asarray(step), batch=64, horizon=2, gamma=0.5)
+
+    np.testing.assert_array_equal(draw(0, 3).obs, jax.jit(draw, static_argnums=0)(0, 3).obs)
+    assert np.any(draw(0, 3).obs != draw(0, 4).obs) and np.any(draw(0, 3).obs != draw(1, 3).obs)
+    assert set(np.asarray(draw(0, 0).obs).ravel()) == {10.0 * i for i in range(8)}
+
+
+def test_a_horizon_longer_than_every_episode_is_refused():
+    check_horizon(HAND, 4)
+    with pytest.raises(DatasetError, match="longest episode has 4 transitions, fewer than .* 5"):
+        check_horizon(HAND, 5)

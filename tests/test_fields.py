@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import action_gradient, bounded, critic, velocity
+
+
+def square(_, action):
+    return jnp.sum(action**2)
+
+
+def test_bounded_clips_to_each_dimensions_bounds():
+    q = bounded(square, low=jnp.array([-1.0, -0.5]), high=2.0)
+    action = jnp.array([-3.0, -3.0])
+    assert q(None, action) == 1 + 0.25
+    np.testing.assert_array_equal(q.to_bounds(action), [-1.0, -0.5])
+    np.testing.assert_array_equal(q.to_bounds(jnp.array([jnp.nan, 9.0])), [np.nan, 2.0])
+
+
+def test_the_gradient_is_taken_at_the_clipped_point():
+    q = bounded(square)
+    np.testing.assert_array_equal(action_gradient(q, None, jnp.array([3.0, 0.5])), [2.0, 1.0])
+    hard = bounded(square, clip=jnp.clip)
+    np.testing.assert_array_equal(action_gradient(hard, None, jnp.array([3.0, 0.5])), [0.0, 1.0])
+
+
+def test_bounds_are_not_trained():
+    q = bounded(square, clip=jnp.clip)
+    low, high = jax.grad(
+        lambda bounds: bounded(square, *bounds, clip=jnp.clip)(None, jnp.array([3.0]))
+    )((q.low, q.high))
+    assert low == 0 and high == 0
+
+
+def test_answers_are_cast_to_the_actions_dtype(x64):
+    action = jnp.zeros(2, jnp.float32)
+    assert velocity(lambda o, a, t: np.ones(2), None, action, 0.5).dtype == jnp.float32
+    assert critic(lambda o, a: 3, None, action).dtype == jnp.float32
+
+
+def test_wrong_shapes_are_refused(unchecked):
+    with pytest.raises(ValueError, match=r"`policy` returned a velocity of shape \(3,\)"):
+        velocity(lambda o, a, t: jnp.zeros(3), None, jnp.zeros(2), 0.5)
+    with pytest.raises(ValueError, match=r"`critic` returned an array of shape \(1,\)"):
+        critic(lambda o, a: jnp.zeros(1), None, jnp.zeros(2))

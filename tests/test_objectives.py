@@ -1,0 +1,179 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from qgf_eqx import objectives
+from qgf_eqx.analytic import GaussianFlow
+from qgf_eqx.nn import CriticMLP, Ensemble
+
+
+def test_flow_matching_is_its_formula(x64):
+    flow = GaussianFlow(jnp.array([0.3, -0.7]), 0.5)
+    action, key = jnp.array([0.2, -0.4]), jax.random.key(0)
+    noise_key, time_key = jax.random.split(key)
+    noise, t = jax.random.normal(noise_key, (2,)), jax.random.uniform(time_key)
+    v = flow(None, (1 - t) * noise + t * action, t)
+    expected = np.mean((v - (action - noise)) ** 2)
+    np.testing.assert_allclose(objectives.flow_matching(flow, None, action, key), expected)
+
+
+def test_the_exact_velocity_minimises_flow_matching(x64):
+    flow = GaussianFlow(jnp.array(0.5), 0.3)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    actions = 0.5 + 0.3 * jax.random.normal(jax.random.key(1), (20_000,))
+
+    def loss(shift, scale):
+        def policy(obs, a_t, t):
+            return scale * flow(obs, a_t, t) + shift
+
+        return jnp.mean(
+            jax.vmap(lambda a, k: objectives.flow_matching(policy, None, a, k))(actions, keys)
+        )
+
+    slope = jax.grad(loss, argnums=(0, 1))(0.0, 1.0)
+    np.testing.assert_allclose(slope, (0.0, 0.0), atol=0.05)
+    assert loss(0.0, 1.0) < min(loss(0.2, 1.0), loss(-0.2, 1.0), loss(0.0, 0.8), loss(0.0, 1.2))
+
+
+def test_times_are_drawn_from_the_interval_or_from_the_grid():
+    keys = jax.random.split(jax.random.key(0), 5000)
+    uniform = jax.vmap(objectives.uniform_time)(keys)
+    assert 0 <= uniform.min() < 0.01 and 0.99 < uniform.max() <= 1 and len(np.unique(uniform)) > 4000
+    grid = jax.vmap(lambda k: objectives.grid_time(k, steps=4))(keys)
+    np.testing.assert_allclose(np.unique(grid), [0, 0.25, 0.5, 0.75, 1])
+
+
+@pytest.mark.parametrize(("tau", "quantity"), [(0.5, "mean"), (0.999, "max")])
+def test_the_expectiles_minimiser_moves_from_the_mean_to_the_maximum(x64, unchecked, tau, quantity):
+    targets = jnp.array([0.0, 1.0, 5.0])
+    grid = jnp.linspace(-1, 6, 7001)
+    loss = jax.vmap(lambda v: jnp.mean(objectives.expectile(targets - v, tau)))(grid)
+    best = float(grid[jnp.argmin(loss)])
+    assert best == pytest.approx(float(getattr(targets, quantity)()), abs=0.02)
+
+
+def test_the_expectile_rises_with_tau(x64, unchecked):
+    targets, grid = jnp.array([0.0, 1.0, 5.0]), jnp.linspace(-1, 6, 701)
+    best = [
+        grid[jnp.argmin(jax.vmap(lambda v: jnp.mean(objectives.expectile(targets - v, tau)))(grid))]  # noqa: B023
+        for tau in (0.1, 0.5, 0.7, 0.9)
+    ]
+    assert np.all(np.diff(best) > 0)
+
+
+def test_expectile_signs_by_hand():
+    assert objectives.expectile(jnp.float32(2.0), 0.9) == pytest.approx(3.6)
+    assert objectives.expectile(jnp.float32(-2.0), 0.9) == pytest.approx(0.4)
+
+
+def test_the_critic_loss_backs_up_the_next_value(x64):
+    loss = objectives.iql_critic(
+        lambda o, a: 3.0 * a,
+        lambda o: 10.0 * o,
+        obs=jnp.array(1.0),
+        action=jnp.array(0.5),
+        reward=jnp.array(-1.0),
+        discount=jnp.array(0.9),
+        next_obs=jnp.array(0.2),
+    )
+    np.testing.assert_allclose(loss, (1.5 - (-1 + 0.9 * 2.0)) ** 2)
+
+
+def test_the_td_loss_backs_up_the_target_critic(x64):
+    loss = objectives.td_critic(
+        lambda o, a: 3.0 * a,
+        lambda o, a: 10.0 * o + a,
+        obs=jnp.array(1.0),
+        action=jnp.array(0.5),
+        reward=jnp.array(-1.0),
+        discount=jnp.array(0.9),
+        next_obs=jnp.array(0.2),
+        next_action=jnp.array(0.7),
+    )
+    np.testing.assert_allclose(loss, (1.5 - (-1 + 0.9 * 2.7)) ** 2)
+
+
+def test_only_the_first_argument_is_differentiated(x64):
+    def critic_loss(value_scale):
+        return objectives.iql_critic(
+            lambda o, a: 3.0 * a,
+            lambda o: value_scale * o,
+            jnp.array(1.0),
+            jnp.array(0.5),
+            jnp.array(-1.0),
+            jnp.array(0.9),
+            jnp.array(0.2),
+        )
+
+    def value_loss(target_scale):
+        return objectives.iql_value(
+            lambda o: 2.0 * o, lambda o, a: target_scale * a, jnp.array(1.0), jnp.array(0.5)
+        )
+
+    assert jax.grad(critic_loss)(10.0) == 0
+    assert jax.grad(value_loss)(10.0) == 0
+
+
+def test_polyak_moves_every_array_by_its_rate():
+    make = lambda key: CriticMLP(1, (1,), width=4, key=key)  # noqa: E731
+    old, new = (Ensemble(make, 2, key=jax.random.key(i)) for i in (0, 1))
+    mixed = objectives.polyak(old, new, 0.25)
+    for o, n, m in zip(*(jax.tree.leaves(eqx.filter(e, eqx.is_array)) for e in (old, new, mixed)),
+                       strict=True):  # fmt: skip
+        np.testing.assert_allclose(m, 0.75 * o + 0.25 * n, rtol=1e-6)
+
+
+def test_iql_reaches_the_fixed_point_of_a_tabular_mdp(x64, unchecked):
+    """Three states in a row, left and right; the last ends the task. At tau -> 1 IQL is
+    value iteration over the actions in the data."""
+    gamma, tau = 0.9, 0.99
+    state, action = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    next_state = np.array([0, 1, 0, 2])
+    reward = -np.ones(4)
+    discount = gamma * np.array([1, 1, 1, 0.0])
+    q_true, v_true = np.zeros((2, 2)), np.zeros(3)
+    for _ in range(500):
+        q_true[state, action] = reward + discount * v_true[next_state]
+        v_true[:2] = q_true.max(axis=1)
+
+    class Table(eqx.Module):
+        q: jax.Array
+        v: jax.Array
+
+    table = Table(jnp.zeros((2, 2)), jnp.zeros(3))
+    optimizer = optax.sgd(0.05)
+
+    def loss(table, fixed):
+        def one(s, a, r, d, n):
+            q = objectives.iql_critic(lambda o, x: table.q[o, x], lambda o: fixed.v[o], s, a, r, d, n)
+            v = objectives.iql_value(lambda o: table.v[o], lambda o, x: fixed.q[o, x], s, a, tau=tau)
+            return q + v
+
+        return jnp.sum(jax.vmap(one)(state, action, reward, discount, next_state))
+
+    @jax.jit
+    def train(table):
+        def step(carry, _):
+            table, memory = carry
+            grads = jax.grad(loss)(table, table)
+            changes, memory = optimizer.update(grads, memory)
+            return (optax.apply_updates(table, changes), memory), None
+
+        return jax.lax.scan(step, (table, optimizer.init(table)), length=20_000)[0][0]
+
+    with_dtype = jax.config.jax_numpy_dtype_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    try:
+        table = train(table)
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", with_dtype)
+    np.testing.assert_allclose(table.q, q_true, atol=0.02)
+    np.testing.assert_allclose(table.v[:2], v_true[:2], atol=0.05)
+
+
+def test_discounted_sum_by_hand():
+    rewards = jnp.array([-1.0, -1.0, 0.0, -2.0])
+    assert objectives.discounted_sum(rewards, 0.5) == -1 - 0.5 - 0 - 0.25
