@@ -7,6 +7,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._fields import velocity
 from ._types import Action, Obs, Time, Velocity
@@ -14,7 +15,7 @@ from ._types import Action, Obs, Time, Velocity
 
 def check_count(name: str, value: int, hint: str) -> int:
     """`value` as an int that is at least 1, or an error that names the argument."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise TypeError(
             f"`{name}` is traced; it must be a Python int, because {hint}. Keep it out of "
             "the jitted function's arguments, or mark it static."
@@ -73,7 +74,7 @@ def denoise(
     **Raises:** `TypeError` or `ValueError` for `steps` that is no positive int.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
-    traced = isinstance(t, jax.core.Tracer)
+    traced = isinstance(t, Tracer)
     ceil, maximum = (jnp.ceil, jnp.maximum) if traced else (np.ceil, np.maximum)
     # A point on the grid may miss it by rounding: that must not cost a step more.
     count = maximum(ceil((1 - t) * steps - 1e-3), 1)
@@ -95,7 +96,7 @@ def denoise(
 
 def _solve(policy, obs, a_t, t, dt, steps, solver, adjoint):
     return diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda time, a, _: velocity(policy, obs, a, time)),
+        diffrax.ODETerm(lambda time, a, _: velocity(policy, obs, a, jnp.asarray(time))),
         solver,
         t0=t,
         t1=1.0,

@@ -125,7 +125,7 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
     - `obs`: one observation (a PyTree), not a batch.
     - `action`: an action fit for a critic: a clean one, not a point on the flow.
 
-    **Returns:** a scalar of the dtype of `action`.
+    **Returns:** a scalar of the dtype of `action`, where that is a float.
 
     **Raises:** `ValueError` if the answer is not a scalar.
     """
@@ -136,7 +136,8 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
             "Squeeze a trailing axis of size 1, reduce an ensemble (say with `jnp.min`), "
             "and if `obs` is a batch, wrap the call in `jax.vmap`."
         )
-    return value.astype(action.dtype)
+    floating = jnp.issubdtype(jnp.result_type(action), jnp.floating)
+    return value.astype(jnp.result_type(action)) if floating else value
 
 
 def action_gradient(q: Critic, obs: Obs, action: Action) -> Action:

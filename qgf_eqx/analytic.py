@@ -132,7 +132,9 @@ class MixtureFlow(eqx.Module):
             return jnp.sum(x**2, axis=tuple(range(1, x.ndim))) * scale
 
         size = self.means[0].size
-        gain = norm2(means, 1 / var) - norm2(self.means, precision) + size * jnp.log(var * precision)
+        gain = (
+            norm2(means, 1 / var) - norm2(self.means, precision) + size * jnp.log(var * precision)
+        )
         log_weights = jnp.log(self.weights) + gain / 2
         return MixtureFlow(means, jnp.sqrt(var), jax.nn.softmax(log_weights))
 

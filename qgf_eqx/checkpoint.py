@@ -48,11 +48,13 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     header = {
         "format": FORMAT,
         "structure": _structure(tree),
-        "metadata": json.dumps(metadata, sort_keys=True),
+        "metadata": metadata,
     }
     header["sha256"] = _digest(arrays, header)
+    # One key: safetensors does not keep the order of several, and equal trees make equal files.
+    text = {"qgf_eqx": json.dumps(header, sort_keys=True)}
     with write_atomically(Path(path)) as file:
-        file.write(safetensors.numpy.save(arrays, header))
+        file.write(safetensors.numpy.save(arrays, text))
 
 
 def load(path: str | Path, like: _Tree) -> tuple[_Tree, dict]:
@@ -79,17 +81,19 @@ def load(path: str | Path, like: _Tree) -> tuple[_Tree, dict]:
                 "Build the model with the settings it was trained with."
             )
     if header["structure"] != _structure(like):
-        lines = (text.splitlines() for text in (header["structure"], _structure(like)))
-        changes = [x for x in unified_diff(*lines, n=0, lineterm="") if x[:3] not in ("---", "+++")]
+        saved, wanted = header["structure"].splitlines(), _structure(like).splitlines()
+        changes = [x for x in unified_diff(saved, wanted, n=0) if not x.startswith(("---", "+++"))]
         raise CheckpointError(
             f"{path} was saved from a model that differs in its static parts: "
             f"{' '.join(' '.join(changes[1:3]).split())}. Build the model with the settings it was "
             "trained with."
         )
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    filled = [jnp.asarray(arrays.get(jax.tree_util.keystr(p), leaf)) if _is_array(leaf) else leaf
-              for p, leaf in leaves]  # fmt: skip
-    return jax.tree_util.tree_unflatten(treedef, filled), json.loads(header["metadata"])
+    filled = [
+        jnp.asarray(arrays[jax.tree_util.keystr(path)]) if _is_array(leaf) else leaf
+        for path, leaf in leaves
+    ]
+    return jax.tree_util.tree_unflatten(treedef, filled), header["metadata"]
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -97,7 +101,7 @@ def read_metadata(path: str | Path) -> dict:
 
     **Raises:** `CheckpointError` if the file is missing, damaged or of another format.
     """
-    return json.loads(_read(Path(path))[1]["metadata"])
+    return _read(Path(path))[1]["metadata"]
 
 
 def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -108,14 +112,14 @@ def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in _read(Path(path))[0].items()}
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])["__metadata__"]
+        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["qgf_eqx"])
         arrays = safetensors.numpy.load(data)
         claimed = header.pop("sha256")
         intact = claimed == _digest(arrays, header)
@@ -137,7 +141,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, header
 
 
-def _digest(arrays: dict[str, np.ndarray], header: dict[str, str]) -> str:
+def _digest(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -160,4 +164,5 @@ def _describe(array) -> str:
 
 
 def _structure(tree) -> str:
-    return eqx.tree_pformat(tree, width=80, short_arrays=True, struct_as_array=True)
+    text = eqx.tree_pformat(tree, width=80, short_arrays=True, struct_as_array=True)
+    return text.replace("<wrapped function", "<function")  # a decorated function is itself

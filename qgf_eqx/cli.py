@@ -1,6 +1,5 @@
 """The command line: `qgf-eqx demo | collect | train | evaluate | plot`, one function a verb."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -68,9 +67,7 @@ def collect(
         seed: Of every random choice.
         processes: How many processes to use. Default: all cores.
     """
-    path = collect_data(
-        dataset, data_dir, transitions=transitions, seed=seed, processes=processes
-    )
+    path = collect_data(dataset, data_dir, transitions=transitions, seed=seed, processes=processes)
     print(f"The dataset is in {path}")
 
 
@@ -130,7 +127,7 @@ def evaluate(
         tuning_episodes=tuning_episodes,
         episodes=episodes,
         steps=steps,
-        record="maze" in json.loads((runs[0] / "config.json").read_text())["env"],
+        record=True,
         processes=processes,
     )
     experiment.write_json(out, results)
@@ -139,7 +136,9 @@ def evaluate(
     _report(results, out)
 
 
-def plot_results(results: _Positional[Path], /, format: Literal["svg", "png", "pdf"] = "png") -> None:
+def plot_results(
+    results: _Positional[Path], /, format: Literal["svg", "png", "pdf"] = "png"
+) -> None:
     """Draw the figures of a results file: success rates and, for mazes, the paths.
 
     Args:
@@ -147,7 +146,12 @@ def plot_results(results: _Positional[Path], /, format: Literal["svg", "png", "p
         format: Of the pictures, which are put beside the file.
     """
     file = results / "results.json" if results.is_dir() else results
-    for path in _draw(json.loads(file.read_text()), file, format):
+    try:
+        content = json.loads(file.read_text())
+        _ = content["table"], content["task"]
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"{file} is no results file of `demo` or `evaluate`.") from None
+    for path in _draw(content, file, format):
         print(f"The figure is in {path}")
 
 

@@ -231,7 +231,9 @@ def evaluate(
     return [[done[i, number] for number in numbers] for i in range(len(methods))]
 
 
-def _evaluate_group(run_dir: str, seed: int, record: bool, job: tuple[int, Method, tuple[int, ...]]):
+def _evaluate_group(
+    run_dir: str, seed: int, record: bool, job: tuple[int, Method, tuple[int, ...]]
+):
     i, method, numbers = job
     env_name, act = _load(run_dir, method, seed)
     return i, rollout(_environments(env_name), act, numbers, seed=seed, record=record)

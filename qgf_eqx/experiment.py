@@ -15,6 +15,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ._denoise import check_count
 from ._files import write_atomically
 from .datasets import collect, dataset_name, load
 from .evaluate import ESTIMATORS, Episode, Method, difference, evaluate, method, wilson
@@ -124,7 +125,7 @@ def run(
         weights=experiment.weights,
         tuning_episodes=experiment.tuning_episodes,
         episodes=experiment.episodes,
-        record="maze" in config.env,
+        record=True,
         processes=processes,
         progress=progress,
     )
@@ -165,16 +166,20 @@ def compare(
     - `weights`: to choose from.
     - `tuning_episodes`, `episodes`: per run.
     - `steps`: of the flow.
-    - `record`, `processes`, `progress`: as for `evaluate`.
+    - `record`: keep the paths, if the task is a maze.
+    - `processes`, `progress`: as for `evaluate`.
 
     **Returns:** the results, and the paths by method if they were recorded.
 
     **Raises:** `ValueError` if a method is unknown, or there is no weight or no episode.
     """
+    check_count("steps", steps, "it sets the length of the scan")
     if episodes < 1 or not weights or not all(w > 0 for w in weights):
         raise ValueError("`episodes` and every one of `weights` must be positive.")
     if len(weights) > 1 and tuning_episodes < 1:
         raise ValueError("`tuning_episodes` must be positive to choose among several `weights`.")
+    task = load_nets(runs[0])[1].env
+    record = record and "maze" in task
     plain = [method(name, steps=steps) for name in methods]
     options = {"processes": processes, "progress": progress}
 
@@ -191,7 +196,6 @@ def compare(
     reported = _outcomes(
         runs, final, REPORT_FROM, episodes, label="report", record=record, **options
     )
-    task = load_nets(runs[0])[1].env
     results = {
         "task": task,
         "table": [_row(m, reported[m]) for m in final],

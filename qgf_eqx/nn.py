@@ -210,7 +210,7 @@ class _MLP(eqx.Module):
 def _apply(linear: eqx.nn.Linear, x: Float[Array, " in"]) -> Float[Array, " out"]:
     # `linear(x)` is `W @ x`: under `vmap` XLA then transposes every activation, and a training
     # update takes 1.2 times as long on a CPU.
-    return x @ linear.weight.T + linear.bias
+    return x @ linear.weight.T + linear.bias  # type: ignore[operator]
 
 
 def _linear(in_size: int, out_size: int, init: Initializer, key: Key) -> eqx.nn.Linear:

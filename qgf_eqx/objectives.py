@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ._fields import critic as value_of
 from ._fields import velocity
-from ._types import Action, Critic, Key, Obs, Time, Value, Velocity
+from ._types import Action, Critic, Key, Obs, Value, Velocity
 
 _Model = TypeVar("_Model", bound=PyTree)
 

@@ -31,7 +31,9 @@ from .nn import CriticMLP, Ensemble, ValueMLP, VelocityMLP, low_frequency_time, 
 try:
     import optax
 except ImportError as error:
-    raise ImportError(f"qgf_eqx.train needs Optax ({error}): pip install 'qgf_eqx[train]'") from error
+    raise ImportError(
+        f"qgf_eqx.train needs Optax ({error}): pip install 'qgf_eqx[train]'"
+    ) from error
 
 
 class RunError(ValueError):
@@ -289,7 +291,9 @@ def read_config(found: Any, source: str | Path) -> TrainConfig:
         raise RunError(f"{source} holds no config.")
     for name, value in found.items():
         if name not in types:
-            raise RunError(f"{source} has an unknown setting `{name}`; known are {', '.join(types)}.")
+            raise RunError(
+                f"{source} has an unknown setting `{name}`; known are {', '.join(types)}."
+            )
         if type(value) is not types[name] and not (types[name] is float and type(value) is int):
             raise RunError(
                 f"{source}: `{name}` must be {types[name].__name__}, got {value!r}."  # type: ignore[union-attr]
@@ -311,7 +315,9 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
         try:
             found = dataclasses.asdict(read_config(json.loads(path.read_text()), path))
         except json.JSONDecodeError as error:
-            raise RunError(f"{path} is no JSON ({error}). Delete the folder to start over.") from None
+            raise RunError(
+                f"{path} is no JSON ({error}). Delete the folder to start over."
+            ) from None
         differing = {n for n in wanted if found[n] != wanted[n]} - {"updates"}
         if differing:
             changes = ", ".join(f"`{n}` {found[n]!r} -> {wanted[n]!r}" for n in sorted(differing))
@@ -329,7 +335,9 @@ def _alone_in(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"another process is training in {run_dir}. Wait for it, or stop it.") from None
+            raise RunError(
+                f"another process is training in {run_dir}. Wait for it, or stop it."
+            ) from None
         for leftover in run_dir.glob(".*.tmp"):
             leftover.unlink()
         yield

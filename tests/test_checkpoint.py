@@ -46,9 +46,12 @@ def test_any_pytree_of_arrays_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: value(width=5), r"`\.mlp\.layers\[0\]\.weight` is float32\[4, 3\] in the file, but"),
+        (
+            lambda: value(width=5),
+            r"`\.mlp\.layers\[0\]\.weight` is float32\[4, 3\] in the file, but",
+        ),
         (lambda: value(depth=3), r"`\.mlp\.layers\[2\]\.weight` is missing in the file"),
-        (lambda: value(depth=1), r"`\.mlp\.layers\[1\]\.\w+` is float32\[4.*\] in the file, but missing"),
+        (lambda: value(depth=1), r"is float32.* in the file, but missing in the model"),
         (lambda: CriticMLP(2, (1,), width=4, depth=2, key=KEY), "static parts.*ValueMLP"),
         (lambda: eqx.tree_at(lambda m: m.mlp.head.bias, value(), jnp.zeros(1, int)), "head.bias"),
     ],

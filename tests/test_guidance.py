@@ -101,7 +101,9 @@ def test_at_time_one_every_estimator_is_the_critics_gradient(x64, name):
 def test_a_linear_critic_makes_the_identity_estimators_equal(x64):
     policy, _ = small_nets()
     gradients = [
-        getattr(guidance, name)(policy, lambda _, a: a @ oracles.LINEAR, OBS, jnp.asarray(POINT), 0.2)
+        getattr(guidance, name)(
+            policy, lambda _, a: a @ oracles.LINEAR, OBS, jnp.asarray(POINT), 0.2
+        )
         for name in ("ood", "qgf", "qgf_chain")
     ]
     for g in gradients:
@@ -183,7 +185,9 @@ def test_a_bounded_critic_is_asked_at_the_clipped_point_and_not_silenced(x64):
     policy = GaussianFlow(jnp.full(2, 3.0), 0.1)  # its leaps end near 3
     point = jnp.zeros(2)
     critic = bounded(lambda _, a: jnp.sum(a**2))
-    np.testing.assert_allclose(guidance.qgf(policy, critic, None, point, 0.5), [2.0, 2.0], atol=1e-12)
+    np.testing.assert_allclose(
+        guidance.qgf(policy, critic, None, point, 0.5), [2.0, 2.0], atol=1e-12
+    )
 
 
 def test_straight_through_and_hard_clip_differ_where_a_dimension_is_outside(x64):

@@ -66,8 +66,11 @@ def test_an_ensemble_is_its_members_reduced(x64):
     expected = [single(obs, action) for single in singles]
     np.testing.assert_allclose(ensemble.values(obs, action), expected, rtol=1e-12)
     np.testing.assert_allclose(ensemble(obs, action), min(expected), rtol=1e-12)
-    mean = eqx.tree_at(lambda e: e.members, Ensemble(lambda k: CriticMLP(2, (3,), width=8, key=k),
-                       3, reduce=jnp.mean, key=KEY), ensemble.members)  # fmt: skip
+    mean = eqx.tree_at(
+        lambda e: e.members,
+        Ensemble(lambda k: CriticMLP(2, (3,), width=8, key=k), 3, reduce=jnp.mean, key=KEY),
+        ensemble.members,
+    )
     np.testing.assert_allclose(mean(obs, action), np.mean(expected), rtol=1e-12)
 
 

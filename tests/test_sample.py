@@ -44,7 +44,9 @@ def test_weight_zero_is_the_plain_flow_bit_for_bit_even_where_the_critic_is_nan(
 
     expected = plain(noises)
     np.testing.assert_array_equal(guided(noises, jnp.zeros(()), critic), expected)
-    np.testing.assert_array_equal(guided(noises, jnp.zeros(()), lambda o, a: jnp.nan * a[0]), expected)
+    np.testing.assert_array_equal(
+        guided(noises, jnp.zeros(()), lambda o, a: jnp.nan * a[0]), expected
+    )
     assert np.any(guided(noises, jnp.ones(()), critic) != expected)
 
 
@@ -107,7 +109,9 @@ def test_best_of_at_weight_zero_is_the_best_of_the_flow(nets):
     policy, critic = nets
     key = jax.random.key(9)
     actions = [
-        guided_flow(policy, unasked, OBS, jax.random.normal(jax.random.fold_in(key, i), (3,)), weight=0)
+        guided_flow(
+            policy, unasked, OBS, jax.random.normal(jax.random.fold_in(key, i), (3,)), weight=0
+        )
         for i in range(4)
     ]
     best = actions[int(np.argmax([critic(OBS, a) for a in actions]))]
@@ -193,8 +197,15 @@ def test_a_second_call_and_a_fresh_partial_do_not_retrace(nets):
 
 def test_the_weight_may_be_a_schedule(x64):
     flow = GaussianFlow(jnp.zeros(2), 1.0)
-    seen = guided_step(flow, lambda _, a: jnp.sum(a), None, jnp.ones(2), 0.25, 0.1,
-                       weight=lambda t, v, g: (1 - t) * jnp.linalg.norm(v) / jnp.linalg.norm(g))  # fmt: skip
+    seen = guided_step(
+        flow,
+        lambda _, a: jnp.sum(a),
+        None,
+        jnp.ones(2),
+        0.25,
+        0.1,
+        weight=lambda t, v, g: (1 - t) * jnp.linalg.norm(v) / jnp.linalg.norm(g),
+    )
     v = flow(None, jnp.ones(2), 0.25)
     expected = 1 + 0.1 * (v + 0.75 * np.linalg.norm(v) / np.sqrt(2))
     np.testing.assert_allclose(seen, expected, atol=1e-14)
@@ -308,6 +319,19 @@ def test_a_legacy_key_is_a_key(nets):
 
 
 def test_the_public_names_are_there():
-    for name in ("velocity", "critic", "one_step", "denoise", "guided_step", "guided_flow",
-                 "sample", "Flow", "bounded", "guidance", "nn", "objectives", "analytic"):  # fmt: skip
+    for name in (
+        "velocity",
+        "critic",
+        "one_step",
+        "denoise",
+        "guided_step",
+        "guided_flow",
+        "sample",
+        "Flow",
+        "bounded",
+        "guidance",
+        "nn",
+        "objectives",
+        "analytic",
+    ):
         assert hasattr(qgf_eqx, name)

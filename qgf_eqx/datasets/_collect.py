@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ._environments import make_env, seed_everything
 from .._files import write_atomically
+from ._environments import make_env, seed_everything
 from ._error import DatasetError
 
 EPISODES_PER_SHARD = 5
@@ -293,7 +293,9 @@ def _append(rows: dict[str, list], obs, action, done, info) -> None:
 
 def _stack(rows: dict[str, list]) -> _Episode:
     dtypes = {"terminals": np.bool_, "button_states": np.int64}
-    return {field: np.array(values, dtypes.get(field, np.float32)) for field, values in rows.items()}
+    return {
+        field: np.array(values, dtypes.get(field, np.float32)) for field, values in rows.items()
+    }
 
 
 def _save(episodes: list[_Episode], path: Path, *, compress: bool) -> None:

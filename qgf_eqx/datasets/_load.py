@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from ._environments import make_env
 from .._files import sync_folder
+from ._environments import make_env
 from ._error import DatasetError
 
 _FORMAT = 1
@@ -108,7 +108,10 @@ def load(env_name: str, data_dir: str | Path, *, split: str = "train") -> Datase
     if not path.exists():
         _download(name, path)
     fields = open_arrays(path)
-    for field in ("qpos", *(("button_states",) if env.split("-")[0] in ("scene", "puzzle") else ())):
+    for field in (
+        "qpos",
+        *(("button_states",) if env.split("-")[0] in ("scene", "puzzle") else ()),
+    ):
         if field not in fields:
             raise DatasetError(
                 f"{path}: field `{field}` is missing, from which the rewards of `{env_name}` are "
@@ -116,7 +119,8 @@ def load(env_name: str, data_dir: str | Path, *, split: str = "train") -> Datase
             )
     labelled = {field: fields[field] for field in fields if field in ("qpos", "button_states")}
     relabel_dataset(env, make_env(env), labelled)
-    return Dataset(*(labelled.get(field, fields.get(field)) for field in Dataset._fields))
+    fields |= labelled
+    return Dataset(*(fields[field] for field in Dataset._fields))
 
 
 def from_file(path: str | Path) -> Dataset:
@@ -235,7 +239,9 @@ def _inspect(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int,
     return headers
 
 
-def _read_header(path: Path, field: str, file: BufferedIOBase) -> tuple[tuple[int, ...], np.dtype, int]:
+def _read_header(
+    path: Path, field: str, file: IO[bytes] | BufferedIOBase
+) -> tuple[tuple[int, ...], np.dtype, int]:
     try:
         major, _ = np.lib.format.read_magic(file)
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -255,7 +261,9 @@ def _check_shapes(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     for field, shape in shapes.items():
         rank = 1 if field in ("terminals", "rewards", "masks") else 2
         if len(shape) != rank:
-            raise DatasetError(f"{path}: field `{field}` has shape {shape}; it must have {rank} axes.")
+            raise DatasetError(
+                f"{path}: field `{field}` has shape {shape}; it must have {rank} axes."
+            )
         if shape[0] != shapes["terminals"][0]:
             raise DatasetError(
                 f"{path}: field `{field}` has {shape[0]} rows, but `terminals` has "

@@ -59,7 +59,8 @@ def test_all_weights_at_once():
 
 def test_a_chunk_never_mixes_episodes_into_what_counts():
     poisoned = ON_DEVICE._replace(
-        rewards=ON_DEVICE.rewards.at[5:].set(1e9), observations=ON_DEVICE.observations.at[5:].set(1e9)
+        rewards=ON_DEVICE.rewards.at[5:].set(1e9),
+        observations=ON_DEVICE.observations.at[5:].set(1e9),
     )
     for start in range(5):
         c = chunk(poisoned, jnp.asarray(start), horizon=2, gamma=0.5)

@@ -39,7 +39,10 @@ def test_the_file_has_the_public_format(maze):
 def test_ogbench_itself_loads_it(maze):
     name = "pointmaze-medium-navigate-singletask-task1-v0"
     _, train, validation = ogbench.make_env_and_datasets(name, dataset_path=str(maze))
-    assert train["observations"].shape == (7000, 2) and validation["observations"].shape == (1000, 2)
+    assert train["observations"].shape == (7000, 2) and validation["observations"].shape == (
+        1000,
+        2,
+    )
     assert set(train) >= {"observations", "actions", "next_observations", "rewards", "masks"}
 
 
@@ -66,6 +69,7 @@ def test_episodes_do_not_depend_on_processes_or_interruptions(maze, tmp_path, mo
         def __init__(self, processes): ...
         def __enter__(self):
             return self
+
         def __exit__(self, *_): ...
         def imap_unordered(self, work, jobs):
             return map(work, jobs)
@@ -97,7 +101,13 @@ def test_another_seed_makes_other_data_and_a_finished_file_is_kept(maze):
 
 
 @pytest.mark.parametrize(
-    "name", ["antmaze-medium-navigate-v0", "pointmaze-medium-play-v0", "cube", "visual-cube-single-play-v0"]
+    "name",
+    [
+        "antmaze-medium-navigate-v0",
+        "pointmaze-medium-play-v0",
+        "cube",
+        "visual-cube-single-play-v0",
+    ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path, name):
     with pytest.raises(DatasetError, match="cannot be collected here. Collectable are"):
@@ -105,8 +115,17 @@ def test_what_cannot_be_made_is_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["cube-double-play-v0", "cube-single-noisy-v0", "scene-noisy-v0", "scene-play-v0",
-                                  "puzzle-3x3-play-v0", "puzzle-4x4-noisy-v0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cube-double-play-v0",
+        "cube-single-noisy-v0",
+        "scene-noisy-v0",
+        "scene-play-v0",
+        "puzzle-3x3-play-v0",
+        "puzzle-4x4-noisy-v0",
+    ],
+)
 def test_manipulation_oracles_act_and_move_things(name, monkeypatch):
     """One short episode each, in this process; the whole path is run on the maze above."""
     made = module.Recipe(**{**vars(module.recipe(name)), "steps": 120})

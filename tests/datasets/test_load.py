@@ -60,7 +60,9 @@ def test_a_converted_array_that_changed_is_refused(write_npz, harm):
         file.unlink()
     else:
         file.write_bytes(data if harm == "flip" else data[:-5])
-    with pytest.raises(DatasetError, match=r"actions.npy .*(checksum|cannot be read).*Delete the folder"):
+    with pytest.raises(
+        DatasetError, match=r"actions.npy .*(checksum|cannot be read).*Delete the folder"
+    ):
         open_arrays(path)
 
 
@@ -74,18 +76,39 @@ def test_meta_that_is_no_json_is_made_anew(write_npz):
 ROWS = 12
 BAD = {
     "missing field": ({"drop": ["actions"]}, "field `actions` is missing; it holds"),
-    "unequal lengths": ({"actions": np.zeros((5, 2))}, "`actions` has 5 rows, but `terminals` has 12"),
+    "unequal lengths": (
+        {"actions": np.zeros((5, 2))},
+        "`actions` has 5 rows, but `terminals` has 12",
+    ),
     "nan": ({"observations": np.full((ROWS, 2), np.nan)}, "`observations` holds NaN or infinite"),
-    "actions out of range": ({"actions": np.full((ROWS, 2), 1.5)}, r"`actions` reaches 1.5; .* \[-1, 1\]"),
+    "actions out of range": (
+        {"actions": np.full((ROWS, 2), 1.5)},
+        r"`actions` reaches 1.5; .* \[-1, 1\]",
+    ),
     "no terminals": ({"terminals": np.zeros(ROWS, bool)}, "`terminals` marks no end"),
-    "odd terminals": ({"terminals": np.full(ROWS, 3)}, "`terminals` holds numbers other than 0 and 1"),
-    "a wrong rank": ({"actions": np.zeros(ROWS)}, r"`actions` has shape \(12,\); it must have 2 axes"),
+    "odd terminals": (
+        {"terminals": np.full(ROWS, 3)},
+        "`terminals` holds numbers other than 0 and 1",
+    ),
+    "a wrong rank": (
+        {"actions": np.zeros(ROWS)},
+        r"`actions` has shape \(12,\); it must have 2 axes",
+    ),
     "text": ({"actions": np.full((ROWS, 2), "a")}, "`actions` holds <U1 and not numbers"),
     "complex": ({"actions": np.zeros((ROWS, 2), complex)}, "`actions` holds complex128"),
-    "one row": ({"rows": 2, "drop": (), "terminals": np.ones(1, bool), "observations": np.zeros((1, 2)),
-                 "actions": np.zeros((1, 2)), "qpos": np.zeros((1, 2)), "qvel": np.zeros((1, 2))},
-                "holds 1 rows: no transition"),
-}  # fmt: skip
+    "one row": (
+        {
+            "rows": 2,
+            "drop": (),
+            "terminals": np.ones(1, bool),
+            "observations": np.zeros((1, 2)),
+            "actions": np.zeros((1, 2)),
+            "qpos": np.zeros((1, 2)),
+            "qvel": np.zeros((1, 2)),
+        },
+        "holds 1 rows: no transition",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -186,7 +209,10 @@ def test_a_missing_file_says_what_to_do(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(ogbench, "download_datasets", unreachable)
-    with pytest.raises(DatasetError, match=r"could not be downloaded .*`qgf-eqx collect pointmaze-medium-navigate-v0"):
+    with pytest.raises(
+        DatasetError,
+        match=r"could not be downloaded .*`qgf-eqx collect pointmaze-medium-navigate-v0",
+    ):
         load(ENV, tmp_path)
 
 

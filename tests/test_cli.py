@@ -1,0 +1,146 @@
+"""The whole chain on the real maze, small: collect, train, evaluate, plot; and bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qgf_eqx import cli, experiment
+
+pytestmark = pytest.mark.usefixtures("loose_promotion")
+
+ENV = "pointmaze-medium-navigate-singletask-task1-v0"
+SMALL = ["--updates", "40", "--batch", "16", "--width", "8", "--depth", "2", "--horizon", "20"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, loose_promotion):
+    """A collected dataset and a trained run, made by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    data = ["--data-dir", str(folder / "data")]
+    cli.main(["collect", "pointmaze-medium-navigate-v0", "--transitions", "2000", *data])
+    cli.main(["train", "--env", ENV, *SMALL, *data, "--run-dir", str(folder / "run")])
+    return folder
+
+
+def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
+    out = workplace / "evaluation" / "results.json"
+    out.parent.mkdir()
+    arguments = [
+        "--methods",
+        "flow",
+        "qgf",
+        "best-of-2",
+        "--weights",
+        "0.1",
+        "1",
+        "--episodes",
+        "3",
+        "--tuning-episodes",
+        "2",
+    ]
+    cli.main(["evaluate", str(workplace / "run"), *arguments, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert printed.rstrip().splitlines()[-1].startswith(f"The results are in {out}")
+    assert "95 % interval" in printed and "qgf - flow" in printed
+    results = json.loads(out.read_text())
+    assert [row["method"] for row in results["table"]] == ["flow", "qgf", "best-of-2"]
+    assert all(row["n"] == 3 and row["errors"] == 0 for row in results["table"])
+    assert [row["weight"] for row in results["tuning"]] == [0.1, 1.0]
+    assert results["table"][1]["weight"] in (0.1, 1.0) and results["table"][0]["weight"] == 0
+    assert results["versions"]["jax"] and results["machine"]["cores"]
+    assert results["episodes"]["flow"][0]["numbers"] == "1000000..1000002"
+    assert {p.name for p in out.parent.iterdir()} == {
+        "results.json",
+        "paths.json",
+        "success.png",
+        "maze.png",
+    }
+    paths = json.loads(out.with_name("paths.json").read_text())
+    assert len(paths["qgf"]) == 3 and np.array(paths["qgf"][0]).shape[1] == 2
+    before = experiment.format_table(results)
+    arguments += ["--processes", "1"]
+    cli.main(["evaluate", str(workplace / "run"), *arguments, "--out", str(out)])
+    assert experiment.format_table(json.loads(out.read_text())) == before  # same seeds, same table
+    cli.main(["plot", str(out.parent), "--format", "svg"])
+    assert (out.parent / "maze.svg").read_text().startswith("<?xml")
+
+
+def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys):
+    data = ["--data-dir", str(workplace / "data"), "--run-dir", str(workplace / "run")]
+    cli.main(["train", "--env", ENV, *SMALL, *data])
+    assert "The trained networks are in" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--env", ENV, *SMALL, *data, "--gamma", "0.5"])
+    assert stop.value.code == 2
+    assert "`gamma` 0.999 -> 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["collect", "antmaze-medium-navigate-v0"], "cannot be collected here"),
+        (
+            ["collect", "cube-single-play-v0", "--transitions", "0"],
+            "`transitions` must be at least 1",
+        ),
+        (["train", "--env", "cube-single-play-v0"], "is no single-task environment"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "{run}", "--methods", "qfg"], "unknown method `qfg`"),
+        (["evaluate", "{run}", "--episodes", "0"], "`episodes` and every one of `weights`"),
+        (["evaluate", "{run}", "--weights", "-1"], "`episodes` and every one of `weights`"),
+        (["evaluate", "{run}", "--steps", "0"], "`steps` must be at least 1"),
+        (["plot", "nowhere"], "nowhere"),
+        (["plot", "{run}/config.json"], "is no results file"),
+    ],
+)
+def test_bad_input_is_one_sentence(workplace, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([a.format(run=workplace / "run") for a in arguments])
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and message in printed and "Traceback" not in printed
+    assert printed.startswith("qgf-eqx: ") and printed.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_one_sentence(workplace, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "checkpoint.safetensors"):
+        (run / name).write_bytes((workplace / "run" / name).read_bytes()[:-9])
+    (run / "config.json").write_bytes((workplace / "run" / "config.json").read_bytes())
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(run)])
+    assert "is no checkpoint of this package, or is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["demo", "collect", "train", "evaluate", "plot"])
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and len(text.split()) > 40
+
+
+def test_the_installed_command_starts():
+    command = [sys.executable, "-m", "qgf_eqx.cli", "--help"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert found.returncode == 0 and "demo" in found.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_wins_and_repeats_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tables = []
+    for out in ("one", "two"):
+        cli.main(["demo", "--out", out])
+        results = json.loads((tmp_path / out / "results.json").read_text())
+        rates = {row["method"]: row["success"] for row in results["table"]}
+        assert rates["flow"] <= 0.05 and rates["qgf"] >= 0.9
+        assert all(row["n"] == 50 for row in results["table"])
+        tables.append(experiment.format_table(results))
+    assert tables[0] == tables[1]
