@@ -1,6 +1,6 @@
 """Q-Guided Flow for Equinox: test-time guidance of flow policies by a critic's gradient."""
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from . import analytic as analytic
 from . import guidance as guidance
@@ -26,4 +26,4 @@ from ._types import Value as Value
 from ._types import Velocity as Velocity
 from ._types import Weight as Weight
 
-__version__ = version("qgf_eqx")
+__version__ = _version("qgf_eqx")

@@ -203,8 +203,8 @@ def compare(
         "tuning": [_row(m, by_run) for m, by_run in tuning.items()],
         "episodes": {m.name: [_raw(es) for es in reported[m]] for m in final},
         "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": 10_000},
-        "versions": _versions(),
-        "machine": _machine(),
+        "versions": versions(),
+        "machine": machine(),
     }
     paths = {m.name: [e.path for es in reported[m] for e in es] for m in final} if record else {}
     return results, paths
@@ -296,17 +296,19 @@ def _raw(episodes: list[Episode]) -> dict:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """The versions of what a number depends on."""
+    found = {"python": platform.python_version()}
     for name in ("qgf_eqx", "jax", "equinox", "diffrax", "optax", "ogbench", "mujoco", "numpy"):
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+            found[name] = "not installed"
+    return found
 
 
-def _machine() -> dict:
+def machine() -> dict:
+    """The machine a number was measured on."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

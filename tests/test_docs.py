@@ -1,0 +1,115 @@
+"""Every example runs, every public name has an entry, and the README's commands are the real ones."""
+
+import inspect
+import pkgutil
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import qgf_eqx
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(path, language="python"):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+def test_the_examples_of_a_page_run(unchecked, page, capsys):
+    scope: dict = {}
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), scope)
+    printed = capsys.readouterr().out
+    if page.name == "README.md":
+        first, shares = printed.splitlines()
+        assert abs(float(first) - 3) < 0.5
+        flow, qgf = map(int, re.findall(r"(\d+)%", shares))
+        assert 35 < flow < 45 and qgf >= 99
+
+
+def test_the_readmes_first_example_has_four_lines():
+    assert len(blocks(ROOT / "README.md")[0].strip().splitlines()) == 4
+
+
+def public_names():
+    for module in pkgutil.walk_packages(qgf_eqx.__path__, "qgf_eqx."):
+        if not any(part.startswith("_") for part in module.name.split(".")[1:]):
+            yield module.name
+    for name, thing in vars(qgf_eqx).items():
+        if not name.startswith("_") and not inspect.ismodule(thing):
+            yield f"qgf_eqx.{name}"
+
+
+def documented():
+    text = "\n".join(p.read_text() for p in (ROOT / "docs").rglob("*.md"))
+    return set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
+
+
+def test_a_public_name_without_an_entry_fails():
+    undocumented = set(public_names()) - documented() - {"qgf_eqx.cli"}
+    assert not undocumented
+
+
+def test_an_entry_without_a_name_fails():
+    for name in documented():
+        try:
+            import_module(name)
+        except ImportError:
+            assert name.removeprefix("qgf_eqx.") in vars(qgf_eqx), name
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    for name in documented():
+        try:
+            module = import_module(name)
+        except ImportError:
+            continue
+        for attribute, thing in vars(module).items():
+            mine = getattr(thing, "__module__", "").startswith("qgf_eqx")
+            if not attribute.startswith("_") and callable(thing) and mine:
+                assert inspect.getdoc(thing), f"{name}.{attribute}"
+
+
+def test_docstring_examples_run(unchecked):
+    import jax
+    import jax.numpy as jnp
+
+    from qgf_eqx.nn import CriticMLP, Ensemble
+
+    policy = qgf_eqx.analytic.GaussianFlow(jnp.zeros(2), 1.0)
+    scope = {
+        "qgf_eqx": qgf_eqx,
+        "jax": jax,
+        "Flow": qgf_eqx.Flow,
+        "Ensemble": Ensemble,
+        "CriticMLP": CriticMLP,
+        "policy": policy,
+        "critic": lambda obs, a: jnp.sum(a),
+        "batch_of_obs": jnp.zeros((4, 1)),
+        "key": jax.random.key(0),
+        "n": 4,
+        "obs_size": 3,
+        "action_shape": (2,),
+    }
+    ran = 0
+    for thing in (qgf_eqx.sample, qgf_eqx.Flow, Ensemble):
+        for code in re.findall(r"```python\n(.*?)```", inspect.getdoc(thing) or "", re.DOTALL):
+            exec(code, dict(scope))
+            ran += 1
+    assert ran == 3
+
+
+def test_ci_runs_the_readmes_test_command():
+    command = next(b for b in blocks(ROOT / "README.md", "bash") if "pytest" in b).strip()
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_no_page_names_a_machine_or_an_index():
+    for path in [*PAGES, *ROOT.glob("*.toml"), *ROOT.glob("*.txt"), *ROOT.glob("*.cff")]:
+        text = path.read_text()
+        assert not re.search(r"(^|[^A-Za-z0-9_.])/(work|root|home|tmp)/", text), path
+        assert "index-url" not in text and "/simple" not in text, path
