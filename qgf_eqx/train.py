@@ -6,12 +6,9 @@ is a pure function of (seed, n). A run is a folder with `config.json`, `metrics.
 """
 
 import dataclasses
-import fcntl
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +21,9 @@ from tqdm import tqdm
 
 from . import checkpoint, objectives
 from ._files import write_atomically
+from ._run_folder import MetricsLog, alone_in, termination_flag
+from ._run_folder import RunError as RunError
+from ._run_folder import read_metrics as read_metrics
 from ._types import Key
 from .datasets import Chunk, Dataset, check_horizon, draw_chunks, time_limit_masks
 from .nn import CriticMLP, Ensemble, ValueMLP, VelocityMLP, low_frequency_time, paper_time
@@ -34,10 +34,6 @@ except ImportError as error:
     raise ImportError(
         f"qgf_eqx.train needs Optax ({error}): pip install 'qgf_eqx[train]'"
     ) from error
-
-
-class RunError(ValueError):
-    """A run's folder cannot be used: the sentence says why, and the next step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,14 +218,14 @@ def train(
     check_horizon(dataset, config.horizon)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _alone_in(run_dir), _termination_flag() as terminated:
+    with alone_in(run_dir), termination_flag() as terminated:
         _claim(run_dir, config)
         path = run_dir / "checkpoint.safetensors"
         state = init(config, dataset.observations.shape[1], dataset.actions.shape[1])
         if path.exists():
             state, _ = checkpoint.load(path, state)
         done = int(state.step)
-        log = _MetricsLog(run_dir / "metrics.jsonl", done)
+        log = MetricsLog(run_dir / "metrics.jsonl", done)
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
         device_data = jax.tree.map(jnp.asarray, dataset)
@@ -327,58 +323,3 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
             )
     with write_atomically(path) as file:
         file.write(json.dumps(wanted, indent=1).encode())
-
-
-@contextmanager
-def _alone_in(run_dir: Path) -> Iterator[None]:
-    with open(run_dir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"another process is training in {run_dir}. Wait for it, or stop it."
-            ) from None
-        for leftover in run_dir.glob(".*.tmp"):
-            leftover.unlink()
-        yield
-
-
-@contextmanager
-def _termination_flag() -> Iterator[list]:
-    """A list that is no longer empty once SIGTERM came."""
-    flag: list = []
-    try:
-        previous = signal.signal(signal.SIGTERM, lambda *_: flag.append(True))
-    except ValueError:  # not in the main thread: the caller's business
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-class _MetricsLog:
-    """Appends JSON lines; at the start, drops a line cut short and those after the checkpoint."""
-
-    def __init__(self, path: Path, step: int):
-        self._path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        with write_atomically(path) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def append(self, line: dict) -> None:
-        with open(self._path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a `metrics.jsonl` that are whole; none if there is no file."""
-    lines = []
-    if Path(path).exists():
-        for text in Path(path).read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-    return lines

@@ -172,7 +172,7 @@ def test_a_folder_of_other_settings_is_refused_with_the_difference(finished):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    with module._alone_in(tmp_path), pytest.raises(RunError, match="another process is training"):
+    with module.alone_in(tmp_path), pytest.raises(RunError, match="another process is training"):
         run(tmp_path)
 
 
