@@ -118,18 +118,10 @@ def losses(
     """The three losses on one chunk; each differentiates one of `(policy, critic, value)`."""
     policy, critic, value = trained
     time = partial(objectives.grid_time, steps=10) if config.paper_time else objectives.uniform_time
-    constant_value = jax.lax.stop_gradient(value)
 
     def critic_loss(member):
-        return objectives.iql_critic(
-            member,
-            constant_value,
-            chunk.obs,
-            chunk.action,
-            chunk.reward,
-            chunk.discount,
-            chunk.next_obs,
-        )
+        obs, action, reward, discount, next_obs, _ = chunk
+        return objectives.iql_critic(member, value, obs, action, reward, discount, next_obs)
 
     each = {
         "flow_loss": objectives.flow_matching(policy, chunk.obs, chunk.action, key, time=time),
