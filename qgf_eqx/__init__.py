@@ -6,6 +6,7 @@ from . import analytic as analytic
 from . import guidance as guidance
 from . import nn as nn
 from . import objectives as objectives
+from . import weights as weights
 from ._denoise import denoise as denoise
 from ._denoise import one_step as one_step
 from ._fields import Flow as Flow

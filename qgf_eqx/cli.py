@@ -14,6 +14,7 @@ try:
     from .datasets import collect as collect_data
     from .train import RunError, TrainConfig
     from .train import train as train_run
+    from .weights import LinearDecay
 except ImportError as error:
     raise SystemExit(
         f"the command line needs more packages ({error}): pip install 'qgf_eqx[cli]'"
@@ -99,6 +100,7 @@ def evaluate(
     /,
     methods: tuple[str, ...] = ("flow", "qgf", "ood", "best-of-4"),
     weights: tuple[float, ...] = (0.03, 0.1, 0.3),
+    decays: tuple[float, ...] = (),
     episodes: int = 50,
     tuning_episodes: int = 20,
     steps: int = 10,
@@ -113,6 +115,7 @@ def evaluate(
         runs: Folders of training runs of one task, one or more.
         methods: flow, best-of-N, qgf, ood, qgf-jacobian, qgf-chain, bptt.
         weights: Guidance weights to choose from; a single one is used as it is.
+        decays: Further weights to choose from, which fall linearly from this to zero.
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
         steps: Euler steps of the flow.
@@ -123,7 +126,7 @@ def evaluate(
     results, paths = experiment.compare(
         runs,
         methods,
-        weights=weights,
+        weights=(*weights, *map(LinearDecay, decays)),
         tuning_episodes=tuning_episodes,
         episodes=episodes,
         steps=steps,

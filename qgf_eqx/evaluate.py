@@ -25,6 +25,7 @@ from ._sample import sample
 from ._types import Critic, Guidance, Policy
 from .datasets import env_id, make_env, seed_everything
 from .train import load_nets
+from .weights import LinearDecay
 
 Act = Callable[[Float[Array, "envs obs"], Int[Array, " envs"], int], Float[Array, "envs h a"]]
 """From observations, episode numbers and the count of chunks so far, to chunks of actions."""
@@ -40,13 +41,13 @@ class Method:
     name: str
     """As it appears in tables."""
     estimator: Guidance = guidance.qgf
-    weight: float = 0.0
+    weight: float | LinearDecay = 0.0
     """0 is the plain flow."""
     best_of: int = 1
     steps: int = 10
 
 
-def method(text: str, *, weight: float = 0.0, steps: int = 10) -> Method:
+def method(text: str, *, weight: float | LinearDecay = 0.0, steps: int = 10) -> Method:
     """A method from its name: `flow`, `best-of-16`, or an estimator such as `qgf` or `ood`.
 
     **Raises:** `ValueError` if there is no such method.

@@ -20,6 +20,7 @@ from ._files import write_atomically
 from .datasets import collect, dataset_name, load
 from .evaluate import ESTIMATORS, Episode, Method, difference, evaluate, method, wilson
 from .train import TrainConfig, load_nets, train
+from .weights import LinearDecay
 
 REPORT_FROM = 1_000_000
 """Tuning episodes are numbered from 0, reported ones from here."""
@@ -36,7 +37,7 @@ class Experiment:
     seeds: tuple[int, ...]
     """One training run each."""
     methods: tuple[str, ...]
-    weights: tuple[float, ...]
+    weights: tuple[float | LinearDecay, ...]
     """From which every guided method's is chosen."""
     tuning_episodes: int
     """Per training seed and weight."""
@@ -69,11 +70,12 @@ CUBE = Experiment(
         batch=256,
         width=128,
         gamma=0.99,
+        ema_rate=0.001,
     ),
     transitions=100_000,
     seeds=(0, 1),
     methods=("flow", "qgf", "ood", "best-of-16"),
-    weights=(0.03, 0.06, 0.1),
+    weights=(0.06, 0.1, LinearDecay(0.15), LinearDecay(0.2)),
     tuning_episodes=50,
     episodes=100,
 )
@@ -145,7 +147,7 @@ def compare(
     runs: Sequence[str | Path],
     methods: Sequence[str],
     *,
-    weights: Sequence[float],
+    weights: Sequence[float | LinearDecay],
     tuning_episodes: int,
     episodes: int,
     steps: int = 10,
@@ -156,7 +158,7 @@ def compare(
     """Compares methods on training runs of one task.
 
     Each guided method gets the weight with the most successes on the tuning episodes (the
-    smallest, if several have it); with a single weight nothing is tuned. Then all methods are
+    first of them, if several have it); with a single weight nothing is tuned. Then all methods are
     run on the reported episodes, which are the same for all methods and differ between runs.
 
     **Arguments:**
@@ -174,7 +176,8 @@ def compare(
     **Raises:** `ValueError` if a method is unknown, or there is no weight or no episode.
     """
     check_count("steps", steps, "it sets the length of the scan")
-    if episodes < 1 or not weights or not all(w > 0 for w in weights):
+    starts = [w.start if isinstance(w, LinearDecay) else w for w in weights]
+    if episodes < 1 or not starts or not all(start > 0 for start in starts):
         raise ValueError("`episodes` and every one of `weights` must be positive.")
     if len(weights) > 1 and tuning_episodes < 1:
         raise ValueError("`tuning_episodes` must be positive to choose among several `weights`.")
@@ -184,7 +187,7 @@ def compare(
     options = {"processes": processes, "progress": progress}
 
     guided = [m.name for m in plain if m.name in ESTIMATORS]
-    grid = [method(name, weight=w, steps=steps) for name in guided for w in sorted(weights)]
+    grid = [method(name, weight=w, steps=steps) for name in guided for w in weights]
     tuning = {}
     if len(weights) > 1 and guided:
         tuning = _outcomes(runs, grid, 0, tuning_episodes, label="choose weight", **options)
@@ -212,12 +215,12 @@ def compare(
 
 def format_table(results: dict) -> str:
     """The table of a result, for people."""
-    lines = [f"{'method':<14}{'weight':>8}{'success':>10}{'95 % interval':>18}{'n':>6}"]
+    lines = [f"{'method':<14}{'weight':>12}{'success':>10}{'95 % interval':>18}{'n':>6}"]
     for row in results["table"]:
         low, high = (100 * x for x in row["interval"])
-        weight = f"{row['weight']:g}" if row["weight"] else "-"
+        weight = str(row["weight"] or "-")
         lines.append(
-            f"{row['method']:<14}{weight:>8}{100 * row['success']:>8.1f} %"
+            f"{row['method']:<14}{weight:>12}{100 * row['success']:>8.1f} %"
             f"{f'[{low:.1f}, {high:.1f}]':>18}{row['n']:>6}"
         )
     for d in results["differences"]:
@@ -250,13 +253,13 @@ def _outcomes(runs, methods, first, count, **options) -> dict[Method, list[list[
     return {m: [outcomes[j] for outcomes in by_run] for j, m in enumerate(methods)}
 
 
-def _best(name: str, tuning: dict[Method, list[list[Episode]]]) -> float:
+def _best(name: str, tuning: dict[Method, list[list[Episode]]]) -> float | LinearDecay:
     successes = {
         m.weight: sum(e.success for es in by_run for e in es)
         for m, by_run in tuning.items()
         if m.name == name
     }
-    return max(successes, key=lambda weight: (successes[weight], -weight))
+    return max(successes, key=lambda weight: successes[weight])  # the first of the best
 
 
 def _row(m: Method, by_run: list[list[Episode]]) -> dict:
@@ -264,7 +267,7 @@ def _row(m: Method, by_run: list[list[Episode]]) -> dict:
     successes = sum(e.success for e in episodes)
     return {
         "method": m.name,
-        "weight": m.weight,
+        "weight": m.weight if isinstance(m.weight, float) else str(m.weight),
         "steps": m.steps,
         "success": successes / len(episodes),
         "interval": wilson(successes, len(episodes)),

@@ -29,7 +29,7 @@ def success_bars(results: dict[str, Any], path: str | Path) -> Path:
     rows = results["table"]
     rates = np.array([row["success"] for row in rows])
     errors = np.abs(np.array([row["interval"] for row in rows]).T - rates)
-    names = [f"{r['method']}\nw = {r['weight']:g}" if r["weight"] else r["method"] for r in rows]
+    names = [f"{r['method']}\nw = {r['weight']}" if r["weight"] else r["method"] for r in rows]
     figure, axes = pyplot.subplots(figsize=(1.3 * len(rows) + 1, 3.2), layout="constrained")
     colours = [_COLOURS.get(row["method"], "#66a61e") for row in rows]
     axes.bar(names, 100 * rates, yerr=100 * errors, color=colours, capsize=4)

@@ -211,6 +211,24 @@ def test_the_weight_may_be_a_schedule(x64):
     np.testing.assert_allclose(seen, expected, atol=1e-14)
 
 
+def test_linear_decay_is_its_formula_and_does_not_retrace(x64):
+    flow = GaussianFlow(jnp.zeros(2), 1.0)
+
+    @eqx.filter_jit
+    @eqx.debug.assert_max_traces(max_traces=1)
+    def step(weight):
+        return guided_step(
+            flow, lambda _, a: jnp.sum(a), None, jnp.ones(2), 0.25, 0.1, weight=weight
+        )
+
+    v = flow(None, jnp.ones(2), 0.25)
+    for start in (0.4, 2.0):
+        expected = 1 + 0.1 * (v + 0.75 * start)
+        found = step(qgf_eqx.weights.LinearDecay(jnp.asarray(start)))
+        np.testing.assert_allclose(found, expected, atol=1e-14)
+    assert str(qgf_eqx.weights.LinearDecay(0.2)) == "0.2 (1-t)"
+
+
 def test_the_plain_flow_draws_its_law():
     policy = MixtureFlow(jnp.array([-1.0, 2.0]), 0.4, jnp.array([0.3, 0.7]))
     keys = jax.random.split(jax.random.key(0), 4000)
