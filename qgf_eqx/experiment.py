@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -307,7 +308,19 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return {**found, "commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that this package runs from; `unknown` if it is none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        run_git = partial(subprocess.run, capture_output=True, text=True, check=True)
+        commit = run_git([*git, "rev-parse", "HEAD"]).stdout.strip()
+        changed = run_git([*git, "status", "--porcelain", "--", "."]).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit} with changes" if changed else commit
 
 
 def machine() -> dict:
