@@ -119,7 +119,7 @@ def cube(runs, data_dir, episodes):
         actions = held_out.actions[rows_of].reshape(len(starts), -1)
         noises = jax.random.normal(jax.random.key(0), (len(starts), *nets.policy.action_shape))
         guided = [method("qgf", weight=0.06, steps=n) for n in STEPS]
-        outcomes = evaluate(run, guided, range(2_000_000, 2_000_000 + episodes), label=kind)
+        outcomes = evaluate(run, guided, range(3_000_000, 3_000_000 + episodes), label=kind)
         for steps, es in zip(STEPS, outcomes, strict=True):
             draw = jax.jit(
                 jax.vmap(lambda o, a, p=nets.policy, n=steps: denoise(p, o, a, 0.0, steps=n))

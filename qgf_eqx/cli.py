@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 try:
+    import jax.numpy as jnp
     import tyro
 
     from . import experiment, plot
@@ -104,6 +105,7 @@ def evaluate(
     episodes: int = 50,
     tuning_episodes: int = 20,
     steps: int = 10,
+    reduce: Literal["min", "mean"] = "min",
     out: Path | None = None,
     processes: int | None = None,
 ) -> None:
@@ -119,6 +121,7 @@ def evaluate(
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
         steps: Euler steps of the flow.
+        reduce: How the critics' values become one: the minimum (the paper's) or the mean.
         out: The results file. Default: results.json in the first run's folder.
         processes: How many processes to use. Default: all cores.
     """
@@ -130,6 +133,7 @@ def evaluate(
         tuning_episodes=tuning_episodes,
         episodes=episodes,
         steps=steps,
+        reduce={"min": jnp.min, "mean": jnp.mean}[reduce],
         record=True,
         processes=processes,
     )

@@ -45,6 +45,8 @@ class Method:
     """0 is the plain flow."""
     best_of: int = 1
     steps: int = 10
+    reduce: Callable = jnp.min
+    """Of the target ensemble's values, for guidance and for ranking; the paper's is the minimum."""
 
 
 def method(text: str, *, weight: float | LinearDecay = 0.0, steps: int = 10) -> Method:
@@ -243,7 +245,11 @@ def _evaluate_group(
 @functools.cache
 def _load(run_dir: str, method: Method, seed: int) -> tuple[str, Act]:
     nets, config = load_nets(run_dir)
-    return config.env, make_act(nets.policy, nets.target, method, seed=seed)
+
+    def critic(obs, action):
+        return method.reduce(nets.target.values(obs, action))
+
+    return config.env, make_act(nets.policy, critic, method, seed=seed)
 
 
 @functools.cache

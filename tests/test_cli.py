@@ -52,7 +52,7 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
     assert [row["weight"] for row in results["tuning"]] == [0.1, 1.0]
     assert results["table"][1]["weight"] in (0.1, 1.0) and results["table"][0]["weight"] == 0
     assert results["versions"]["jax"] and results["machine"]["cores"]
-    assert results["episodes"]["flow"][0]["numbers"] == "1000000..1000002"
+    assert results["episodes"]["flow"][0]["numbers"] == "2000000..2000002"
     assert {p.name for p in out.parent.iterdir()} == {
         "results.json",
         "paths.json",
