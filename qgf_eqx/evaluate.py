@@ -231,6 +231,8 @@ def evaluate(
         for i, episodes in pool.imap_unordered(work, jobs):
             done |= {(i, e.number): e for e in episodes}
             bar.update(len(episodes))
+        pool.close()
+        pool.join()
     return [[done[i, number] for number in numbers] for i in range(len(methods))]
 
 

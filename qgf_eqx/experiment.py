@@ -126,6 +126,8 @@ def run(
     else:
         with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as pool:
             runs = pool.map(work, jobs, chunksize=1)
+            pool.close()
+            pool.join()
     clock.lap("train")
     results, paths = compare(
         runs,
@@ -140,7 +142,7 @@ def run(
     )
     clock.lap("evaluate")
     results = {
-        "experiment": dataclasses.asdict(experiment) | {"reduce": experiment.reduce.__name__},
+        "experiment": _as_json(experiment),
         **results,
         "seconds": clock.laps,
     }
@@ -244,6 +246,14 @@ def write_json(path: Path, content: dict) -> None:
     """Writes JSON atomically."""
     with write_atomically(path) as file:
         file.write(json.dumps(content, indent=1, default=str).encode())
+
+
+def _as_json(experiment: Experiment) -> dict:
+    return {
+        **dataclasses.asdict(experiment),
+        "weights": [w if isinstance(w, float) else str(w) for w in experiment.weights],
+        "reduce": experiment.reduce.__name__,
+    }
 
 
 def _train_one(config, out_dir, data_dir, progress, job) -> Path:

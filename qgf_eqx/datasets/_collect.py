@@ -152,6 +152,8 @@ def _make_shards(dataset, seed, todo, jobs, made, processes, progress):
     with bar, multiprocessing.get_context("spawn").Pool(processes) as pool:
         for count in pool.imap_unordered(work, todo):
             bar.update(count * made.steps)
+        pool.close()
+        pool.join()
 
 
 def _make_shard(dataset: str, seed: int, job: tuple[Path, tuple[int, ...]]) -> int:

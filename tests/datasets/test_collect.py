@@ -71,6 +71,10 @@ def test_episodes_do_not_depend_on_processes_or_interruptions(maze, tmp_path, mo
             return self
 
         def __exit__(self, *_): ...
+        def close(self): ...
+
+        def join(self): ...
+
         def imap_unordered(self, work, jobs):
             return map(work, jobs)
 
