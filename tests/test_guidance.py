@@ -238,3 +238,63 @@ def test_the_weight_may_differ_by_dimension(x64, name):
     full = guided_step(policy, critic, None, jnp.asarray(POINT), 0.3, 0.1, weight=1.0, **options)
     plain = guided_step(policy, critic, None, jnp.asarray(POINT), 0.3, 0.1, weight=0, **options)
     np.testing.assert_array_equal(masked, jnp.where(mask == 0, plain, full))
+
+
+@pytest.mark.parametrize("jacobian", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
+def test_look_ahead_equals_its_closed_form(x64, t, steps, jacobian):
+    end, slope, dt = POINT, np.ones(3), (1 - t) / steps
+    for k in range(steps):
+        time = t + k * dt
+        end, slope = end + dt * oracles.velocity(end, time), slope * (1 + dt * oracles.gain(time))
+    g = estimator("look_ahead", steps=steps, jacobian=jacobian)(
+        gaussian(), quadratic, None, jnp.asarray(POINT), t
+    )
+    expected = (slope if jacobian else 1) * oracles.grad_q(end)
+    np.testing.assert_allclose(g, expected, rtol=0, atol=1e-12)
+
+
+def test_looking_one_step_ahead_is_qgf(x64):
+    policy, critic = small_nets()
+    for jacobian, name in ((False, "qgf"), (True, "qgf_jacobian")):
+        g = guidance.look_ahead(
+            policy, critic, OBS, jnp.asarray(POINT), 0.3, steps=1, jacobian=jacobian
+        )
+        expected = getattr(guidance, name)(policy, critic, OBS, jnp.asarray(POINT), 0.3)
+        np.testing.assert_allclose(g, expected, rtol=0, atol=1e-13)
+
+
+def test_monte_carlo_is_the_gradient_of_the_soft_value(x64):
+    key, std, t = jax.random.key(3), 0.4, 0.3
+    leap = POINT + (1 - t) * oracles.velocity(POINT, t)
+    noises = np.asarray(jax.random.normal(key, (16, 3)))
+
+    def soft_value(action):
+        return np.log(np.mean([np.exp(oracles.q(action + std * eps)) for eps in noises]))
+
+    step = 1e-5
+    expected = [
+        (soft_value(leap + e) - soft_value(leap - e)) / (2 * step) for e in step * np.eye(3)
+    ]
+    options = {"key": key, "std": std}
+    g = guidance.monte_carlo(gaussian(), quadratic, None, jnp.asarray(POINT), t, **options)
+    np.testing.assert_allclose(g, expected, rtol=1e-8)
+    exact = guidance.monte_carlo(
+        gaussian(), quadratic, None, jnp.asarray(POINT), t, key=key, std=0.0
+    )
+    np.testing.assert_allclose(exact, oracles.grad_q(leap), atol=1e-13)
+
+
+def test_the_controls_are_nothing_and_a_random_direction_of_the_same_norm(x64):
+    arguments = (gaussian(), quadratic, None, jnp.asarray(POINT))
+    np.testing.assert_array_equal(guidance.zero(*arguments, 0.3), np.zeros(3))
+    key = jax.random.key(0)
+    directions = []
+    for t in (0.1, 0.2, 0.3):
+        g = guidance.random_direction(*arguments, t, key=key)
+        np.testing.assert_array_equal(g, guidance.random_direction(*arguments, t, key=key))
+        real = np.linalg.norm(guidance.qgf(*arguments, t))
+        np.testing.assert_allclose(np.linalg.norm(g), real, rtol=1e-12)
+        directions.append(g / np.linalg.norm(g))
+    assert abs(directions[0] @ directions[1]) < 0.999 and abs(directions[1] @ directions[2]) < 0.999

@@ -1,0 +1,81 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import guided_flow, guided_step
+from qgf_eqx.analytic import GaussianFlow
+from qgf_eqx.weights import ClipNorm, GaussianCovariance, Interval, LinearDecay, NormMatched
+
+V, G = jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("weight", "t", "expected"),
+    [
+        (LinearDecay(0.4), 0.25, 0.3),
+        (Interval(0.4, 0.2, 0.6), 0.1, 0.0),
+        (Interval(0.4, 0.2, 0.6), 0.2, 0.4),
+        (Interval(0.4, 0.2, 0.6), 0.6, 0.0),
+        (NormMatched(0.2), 0.5, 0.2 * 5 / 2),
+        (ClipNorm(0.4, 10.0), 0.5, 0.4),
+        (ClipNorm(4.0, 1.0), 0.5, 0.5),
+        (ClipNorm(LinearDecay(0.4), 0.1), 0.75, 0.05),
+        (GaussianCovariance(2.0, 0.5), 0.5, 2 * 0.25 * 0.5 / (0.25 * 0.25 + 0.25)),
+    ],
+)
+def test_weights_by_hand(weight, t, expected):
+    np.testing.assert_allclose(weight(jnp.asarray(t), V, G), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [NormMatched(0.2), ClipNorm(0.4, 1.0)])
+def test_a_zero_gradient_gives_no_nan(x64, weight):
+    assert np.isfinite(weight(0.5, V, 0 * G))
+    step = guided_step(
+        lambda o, a, t: V, lambda o, a: 0 * jnp.sum(a), None, V, 0.5, 0.1, weight=weight
+    )
+    np.testing.assert_allclose(step, 1.1 * V)
+
+
+def test_norm_matching_frees_the_weight_of_the_scale_of_q(x64):
+    policy = GaussianFlow(jnp.array([0.3, -0.2]), 0.4)
+    noise = jnp.array([0.5, 1.0])
+
+    def act(scale):
+        critic = lambda o, a: -scale * jnp.sum((a - 1.0) ** 2)  # noqa: E731
+        return guided_flow(policy, critic, None, noise, weight=NormMatched(0.3))
+
+    np.testing.assert_allclose(act(1.0), act(1e4), rtol=1e-12)
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.2, -2.0])
+def test_the_gaussian_covariance_schedule_reaches_the_tilted_law(x64, slope):
+    flow = GaussianFlow(jnp.array(0.3), 0.5)
+    tilted = flow.tilted(jnp.array(slope))
+    noises = jnp.array([-1.0, 0.0, 2.0])
+    ends = jax.vmap(
+        lambda noise: guided_flow(
+            flow,
+            lambda o, a: slope * a,
+            None,
+            noise,
+            weight=GaussianCovariance(1.0, 0.5),
+            steps=4000,
+        )
+    )(noises)
+    np.testing.assert_allclose(ends, tilted.mean + tilted.std * noises, atol=2e-3)
+
+
+def test_weights_are_compared_by_value_and_do_not_retrace():
+    assert LinearDecay(0.2) == LinearDecay(0.2) and hash(NormMatched(0.1)) == hash(NormMatched(0.1))
+
+    @eqx.filter_jit
+    @eqx.debug.assert_max_traces(max_traces=1)
+    def step(weight):
+        return guided_step(
+            lambda o, a, t: V, lambda o, a: jnp.sum(a), None, V, 0.5, 0.1, weight=weight
+        )
+
+    for start in (0.1, 0.2, 0.3):
+        step(ClipNorm(LinearDecay(jnp.asarray(start)), 1.0))
