@@ -65,20 +65,25 @@ def denoise(
 
     - `policy`, `obs`, `a_t`, `t`: as for `velocity`.
     - `steps`: Euler steps of the whole interval [0, 1].
-    - `solver`: `None`, or any Diffrax solver, which then takes the same `n` steps.
+    - `solver`: `None`, or any explicit Diffrax solver, which then takes the same `n` steps.
     - `adjoint`: with a `solver`, how Diffrax differentiates it. The default is
       `RecursiveCheckpointAdjoint`; `BacksolveAdjoint` computes a different gradient.
 
     **Returns:** an action of the shape of `a_t`.
 
-    **Raises:** `TypeError` or `ValueError` for `steps` that is no positive int.
+    **Raises:** `TypeError` or `ValueError` for `steps` that is no positive int, and for an
+    `adjoint` without a `solver`.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
     traced = isinstance(t, Tracer)
+    t = t.astype(a_t.dtype) if traced else t
     ceil, maximum = (jnp.ceil, jnp.maximum) if traced else (np.ceil, np.maximum)
     # A point on the grid may miss it by rounding: that must not cost a step more.
-    count = maximum(ceil((1 - t) * steps - 1e-3), 1)
-    dt = (1 - t) / count
+    slack = min(1e-3 + 4 * steps * float(jnp.finfo(a_t.dtype).eps), 0.4)
+    count = maximum(ceil((1 - t) * steps - slack), 1)
+    dt = (1 - t) / count if traced else float((1 - t) / count)
+    if solver is None and adjoint is not None:
+        raise ValueError("`adjoint` says how a `solver` is differentiated: pass a `solver` too.")
     if solver is not None:
         return _solve(policy, obs, a_t, t, dt, steps, solver, adjoint)
 

@@ -127,7 +127,7 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
 
     **Returns:** a scalar of the dtype of `action`, where that is a float.
 
-    **Raises:** `ValueError` if the answer is not a scalar.
+    **Raises:** `ValueError` if the answer is not a scalar, or no float.
     """
     value = jnp.asarray(q(obs, action))
     if value.shape != ():
@@ -135,6 +135,10 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
             f"`critic` returned an array of shape {value.shape}; it must return a scalar. "
             "Squeeze a trailing axis of size 1, reduce an ensemble (say with `jnp.min`), "
             "and if `obs` is a batch, wrap the call in `jax.vmap`."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"`critic` returned {value.dtype}; it must return a float, or it has no gradient."
         )
     floating = jnp.issubdtype(jnp.result_type(action), jnp.floating)
     return value.astype(jnp.result_type(action)) if floating else value

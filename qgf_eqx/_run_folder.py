@@ -10,7 +10,7 @@ from pathlib import Path
 from ._files import write_atomically
 
 
-class RunError(ValueError):
+class RunError(Exception):
     """A run's folder cannot be used: the sentence says why, and the next step."""
 
 

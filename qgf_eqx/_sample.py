@@ -48,9 +48,10 @@ def guided_step(
     v = velocity(policy, obs, a_t, t)
     if isinstance(weight, int | float) and weight == 0:
         return a_t + dt * v
-    g = guidance(policy, critic, obs, a_t, t)
+    g = _as_gradient(guidance(policy, critic, obs, a_t, t), a_t)
     w = _as_weight(weight(t, v, g) if callable(weight) else weight, a_t)
-    return a_t + dt * jnp.where(w == 0, v, v + w * g)
+    g = jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)
+    return a_t + dt * (v + w * g)
 
 
 def guided_flow(
@@ -131,8 +132,8 @@ def sample(
 
     **Returns:** an action of shape `policy.action_shape`.
 
-    **Raises:** `TypeError` or `ValueError` that name the argument. A NaN in `obs` gives a NaN
-    action, never a finite one.
+    **Raises:** `TypeError` or `ValueError` that name the argument. A NaN in `obs` that
+    the policy reads gives a NaN action, never a finite one; a candidate of value NaN ranks last.
     """
     best_of = check_count("best_of", best_of, "it sets the number of candidates")
     steps = check_count("steps", steps, "it sets the length of the scan")
@@ -150,12 +151,22 @@ def sample(
         return candidate(0)
     actions = jax.vmap(candidate)(jnp.arange(best_of))
     values = jax.vmap(partial(value_of, critic, obs))(actions)
-    return actions[jnp.argmax(values)]
+    return actions[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
+
+
+def _as_gradient(g, a_t: Array) -> Array:
+    if g is None or jnp.shape(g) != a_t.shape:
+        got = "None" if g is None else f"an array of shape {jnp.shape(g)}"
+        raise ValueError(
+            f"`guidance` returned {got} for an `a_t` of shape {a_t.shape}; it must return a "
+            "gradient of that shape."
+        )
+    return jnp.asarray(g).astype(a_t.dtype)
 
 
 def _as_weight(weight, a_t: Array) -> Array:
     w = jnp.asarray(weight)
-    if not (jnp.issubdtype(w.dtype, jnp.number) or w.dtype == bool):
+    if jnp.issubdtype(w.dtype, jnp.complexfloating):
         raise ValueError(f"`weight` must be real numbers, got {w.dtype}.")
     try:
         fits = jnp.broadcast_shapes(w.shape, a_t.shape) == a_t.shape

@@ -11,7 +11,7 @@ Obs: TypeAlias = Any
 Action: TypeAlias = Float[Array, "*action"]
 """An action, or a chunk of actions, of any rank; also a point on the flow."""
 
-Time: TypeAlias = float | Scalar
+Time: TypeAlias = float | int | Scalar
 """Flow time in [0, 1]: 0 is noise, 1 is an action."""
 
 Key: TypeAlias = PRNGKeyArray

@@ -7,6 +7,7 @@ anything, and never fills a tree with numbers that were not saved from one just 
 
 import hashlib
 import json
+import re
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ except ImportError as error:
     ) from error
 
 FORMAT = "qgf_eqx 1"
+_STORED = re.compile(r"float(16|32|64)|u?int(8|16|32|64)|bool")
 
 _Tree = TypeVar("_Tree")
 
@@ -41,14 +43,24 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     **Arguments:**
 
     - `path`: the file; an old one is replaced only once the new one is on disk.
-    - `tree`: any PyTree; leaves that are no arrays must be equal in the tree that `load` gets.
+    - `tree`: any PyTree of NumPy's types. What is no array is not stored: it must be the same in
+      the tree that `load` gets, where functions are compared by their names.
     - `metadata`: anything JSON can hold.
+
+    **Raises:** `CheckpointError` for an array of another type (bfloat16, a typed key).
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in _named_arrays(tree).items()}
+    arrays = {}
+    for name, leaf in _named_arrays(tree).items():
+        if not _STORED.fullmatch(str(leaf.dtype)):
+            raise CheckpointError(
+                f"`{name}` is {leaf.dtype}, which is not stored. Cast it to float32 before, or "
+                "take `jax.random.key_data` of a key."
+            )
+        arrays[name] = np.asarray(leaf)
     header = {
         "format": FORMAT,
         "structure": _structure(tree),
-        "metadata": metadata,
+        "metadata": json.loads(json.dumps(metadata)),
     }
     header["sha256"] = _digest(arrays, header)
     # One key: safetensors does not keep the order of several, and equal trees make equal files.

@@ -13,6 +13,7 @@ try:
     from .checkpoint import CheckpointError
     from .datasets import DatasetError, env_id, load, make_env
     from .datasets import collect as collect_data
+    from .experiment import paths_of
     from .train import RunError, TrainConfig
     from .train import train as train_run
     from .weights import LinearDecay
@@ -125,7 +126,10 @@ def evaluate(
         out: The results file. Default: results.json in the first run's folder.
         processes: How many processes to use. Default: all cores.
     """
+    if not runs:
+        raise ValueError("`runs` is empty: name the folder of a training run.")
     out = out or runs[0] / "results.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     results, paths = experiment.compare(
         runs,
         methods,
@@ -139,7 +143,7 @@ def evaluate(
     )
     experiment.write_json(out, results)
     if paths:
-        experiment.write_json(out.with_name("paths.json"), paths)
+        experiment.write_json(paths_of(out), paths)
     _report(results, out)
 
 
@@ -200,13 +204,15 @@ def _report(results: dict, path: Path) -> None:
 
 
 def _draw(results: dict, path: Path, format: str) -> list[Path]:
-    drawn = [plot.success_bars(results, path.with_name(f"success.{format}"))]
-    paths = path.with_name("paths.json")
+    prefix = path.stem.removeprefix("results")
+    drawn = [plot.success_bars(results, path.with_name(f"{prefix}success.{format}"))]
+    paths = paths_of(path)
     if paths.exists():
         maze = make_env(env_id(results["task"]))
         shown = json.loads(paths.read_text())
-        methods = tuple(name for name in ("flow", "qgf") if name in shown)
-        drawn.append(plot.maze_paths(maze, shown, path.with_name(f"maze.{format}"), methods))
+        methods = tuple(name for name in ("flow", "qgf") if name in shown) or tuple(shown)
+        picture = path.with_name(f"{prefix}maze.{format}")
+        drawn.append(plot.maze_paths(maze, shown, picture, methods))
     return drawn
 
 

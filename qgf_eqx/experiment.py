@@ -148,7 +148,7 @@ def run(
     }
     write_json(out_dir / "results.json", results)
     if paths:
-        write_json(out_dir / "paths.json", paths)
+        write_json(paths_of(out_dir / "results.json"), paths)
     return results
 
 
@@ -192,7 +192,12 @@ def compare(
         raise ValueError("`episodes` and every one of `weights` must be positive.")
     if len(weights) > 1 and tuning_episodes < 1:
         raise ValueError("`tuning_episodes` must be positive to choose among several `weights`.")
-    task = load_nets(runs[0])[1].env
+    if not runs:
+        raise ValueError("`runs` is empty: name the folder of a training run.")
+    tasks = {load_nets(run)[1].env for run in runs}
+    if len(tasks) > 1:
+        raise ValueError(f"`runs` must be of one task, got {', '.join(sorted(tasks))}.")
+    (task,) = tasks
     record = record and "maze" in task
     plain = [dataclasses.replace(method(name, steps=steps), reduce=reduce) for name in methods]
     options = {"processes": processes, "progress": progress}
@@ -240,6 +245,11 @@ def format_table(results: dict) -> str:
         what = f"{d['of']} - {d['and']}"
         lines.append(f"{what:<32}{100 * d['difference']:+.1f} points  [{low:+.1f}, {high:+.1f}]")
     return "\n".join(lines)
+
+
+def paths_of(results: Path) -> Path:
+    """Where the paths of a results file are: `paths.json` beside `results.json`."""
+    return results.with_name(f"{results.stem.removeprefix('results')}paths.json")
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -75,7 +75,7 @@ class VelocityMLP(eqx.Module):
             obs_size + action_size + time_size,
             action_size,
             width,
-            normed=[True] * (depth - 1) + [False],
+            normed=[k < depth - 1 for k in range(depth)],
             head_init=lecun_normal(),
             key=key,
         )
@@ -188,6 +188,11 @@ class _MLP(eqx.Module):
         head_init: Initializer = _hidden_init,
         key: Key,
     ):
+        if not normed or width < 1 or in_size < 1 or out_size < 1:
+            raise ValueError(
+                f"`depth` ({len(normed)}), `width` ({width}), inputs ({in_size}) and outputs "
+                f"({out_size}) of a network must all be at least 1."
+            )
         *keys, head_key = jax.random.split(key, len(normed) + 1)
         sizes = [in_size] + [width] * (len(normed) - 1)
         self.layers = tuple(

@@ -62,14 +62,15 @@ def maze_paths(
     )
     for axes, name in zip(panels[0], methods, strict=True):
         axes.imshow(maze.maze_map, cmap="Greys", vmax=1.6, origin="lower", extent=extent)
-        for way in paths[name]:
+        ways = [way for way in paths[name] if way]  # none, if the environment broke at once
+        for way in ways:
             x, y = np.array(way).T
             axes.plot(x, y, color=_COLOURS.get(name, "#66a61e"), alpha=0.35, linewidth=0.8)
         axes.plot(*task["init_xy"], "o", color="black", markersize=7, label="start")
         axes.plot(*task["goal_xy"], "*", color="#e6ab02", markersize=16, label="goal")
         reached = sum(
             np.linalg.norm(np.array(way) - task["goal_xy"], axis=1).min() <= maze._goal_tol
-            for way in paths[name]
+            for way in ways
         )
         axes.set_title(f"{name}: {reached} of {len(paths[name])} reach the goal")
         axes.set(xticks=[], yticks=[])

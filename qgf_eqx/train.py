@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import checkpoint, objectives
+from ._denoise import check_count
 from ._files import write_atomically
 from ._run_folder import MetricsLog, alone_in, termination_flag
 from ._run_folder import RunError as RunError
@@ -68,6 +69,18 @@ class TrainConfig:
     """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
     time_limit_masks: bool = False
     """The authors' masks for their 100M data, for parity: success does not stop the bootstrap."""
+
+    def __post_init__(self):
+        for name in ("updates", "batch", "horizon", "width", "depth", "critics"):
+            if getattr(self, name) < 1:
+                raise RunError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("gamma", "tau", "ema_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise RunError(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise RunError(f"`learning_rate` must be positive, got {self.learning_rate}.")
+        if not 0 <= self.seed < 2**31:
+            raise RunError(f"`seed` must be in [0, 2^31), got {self.seed}.")
 
 
 class Nets(eqx.Module):
@@ -208,6 +221,8 @@ def train(
     `CheckpointError` if its checkpoint is damaged. On SIGTERM it saves and exits with 0.
     """
     check_horizon(dataset, config.horizon)
+    check_count("updates_per_call", updates_per_call, "it sets the length of the scan")
+    check_count("save_every", save_every, "it counts updates")
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with alone_in(run_dir), termination_flag() as terminated:
@@ -222,7 +237,7 @@ def train(
             dataset = time_limit_masks(dataset)
         device_data = jax.tree.map(jnp.asarray, dataset)
         updates = make_updates(config)
-        save_every = max(save_every // updates_per_call, 1) * updates_per_call
+        saved = done
         bar = tqdm(
             total=config.updates,
             initial=done,
@@ -233,21 +248,23 @@ def train(
         )
         with bar:
             while done < config.updates:
-                count = min(updates_per_call, config.updates - done)
+                due = min(saved + save_every, config.updates)
+                count = min(updates_per_call, due - done)
                 started = time.perf_counter()
                 state, metrics = updates(device_data, state, count)
                 metrics = {name: float(value) for name, value in metrics.items()}
                 if not all(map(np.isfinite, metrics.values())):
                     raise RunError(
                         f"training diverged before update {done + count}: {metrics}. The last "
-                        "checkpoint is intact; try a lower learning rate."
+                        "checkpoint, if there is one, is intact; try a lower learning rate."
                     )
                 done += count
                 rate = count / (time.perf_counter() - started)
                 log.append({"step": done, **metrics, "updates_per_second": round(rate, 1)})
                 bar.update(count)
-                if done % save_every == 0 or done == config.updates or terminated:
+                if done == due or terminated:
                     checkpoint.save(path, state, {"config": dataclasses.asdict(config)})
+                    saved = done
                 if terminated:
                     raise SystemExit(0)
     return path

@@ -61,6 +61,18 @@ def test_another_model_is_refused_by_the_first_leaf_that_differs(saved, other, m
         checkpoint.load(saved, other())
 
 
+def test_types_that_cannot_be_read_back_are_refused_before_they_are_written(tmp_path):
+    for leaf in (jnp.zeros(2, jnp.bfloat16), jax.random.key(0)):
+        with pytest.raises(CheckpointError, match=r"`\['x'\]` is .*, which is not stored"):
+            checkpoint.save(tmp_path / "c", {"x": leaf}, {})
+    assert not any(tmp_path.iterdir())
+
+
+def test_metadata_is_what_json_makes_of_it(tmp_path):
+    checkpoint.save(tmp_path / "c", value(), {"x": {2: 1, 10: (1, 2)}})
+    assert checkpoint.read_metadata(tmp_path / "c") == {"x": {"2": 1, "10": [1, 2]}}
+
+
 def test_another_time_embedding_of_the_same_size_is_refused(tmp_path):
     def net(embed):
         return VelocityMLP(2, (3,), width=4, embed=embed, key=KEY)

@@ -28,7 +28,6 @@ def workplace(tmp_path_factory, loose_promotion):
 
 def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
     out = workplace / "evaluation" / "results.json"
-    out.parent.mkdir()
     arguments = [
         "--methods",
         "flow",
@@ -93,6 +92,17 @@ def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys
         (["evaluate", "{run}", "--episodes", "0"], "`episodes` and every one of `weights`"),
         (["evaluate", "{run}", "--weights", "-1"], "`episodes` and every one of `weights`"),
         (["evaluate", "{run}", "--steps", "0"], "`steps` must be at least 1"),
+        (["evaluate", "--methods", "flow"], "`runs` is empty"),
+        (
+            ["collect", "pointmaze-huge-navigate-v0"],
+            "OGBench has no environment `pointmaze-huge-v0`",
+        ),
+        (["collect", "cube-single-play-v0", "--seed", "-1"], "`seed` must not be negative"),
+        (["train", "--env", "cube-single-play-singletask-task9-v0"], "OGBench has no environment"),
+        (
+            ["train", "--env", "cube-single-play-singletask-task1-v0", "--batch", "0"],
+            "`batch` must",
+        ),
         (["plot", "nowhere"], "nowhere"),
         (["plot", "{run}/config.json"], "is no results file"),
     ],
@@ -115,6 +125,29 @@ def test_a_damaged_checkpoint_is_one_sentence(workplace, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(run)])
     assert "is no checkpoint of this package, or is damaged" in capsys.readouterr().err
+
+
+def test_a_second_results_file_has_figures_of_its_own(workplace, capsys):
+    out = workplace / "other" / "ood.json"
+    arguments = ["--methods", "ood", "--weights", "0.1", "--episodes", "1", "--out", str(out)]
+    cli.main(["evaluate", str(workplace / "run"), *arguments])
+    assert {p.name for p in out.parent.iterdir()} == {
+        "ood.json",
+        "oodpaths.json",
+        "oodsuccess.png",
+        "oodmaze.png",
+    }
+
+
+def test_runs_of_two_tasks_are_refused(workplace, tmp_path, capsys):
+    run = tmp_path / "task2"
+    data = ["--data-dir", str(workplace / "data")]
+    cli.main(
+        ["train", "--env", ENV.replace("task1", "task2"), *SMALL, *data, "--run-dir", str(run)]
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(workplace / "run"), str(run)])
+    assert "`runs` must be of one task" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["demo", "collect", "train", "evaluate", "plot"])

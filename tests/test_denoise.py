@@ -89,3 +89,18 @@ def test_bad_steps_are_refused_by_name(unchecked, bad):
 def test_traced_steps_are_refused_by_name(unchecked):
     with pytest.raises(TypeError, match="`steps` is traced"):
         jax.jit(lambda n: denoise(GaussianFlow(**FLOW), None, jnp.zeros(2), 0.0, steps=n))(3)
+
+
+@pytest.mark.parametrize("t", [0, 0.0, 0.3, 1.0])
+def test_a_float32_action_stays_float32_under_x64(x64, t):
+    noise = jnp.ones(2, jnp.float32)
+    flow = GaussianFlow(jnp.zeros(2, jnp.float32), jnp.ones(2, jnp.float32))
+    assert denoise(flow, None, noise, t).dtype == jnp.float32
+    traced = jax.vmap(lambda t: denoise(flow, None, noise, t))(jnp.array([0.0, 0.3]))
+    assert traced.dtype == jnp.float32
+
+
+def test_an_adjoint_without_a_solver_is_refused(unchecked):
+    with pytest.raises(ValueError, match="`adjoint` says how a `solver`"):
+        adjoint = diffrax.DirectAdjoint()
+        denoise(GaussianFlow(**FLOW), None, jnp.zeros(2), 0.0, adjoint=adjoint)

@@ -36,7 +36,7 @@ def test_bounds_are_not_trained():
 def test_answers_are_cast_to_the_actions_dtype(x64):
     action = jnp.zeros(2, jnp.float32)
     assert velocity(lambda o, a, t: np.ones(2), None, action, 0.5).dtype == jnp.float32
-    assert critic(lambda o, a: 3, None, action).dtype == jnp.float32
+    assert critic(lambda o, a: 3.0, None, action).dtype == jnp.float32
 
 
 def test_wrong_shapes_are_refused(unchecked):

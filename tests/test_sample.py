@@ -132,7 +132,7 @@ def test_a_bounded_critic_keeps_actions_in_its_bounds_and_ranks_them_clipped():
     critic = bounded(lambda _, a: jnp.sum(a), low=jnp.array([-1.0, -2.0]), high=0.5)
     keys = jax.random.split(jax.random.key(0), 500)
     actions = jax.vmap(lambda k: sample(policy, critic, None, k, weight=3.0, best_of=2))(keys)
-    assert (actions >= np.array([-1, -2])).all() and (actions <= 0.5).all()
+    assert (actions >= np.array([-1, -2], np.float32)).all() and (actions <= 0.5).all()
     assert (actions == 0.5).any()
     huge = bounded(lambda _, a: 1e30 * jnp.sum(a))
     actions = jax.vmap(lambda k: sample(policy, huge, None, k, weight=1.0))(keys)
@@ -353,3 +353,37 @@ def test_the_public_names_are_there():
         "analytic",
     ):
         assert hasattr(qgf_eqx, name)
+
+
+def test_the_gradient_in_the_weight_is_right_at_zero(x64):
+    flow, noise = GaussianFlow(jnp.zeros(2), 0.5), jnp.array([0.3, -0.2])
+
+    def outcome(weight):
+        return jnp.sum(guided_flow(flow, lambda o, a: jnp.sum(a), None, noise, weight=weight))
+
+    difference = (outcome(1e-4) - outcome(-1e-4)) / 2e-4
+    np.testing.assert_allclose(jax.grad(outcome)(0.0), difference, rtol=1e-6)
+
+
+def test_a_candidate_of_value_nan_ranks_last():
+    policy = GaussianFlow(jnp.zeros(2), 1.0)
+    critic = lambda o, a: jnp.where(a[0] > 0, jnp.nan, a[1])  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), 20)
+    actions = jax.vmap(lambda k: sample(policy, critic, None, k, weight=0, best_of=8))(keys)
+    assert (actions[:, 0] <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [(jnp.zeros(()), r"shape \(\)"), (jnp.zeros((3, 2)), r"\(3, 2\)"), (None, "None")],
+)
+def test_a_guidance_of_a_wrong_shape_is_refused(nets, unchecked, answer, got):
+    with pytest.raises(ValueError, match=f"`guidance` returned .*{got}"):
+        bad_sample(*nets, guidance=lambda *_: answer)
+
+
+def test_complex_weights_and_integer_critics_are_refused(nets, unchecked):
+    with pytest.raises(ValueError, match="`weight` must be real"):
+        bad_sample(*nets, weight=jnp.asarray(1j))
+    with pytest.raises(ValueError, match="`critic` returned int32; it must return a float"):
+        bad_sample(nets[0], lambda o, a: jnp.sum(a > 0))

@@ -176,6 +176,35 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
         run(tmp_path)
 
 
+def test_a_run_that_was_extended_saves_as_often_as_before(tmp_path, monkeypatch):
+    saves = []
+    real = checkpoint.save
+    monkeypatch.setattr(
+        module.checkpoint, "save", lambda p, s, m: (saves.append(int(s.step)), real(p, s, m))
+    )
+    options = {"updates_per_call": 5, "save_every": 4}
+    run(tmp_path, dataclasses.replace(CONFIG, updates=7), **options)
+    run(tmp_path, dataclasses.replace(CONFIG, updates=20), **options)
+    assert saves == [4, 7, 11, 15, 19, 20]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "`batch` must be at least 1, got 0"),
+        ({"updates": 0}, "`updates` must be at least 1"),
+        ({"depth": -1}, "`depth` must be at least 1"),
+        ({"gamma": 2.0}, r"`gamma` must be in \(0, 1\], got 2.0"),
+        ({"tau": float("nan")}, r"`tau` must be in \(0, 1\]"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
+        ({"seed": -1}, "`seed` must be in"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(change, message):
+    with pytest.raises(RunError, match=message):
+        dataclasses.replace(CONFIG, **change)
+
+
 def test_a_damaged_checkpoint_is_not_trained_on(tmp_path):
     path = run(tmp_path, dataclasses.replace(CONFIG, updates=6))
     data = bytearray(path.read_bytes())

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .._files import write_atomically
-from ._environments import make_env, seed_everything
+from ._environments import check_env, make_env, seed_everything
 from ._error import DatasetError
 
 EPISODES_PER_SHARD = 5
@@ -56,6 +56,7 @@ def recipe(dataset: str) -> Recipe:
             "and <cube-..., scene, puzzle-...>-<play or noisy>-v0, for example "
             "`cube-single-play-v0`."
         )
+    check_env("-".join(parts[:-2] + parts[-1:]))
     steps = 2001 if parts[:2] == ["pointmaze", "giant"] else 1001
     return Recipe("-".join(parts[:-2] + parts[-1:]), parts[-2], steps)
 
@@ -91,13 +92,18 @@ def collect(
     made = recipe(dataset)
     if transitions < 1:
         raise DatasetError(f"`transitions` must be at least 1, got {transitions}.")
+    if seed < 0:
+        raise DatasetError(f"`seed` must not be negative, got {seed}.")
     path = Path(data_dir) / f"{dataset}.npz"
     episodes = -(-transitions // (made.steps - 1))
     provenance = {"dataset": dataset, "seed": seed, "episodes": episodes}
+    validation = max(1, episodes // 10)
+    validation_path = path.with_name(f"{dataset}-val.npz")
+    if validation_path.exists():
+        _check_same(validation_path, {**provenance, "episodes": validation})
     if path.exists():
         _check_same(path, provenance)
         return path
-    validation = max(1, episodes // 10)
     shards_dir = path.with_name(f"{dataset}.seed{seed}.shards")
     shards_dir.mkdir(parents=True, exist_ok=True)
     splits = {"": range(episodes), "-val": range(10**6, 10**6 + validation)}

@@ -6,6 +6,8 @@ import warnings
 import gymnasium
 import numpy as np
 
+from ._error import DatasetError
+
 
 def make_env(env_id: str, **options) -> gymnasium.Env:
     """`gymnasium.make(env_id, **options)` for an OGBench environment, without its warnings.
@@ -20,6 +22,18 @@ def make_env(env_id: str, **options) -> gymnasium.Env:
         import ogbench  # noqa: F401 (registers the environments)
 
         return gymnasium.make(env_id, **options)
+
+
+def check_env(env_id: str) -> None:
+    """**Raises:** `DatasetError` if OGBench has no environment of that name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ogbench  # noqa: F401 (registers the environments)
+
+        try:
+            gymnasium.spec(env_id)
+        except gymnasium.error.Error:
+            raise DatasetError(f"OGBench has no environment `{env_id}`.") from None
 
 
 def seed_everything(env: gymnasium.Env, *entropy: int) -> int:

@@ -5,6 +5,7 @@ written as one float32 `.npy` per field beside a `meta.json` with their checksum
 it is memory-mapped. Nothing here can load a pickle.
 """
 
+import fcntl
 import hashlib
 import json
 import lzma
@@ -22,7 +23,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from .._files import sync_folder
-from ._environments import make_env
+from ._environments import check_env, make_env
 from ._error import DatasetError
 
 _FORMAT = 1
@@ -80,7 +81,9 @@ def env_id(env_name: str) -> str:
             "`cube-single-play-singletask-task2-v0` (tasks 1 to 5)."
         )
     at = parts.index("singletask")
-    return "-".join(parts[: at - 1] + parts[at:])
+    name = "-".join(parts[: at - 1] + parts[at:])
+    check_env(name)
+    return name
 
 
 def load(env_name: str, data_dir: str | Path, *, split: str = "train") -> Dataset:
@@ -102,6 +105,8 @@ def load(env_name: str, data_dir: str | Path, *, split: str = "train") -> Datase
     """
     from ogbench.relabel_utils import relabel_dataset
 
+    if split not in ("train", "val"):
+        raise DatasetError(f"`split` must be `train` or `val`, got {split!r}.")
     env = env_id(env_name)
     name = dataset_name(env_name)
     path = Path(data_dir) / f"{name}{'-val' if split == 'val' else ''}.npz"
@@ -143,17 +148,27 @@ def open_arrays(path: Path, *, verify: bool | None = None) -> dict[str, np.ndarr
     **Raises:** `DatasetError` as `load`.
     """
     folder = path.with_name(f"{path.stem}.arrays")
-    source = path.stat()
-    identity = {"format": _FORMAT, "bytes": source.st_size, "mtime_ns": source.st_mtime_ns}
     try:
-        meta = json.loads((folder / "meta.json").read_text())
-    except (OSError, ValueError):
-        meta = {}
-    if not isinstance(meta, dict) or meta.get("source") != identity:
-        meta = _convert(path, folder, identity)
+        with open(path, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes, one converts
+            source = path.stat()
+            identity = {"format": _FORMAT, "bytes": source.st_size, "mtime_ns": source.st_mtime_ns}
+            meta = _read_meta(folder)
+            if meta.get("source") != identity:
+                meta = _convert(path, folder, identity)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
     if verify is None:
         verify = sum(f["bytes"] for f in meta["fields"].values()) < _VERIFY_BELOW
     return {name: _map(folder / f"{name}.npy", f, verify) for name, f in meta["fields"].items()}
+
+
+def _read_meta(folder: Path) -> dict:
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _map(file: Path, expected: dict, verify: bool) -> np.ndarray:

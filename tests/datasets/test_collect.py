@@ -99,9 +99,11 @@ def test_another_seed_makes_other_data_and_a_finished_file_is_kept(maze):
     assert maze.stat().st_mtime_ns == before
     with pytest.raises(DatasetError, match="exists and is .*'seed': 0.* not .*'seed': 1"):
         collect("pointmaze-medium-navigate-v0", maze.parent, transitions=7000, seed=1)
-    (maze.parent / "cube-single-play-v0.npz").write_bytes(b"the public one")
-    with pytest.raises(DatasetError, match="not collected here"):
-        collect("cube-single-play-v0", maze.parent)
+    for name in ("cube-single-play-v0.npz", "scene-play-v0-val.npz"):
+        (maze.parent / name).write_bytes(b"the public one")
+        with pytest.raises(DatasetError, match="not collected here"):
+            collect(name.removesuffix(".npz").removesuffix("-val"), maze.parent)
+        assert (maze.parent / name).read_bytes() == b"the public one"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 import json
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -223,6 +226,22 @@ def test_your_own_file_brings_its_own_rewards(write_npz):
         from_file(write_npz("other.npz"))
     with pytest.raises(DatasetError, match="`rewards` holds NaN"):
         from_file(write_npz("third.npz", **extra | {"rewards": np.full(ROWS, np.nan)}))
+
+
+def test_an_unknown_split_and_a_missing_file_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="`split` must be `train` or `val`, got 'validation'"):
+        load(ENV, tmp_path, split="validation")
+    with pytest.raises(DatasetError, match="cannot be read: No such file"):
+        from_file(tmp_path / "none.npz")
+
+
+def test_several_processes_may_open_a_new_file_at_once(write_npz):
+    path = write_npz(rows=4000)
+    code = f"from qgf_eqx.datasets._load import open_arrays; from pathlib import Path; open_arrays(Path({str(path)!r}))"
+    for _ in range(2):
+        shutil.rmtree(path.with_name(f"{path.stem}.arrays"), ignore_errors=True)
+        several = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+        assert [process.wait() for process in several] == [0, 0, 0]
 
 
 def test_checksums_and_source_are_in_meta(write_npz):
