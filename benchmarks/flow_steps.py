@@ -121,12 +121,17 @@ def cube(runs, data_dir, episodes):
         starts, rows_of = starts[whole], rows_of[whole]
         actions = held_out.actions[rows_of].reshape(len(starts), -1)
         noises = jax.random.normal(jax.random.key(0), (len(starts), *nets.policy.action_shape))
-        guided = [
-            dataclasses.replace(method("qgf", weight=WEIGHT, steps=n), reduce=jnp.mean)
-            for n in STEPS
+        names = ("flow", "qgf", "best-of-16")
+        methods = [
+            dataclasses.replace(
+                method(name, weight=WEIGHT if name == "qgf" else 0.0, steps=steps), reduce=jnp.mean
+            )
+            for steps in STEPS
+            for name in names
         ]
-        outcomes = evaluate(run, guided, range(3_000_000, 3_000_000 + episodes), label=kind)
-        for steps, es in zip(STEPS, outcomes, strict=True):
+        numbers = range(3_000_000, 3_000_000 + episodes)
+        outcomes = iter(evaluate(run, methods, numbers, label=kind))
+        for steps in STEPS:
             draw = jax.jit(
                 jax.vmap(lambda o, a, p=nets.policy, n=steps: denoise(p, o, a, 0.0, steps=n))
             )
@@ -135,20 +140,16 @@ def cube(runs, data_dir, episodes):
             distances = [
                 stats.wasserstein_distance(s, a) for s, a in zip(samples.T, actions.T, strict=True)
             ]
-            successes = sum(e.success for e in es)
-            rows.append(
-                {
-                    "time": kind,
-                    "T": steps,
-                    "W1 to held-out actions, mean over dimensions": float(np.mean(distances)),
-                    "QGF success": successes / episodes,
-                    "interval": wilson(successes, episodes),
-                    "n": episodes,
-                }
-            )
+            row = {"time": kind, "T": steps, "W1 to held-out actions": float(np.mean(distances))}
+            for name in names:
+                successes = sum(e.success for e in next(outcomes))
+                row[f"{name} success"] = successes / episodes
+                row[f"{name} interval"] = wilson(successes, episodes)
+            rows.append({**row, "n": episodes})
             print(rows[-1], flush=True)
     return {
         "env": env,
+        "W1": "mean over the dimensions of the action",
         "weight": str(WEIGHT),
         "critics reduced by": "mean",
         "observations": len(starts),
