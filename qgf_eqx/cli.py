@@ -34,8 +34,8 @@ def demo(
 ) -> None:
     """Collect data, train a flow and a critic, guide at test time, print the table.
 
-    `pointmaze` takes some minutes on two cores: a point in a maze. `cube` takes about half an
-    hour: a robot arm moves a cube. Interrupted, the same command goes on where it was.
+    `pointmaze` takes some minutes on two cores: a point in a maze. `cube` takes about a quarter of
+    an hour: a robot arm moves a cube. Interrupted, the same command goes on where it was.
 
     Args:
         task: Which of the two.
