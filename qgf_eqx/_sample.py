@@ -1,17 +1,55 @@
-"""The sampler: one guided step, the guided flow, and actions drawn from it."""
+"""The sampler: the guided field, a step of it, its flow by Euler or any solver, and actions."""
 
 from functools import partial
 
+import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ._denoise import check_count
 from ._fields import Bounded, velocity
 from ._fields import critic as value_of
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
+from .weights import weight_at
+
+
+class Guided(eqx.Module):
+    """The guided field, `v + w g`: a policy again, for whatever takes one.
+
+    So it can be solved, scored with `likelihood.log_prob`, or guided again by another critic.
+    Where the weight is zero it is the plain policy, bit for bit, even if the critic is NaN there;
+    a weight that is the Python number 0 does not call the critic at all.
+
+    **Arguments:** `policy` and `critic` as for `guidance.qgf`, and
+
+    - `guidance`: the estimator of `g`, one of `qgf_eqx.guidance` or your own.
+    - `weight`: the guidance weight `w` (1 / beta in the paper): a number, an array that
+      broadcasts to the action, or a function `(t, v, g) -> w`. In units of action per Q:
+      useful values shrink as the critic's scale grows.
+    """
+
+    policy: Velocity
+    critic: Critic
+    guidance: Guidance = qgf
+    weight: Weight = 0.1
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """The policy's."""
+        return _action_shape(self.policy, self.critic)
+
+    def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
+        """The guided velocity at `(obs, a_t, t)`."""
+        v = velocity(self.policy, obs, a_t, t)
+        if isinstance(self.weight, int | float) and self.weight == 0:
+            return v
+        g = _as_gradient(self.guidance(self.policy, self.critic, obs, a_t, t), a_t)
+        w = _as_weight(weight_at(self.weight, t, v, g), a_t)
+        return v + w * jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)
 
 
 def guided_step(
@@ -27,16 +65,10 @@ def guided_step(
 ) -> Action:
     """One guided Euler step: `a_t + dt (v + w g)`.
 
-    Where the weight is zero the step is the plain flow's, bit for bit, even if the critic is
-    NaN there; a weight that is the Python number 0 does not call the critic at all.
-
-    **Arguments:** `policy`, `critic`, `obs`, `a_t`, `t` as for `guidance.qgf`, and
+    **Arguments:** `policy`, `critic`, `obs`, `a_t`, `t` as for `guidance.qgf`, `guidance` and
+    `weight` as for `Guided`, and
 
     - `dt`: the length of the step.
-    - `guidance`: the estimator of `g`, one of `qgf_eqx.guidance` or your own.
-    - `weight`: the guidance weight `w` (1 / beta in the paper): a number, an array that
-      broadcasts to the action, or a function `(t, v, g) -> w`. In units of action per Q:
-      useful values shrink as the critic's scale grows.
 
     **Returns:** the point on the flow at time `t + dt`.
 
@@ -45,13 +77,7 @@ def guided_step(
 
     Source: arXiv 2606.11087, Algorithm 1.
     """
-    v = velocity(policy, obs, a_t, t)
-    if isinstance(weight, int | float) and weight == 0:
-        return a_t + dt * v
-    g = _as_gradient(guidance(policy, critic, obs, a_t, t), a_t)
-    w = _as_weight(weight(t, v, g) if callable(weight) else weight, a_t)
-    g = jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)
-    return a_t + dt * (v + w * g)
+    return a_t + dt * Guided(policy, critic, guidance, weight)(obs, a_t, t)
 
 
 def guided_flow(
@@ -81,20 +107,103 @@ def guided_flow(
     **Raises:** as `guided_step`, and `TypeError` or `ValueError` for a bad `steps`.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
-    noise = jnp.asarray(noise)
-    if not jnp.issubdtype(noise.dtype, jnp.floating):
-        raise ValueError(f"`noise` must be an array of floats, got {noise.dtype}.")
-    options = {"guidance": guidance, "weight": weight}
+    noise = _as_noise(noise)
+    field = Guided(policy, critic, guidance, weight)
     times = np.arange(steps) / steps
 
     def step(a_t, t):
-        return guided_step(policy, critic, obs, a_t, t, 1 / steps, **options), None
+        return a_t + 1 / steps * field(obs, a_t, t), None
 
     if unroll:
         for t in times.tolist():
             noise, _ = step(noise, t)
         return noise
     return jax.lax.scan(step, noise, jnp.asarray(times, noise.dtype))[0]
+
+
+def guided_solve(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    noise: Action,
+    *,
+    guidance: Guidance = qgf,
+    weight: Weight = 0.1,
+    steps: int = 10,
+    solver: diffrax.AbstractSolver | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    max_steps: int = 4096,
+) -> Action:
+    """The guided flow from noise to action, by any explicit Diffrax solver.
+
+    With `diffrax.Euler()` it is `guided_flow`. An adaptive solver takes as many steps as its
+    tolerance asks for, `diffrax.PIDController(rtol=1e-3, atol=1e-3)`; it wants a smooth field, so
+    neither a weight that jumps nor a critic that is bounded by a hard clip.
+
+    **Arguments:** `policy`, `critic`, `obs`, `noise`, `guidance`, `weight` as for
+    `guided_flow`, and
+
+    - `steps`: of the whole interval; with a step size controller, `1 / steps` is the first step.
+    - `solver`: Heun's method by default, two calls of the field per step.
+    - `stepsize_controller`: constant steps by default.
+    - `max_steps`: with a step size controller, the most it may take.
+
+    **Returns:** an action of the shape of `noise`; NaN if `max_steps` did not suffice.
+
+    **Raises:** as `guided_flow`.
+    """
+    steps = check_count("steps", steps, "it sets the first step")
+    noise = _as_noise(noise)
+    field = Guided(policy, critic, guidance, weight)
+    adaptive = stepsize_controller is not None
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, a_t, _: field(obs, a_t, jnp.asarray(t))),
+        diffrax.Heun() if solver is None else solver,
+        t0=0.0,
+        t1=1.0,
+        dt0=1 / steps,
+        y0=noise,
+        stepsize_controller=stepsize_controller if adaptive else diffrax.ConstantStepSize(),
+        max_steps=max_steps if adaptive else steps + 1,
+        throw=False,  # A check would call back to the host; a failure is a NaN instead.
+    )
+    action = solution.ys[0]  # type: ignore[index]
+    return jnp.where(solution.result == diffrax.RESULTS.successful, action, jnp.nan)
+
+
+def candidates(
+    policy: Policy,
+    critic: Critic,
+    obs: Obs,
+    key: Key,
+    *,
+    count: int,
+    guidance: Guidance = qgf,
+    weight: Weight = 0.1,
+    steps: int = 10,
+) -> Float[Array, "count ..."]:
+    """Draws `count` actions: noise, and the guided flow from it.
+
+    Candidate `i` is drawn with `jax.random.fold_in(key, i)`, so that candidates nest as `count`
+    grows, and the same key gives the same noises to two weights or estimators. If the critic is
+    `bounded`, the actions are clipped to its bounds.
+
+    Arguments and errors as for `sample`, and `count`, of actions.
+
+    **Returns:** actions along a new first axis.
+    """
+    count = check_count("count", count, "it sets the number of candidates")
+    draw = partial(_draw, policy, critic, obs, key, guidance, weight, steps)
+    return jax.vmap(draw)(jnp.arange(count))
+
+
+def best(critic: Critic, obs: Obs, actions: Float[Array, "count ..."]) -> Action:
+    """The action of the highest value `Q(obs, action)`: the first of them, if several have it.
+
+    A value that is NaN ranks last. Costs the critic once per action.
+    """
+    values = jax.vmap(partial(value_of, critic, obs))(actions)
+    return actions[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
 
 
 def sample(
@@ -114,8 +223,8 @@ def sample(
     outermost call in `jax.jit`, since an eager call compiles its scan anew each time.
 
     If the critic is `bounded`, the actions are clipped to its bounds, before they are
-    ranked. Candidate `i` is drawn with `jax.random.fold_in(key, i)`, so that candidates nest:
-    a larger `best_of` never lowers the value. `best_of=1` does not ask for the value.
+    ranked. Candidates nest (see `candidates`): a larger `best_of` never lowers the value.
+    `best_of=1` does not ask for the value.
 
     ```python
     act = jax.jit(lambda obs, key: qgf_eqx.sample(policy, critic, obs, key, weight=0.1))
@@ -136,22 +245,25 @@ def sample(
     the policy reads gives a NaN action, never a finite one; a candidate of value NaN ranks last.
     """
     best_of = check_count("best_of", best_of, "it sets the number of candidates")
-    steps = check_count("steps", steps, "it sets the length of the scan")
-    shape = _action_shape(policy, critic)
-    _check_key(key)
-
-    def candidate(i):
-        noise = jax.random.normal(jax.random.fold_in(key, i), shape)
-        action = guided_flow(
-            policy, critic, obs, noise, guidance=guidance, weight=weight, steps=steps
-        )
-        return critic.to_bounds(action) if isinstance(critic, Bounded) else action
-
     if best_of == 1:
-        return candidate(0)
-    actions = jax.vmap(candidate)(jnp.arange(best_of))
-    values = jax.vmap(partial(value_of, critic, obs))(actions)
-    return actions[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
+        return _draw(policy, critic, obs, key, guidance, weight, steps, 0)
+    options = {"guidance": guidance, "weight": weight, "steps": steps}
+    return best(critic, obs, candidates(policy, critic, obs, key, count=best_of, **options))
+
+
+def _draw(policy, critic, obs, key, guidance, weight, steps, i) -> Action:
+    check_count("steps", steps, "it sets the length of the scan")
+    _check_key(key)
+    noise = jax.random.normal(jax.random.fold_in(key, i), _action_shape(policy, critic))
+    action = guided_flow(policy, critic, obs, noise, guidance=guidance, weight=weight, steps=steps)
+    return critic.to_bounds(action) if isinstance(critic, Bounded) else action
+
+
+def _as_noise(noise) -> Array:
+    noise = jnp.asarray(noise)
+    if not jnp.issubdtype(noise.dtype, jnp.floating):
+        raise ValueError(f"`noise` must be an array of floats, got {noise.dtype}.")
+    return noise
 
 
 def _as_gradient(g, a_t: Array) -> Array:

@@ -41,6 +41,13 @@ class Critic(Protocol):
 
 
 @runtime_checkable
+class TimedCritic(Protocol):
+    """An action value on the flow: any callable `(obs, a_t, t) -> scalar`."""
+
+    def __call__(self, obs: Obs, a_t: Action, t: Time, /) -> Scalar: ...
+
+
+@runtime_checkable
 class Value(Protocol):
     """A state value: any callable `obs -> scalar`."""
 

@@ -11,21 +11,26 @@ whether the answer is carried back to `a_t` by the exact Jacobian `J` or as it i
 | `k` Euler steps away | `look_ahead` | `look_ahead(jacobian=True)` |
 | the end of the ODE | `qgf_chain` | `bptt` |
 
-`monte_carlo` asks at several points around the leap; `zero` and `random_direction` are controls.
+`monte_carlo` and `curvature` correct for what the leap does not know; `jacobian_regularized`,
+`jacobian_ortho` and `jacobian_smooth` bring the exact `J` nearer to `I`; `robust` asks a critic
+that was trained at noisy actions; `gated` trusts an ensemble as far as it agrees; `zero` and
+`random_direction` are controls.
 
 Options are bound with `equinox.Partial`, which, unlike a lambda, does not recompile:
 `eqx.Partial(guidance.bptt, steps=20)`.
 """
 
+from collections.abc import Callable
+
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ._denoise import check_count, denoise, one_step
 from ._fields import action_gradient, velocity
 from ._fields import critic as value_of
-from ._types import Action, Critic, Guidance, Key, Obs, Time, Velocity
+from ._types import Action, Critic, Guidance, Key, Obs, Time, TimedCritic, Velocity
 
 
 def ood(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
@@ -157,7 +162,161 @@ def look_ahead(
     return carry_back(action_gradient(critic, obs, action))[0]
 
 
+def posterior_std(t: Time, *, data_std: float | Array = 1.0) -> Time | Array:
+    """The standard deviation of the clean action given the noisy one, for Gaussian data:
+    `data_std (1 - t) / sqrt((1 - t)^2 + t^2 data_std^2)`.
+
+    For `data_std = 1` it is the `r_t` of loss-guided diffusion. Bind the option with
+    `equinox.Partial`.
+    """
+    return data_std * (1 - t) / ((1 - t) ** 2 + t**2 * data_std**2) ** 0.5
+
+
 def monte_carlo(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    *,
+    key: Key,
+    samples: int = 16,
+    std: float | Array | Callable[[Time], Time | Array] = posterior_std,
+    temperature: float | Array = 1.0,
+) -> Action:
+    """The gradient of the soft value around the leap, in `a`, with `J = I`:
+    `g = temperature grad_a log mean_i exp(Q(obs, a + std eps_i) / temperature)`.
+
+    The posterior of the clean action is taken as a Gaussian around the Euler leap `a`, of which
+    the same `samples` noises are used at every step. At `std = 0`, or at a high temperature and a
+    linear critic, it is `qgf`. For Gaussian data it is calibrated: with `posterior_std` and the
+    weight `weights.GaussianCovariance(1 / temperature, data_std)` the samples follow the tilted
+    law `p(a) exp(Q / temperature)`.
+
+    Arguments and return as for `qgf`, and
+
+    - `key`: for the noises.
+    - `samples`: how many.
+    - `std`: of the posterior: a number, one per dimension, or a function of `t`.
+    - `temperature`: in units of Q; the paper's beta, the inverse of the weight.
+
+    Costs the policy forward and `samples` times the critic forward and backward. Source:
+    loss-guided diffusion, Song et al., ICML 2023.
+    """
+    samples = check_count("samples", samples, "it sets the number of noises")
+    noises = jax.random.normal(key, (samples, *a_t.shape), a_t.dtype)
+    spread = jnp.asarray(std(t) if callable(std) else std, a_t.dtype)
+
+    def soft_value(action):
+        values = jax.vmap(lambda eps: value_of(critic, obs, action + spread * eps))(noises)
+        return temperature * jax.nn.logsumexp(values / temperature)
+
+    return jax.grad(soft_value)(one_step(policy, obs, a_t, t))
+
+
+def curvature(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    *,
+    temperature: float | Array = 1.0,
+    iterations: int = 3,
+    earliest: float = 0.05,
+) -> Action:
+    """The exactly tilted direction for a Gaussian posterior and a quadratic critic:
+    `g = (I - Sigma H / temperature)^-1 Sigma grad Q(obs, a) / (1 - t)`.
+
+    `a` is the Euler leap, `Sigma` the covariance of the clean action given the noisy one, known
+    from the leap's Jacobian, `J = t / (1 - t)^2 Sigma`, and `H` the critic's Hessian at `a`.
+    The schedule is inside: with a constant weight of `1 / temperature` the samples follow the
+    tilted law `p(a) exp(Q / temperature)`, in the limit of many steps. With `iterations=1` and
+    a linear critic it is `qgf_jacobian` times `(1 - t) / t`.
+
+    No matrix is formed: the system is solved by conjugate gradients in the inner product of
+    `Sigma`, which needs `Sigma` and `H` only as products and never the inverse of `Sigma`. Where
+    the system is not positive definite (a critic so convex that the tilted law has no mass),
+    the correction is left out. Arguments and return as for `qgf`, and
+
+    - `temperature`: in units of Q; the paper's beta, the inverse of the weight.
+    - `iterations`: of conjugate gradients; as many as dimensions is exact.
+    - `earliest`: times below it are taken as this, since `Sigma` cannot be read from `J` at 0.
+
+    Costs the policy forward and `1 + iterations` times backward, and the critic forward and
+    backward, the latter again twice per iteration. Source: Feng et al., ICML 2025,
+    arXiv 2502.02150, for the covariance.
+    """
+    iterations = check_count("iterations", iterations, "it sets the length of the scan")
+    t = jnp.maximum(jnp.asarray(t, a_t.dtype), earliest)
+    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
+    g, hessian = jax.linearize(lambda a: action_gradient(critic, obs, a), action)
+
+    def covariance(x):
+        return (1 - t) ** 2 / t * carry_back(x)[0]
+
+    def iterate(carry, _):
+        x, residual, z, p, dual, size = carry  # z = Sigma residual, p = Sigma dual
+        image = dual - hessian(p) / temperature
+        bend = jnp.vdot(p, image)
+        sound = (bend > 0) & (size > 0)
+        length = jnp.where(sound, size / jnp.where(sound, bend, 1), 0)
+        x, residual = x + length * p, residual - length * image
+        z = covariance(residual)
+        smaller = jnp.vdot(residual, z)
+        ratio = jnp.where(sound, smaller / jnp.where(sound, size, 1), 0)
+        return (x, residual, z, z + ratio * p, residual + ratio * dual, smaller), sound
+
+    z = covariance(g)
+    start = (jnp.zeros_like(g), g, z, z, g, jnp.vdot(g, z))
+    (x, *_), sound = jax.lax.scan(iterate, start, length=iterations)
+    # Divided by 1 - t, but for t = 1, where all is zero.
+    return jnp.where(sound[0], x, z) / jnp.where(t < 1, 1 - t, 1)
+
+
+def jacobian_regularized(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    *,
+    shrinkage: float | Array = 0.5,
+) -> Action:
+    """Between `qgf_jacobian` and `qgf`: `g = ((1 - shrinkage) J + shrinkage I)^T grad Q(obs, a)`.
+
+    An ablation of the paper's appendix. Arguments and return as for `qgf`, and
+
+    - `shrinkage`: 0 is `qgf_jacobian`, 1 is `qgf`.
+
+    Costs what `qgf_jacobian` costs.
+    """
+    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
+    g = action_gradient(critic, obs, action)
+    return (1 - shrinkage) * carry_back(g)[0] + shrinkage * g
+
+
+def jacobian_ortho(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
+    """`qgf_jacobian` with `J` replaced by its orthogonal polar factor: `g = U^T grad Q(obs, a)`,
+    where `J = U P`.
+
+    An ablation of the paper's appendix, which keeps the gradient's norm. For an exact flow `J` is
+    symmetric and positive, so `U = I` and this is `qgf`: it measures how far a trained flow is
+    from that. Where `J` is singular, as at `t = 0`, `U` is not unique. Arguments and return as for
+    `qgf`.
+
+    The one estimator that forms `J`: costs the policy backward once per action dimension, and a
+    singular value decomposition, on top of `qgf`.
+    """
+    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
+    basis = jnp.eye(a_t.size, dtype=a_t.dtype).reshape(-1, *a_t.shape)
+    jacobian = jax.vmap(lambda row: carry_back(row)[0])(basis).reshape(a_t.size, a_t.size)
+    left, _, right = jnp.linalg.svd(jacobian)
+    g = jnp.ravel(action_gradient(critic, obs, action))
+    return ((left @ right).T @ g).reshape(a_t.shape)
+
+
+def jacobian_smooth(
     policy: Velocity,
     critic: Critic,
     obs: Obs,
@@ -168,28 +327,77 @@ def monte_carlo(
     samples: int = 16,
     std: float | Array = 0.1,
 ) -> Action:
-    """The gradient of the soft value around the leap, in `a`:
-    `g = grad_a log mean_i exp Q(obs, a + std eps_i)`, with `J = I`.
+    """`qgf_jacobian` with `J` averaged around `a_t`:
+    `g = mean_i J(a_t + std eps_i)^T grad Q(obs, a)`.
 
-    The posterior of the clean action is taken as a Gaussian around the Euler leap `a`, of which
-    the same `samples` noises are used at every step. At `std = 0` it is `qgf`. For a critic in
-    units of its temperature, since it exponentiates Q: scale the critic, not only the weight.
-    Loss-guided diffusion (Song et al., ICML 2023). Arguments and return as for `qgf`, and
+    An ablation of the paper's appendix; the noises are the same at every step. Arguments and
+    return as for `qgf`, and
 
     - `key`: for the noises.
     - `samples`: how many.
-    - `std`: of the posterior, a number or one per dimension.
+    - `std`: of the noise on `a_t`.
 
-    Costs the policy forward and `samples` times the critic forward and backward.
+    Costs `qgf`, and `samples` times the policy forward and backward.
     """
     samples = check_count("samples", samples, "it sets the number of noises")
+    g = action_gradient(critic, obs, one_step(policy, obs, a_t, t))
+
+    def carried_back(noise):
+        return jax.vjp(lambda a: one_step(policy, obs, a, t), a_t + std * noise)[1](g)[0]
+
     noises = jax.random.normal(key, (samples, *a_t.shape), a_t.dtype)
+    return jnp.mean(jax.vmap(carried_back)(noises), axis=0)
 
-    def soft_value(action):
-        values = jax.vmap(lambda eps: value_of(critic, obs, action + std * eps))(noises)
-        return jax.nn.logsumexp(values) - jnp.log(jnp.asarray(samples, a_t.dtype))
 
-    return jax.grad(soft_value)(one_step(policy, obs, a_t, t))
+def robust(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    *,
+    robust_critic: TimedCritic,
+) -> Action:
+    """The gradient of a critic that was trained at noisy actions:
+    `g = grad_{a_t} Q_r(obs, a_t, t)`.
+
+    The paper's RobustQ. Trained with `objectives.robust_critic` by squares, `Q_r` is
+    `E[Q | a_t]`; by `objectives.linex` it is the soft value `log E[exp Q | a_t]`, whose gradient
+    times `(1 - t) / t` is exactly the tilted direction. `critic` is not asked (it still ranks
+    best-of-N). Arguments and return as for `qgf`, and
+
+    - `robust_critic`: any callable `(obs, a_t, t) -> scalar`.
+
+    Costs that critic forward and backward.
+    """
+    return action_gradient(lambda obs, a: robust_critic(obs, a, t), obs, a_t)
+
+
+def gated(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    *,
+    values: Callable[[Obs, Action], Float[Array, " members"]],
+    kappa: float | Array = 1.0,
+    like: Guidance = qgf,
+) -> Action:
+    """An estimator, trusted as far as the critics agree: `g = exp(-kappa std_e Q_e(obs, a)) like`.
+
+    The standard deviation is over the members of an ensemble at the Euler leap `a`. A gate has to
+    know where the critic was asked, so it is an estimator and not a weight. Arguments and return
+    as for `qgf`, and
+
+    - `values`: every member's value; `nn.Ensemble` has it as a method.
+    - `kappa`: per unit of Q; 0 is `like`.
+    - `like`: the estimator that is gated.
+
+    Costs `like`, and the forward pass of every member.
+    """
+    spread = jnp.std(values(obs, one_step(policy, obs, a_t, t)))
+    return jnp.exp(-kappa * spread).astype(a_t.dtype) * like(policy, critic, obs, a_t, t)
 
 
 def zero(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:

@@ -119,6 +119,39 @@ class CriticMLP(eqx.Module):
         return self.mlp(jnp.concatenate([obs, action.ravel()]))[0]
 
 
+class TimedCriticMLP(eqx.Module):
+    """A critic of points on the flow, `Q(obs, a_t, t)`, for `guidance.robust`: an MLP of
+    `concat(obs, a_t, embed(t))`, one scalar. Otherwise as `CriticMLP`.
+    """
+
+    mlp: "_MLP"
+    obs_size: int = eqx.field(static=True)
+    action_shape: tuple[int, ...] = eqx.field(static=True)
+    embed: Callable[[Time], Array] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_shape: tuple[int, ...],
+        *,
+        width: int = 1024,
+        depth: int = 4,
+        embed: Callable[[Time], Array] = low_frequency_time,
+        key: Key,
+    ):
+        """Arguments as for `VelocityMLP`."""
+        self.obs_size, self.action_shape, self.embed = obs_size, tuple(action_shape), embed
+        in_size = obs_size + prod(action_shape) + jax.eval_shape(embed, jnp.zeros(())).size
+        self.mlp = _MLP(in_size, 1, width, normed=[True] * depth, key=key)
+
+    def __call__(self, obs: Obs, a_t: Action, t: Time) -> Scalar:
+        """The value at `(obs, a_t, t)`."""
+        a_t = _check_action(a_t, self.action_shape, self.mlp.dtype)
+        time = self.embed(jnp.asarray(t, self.mlp.dtype)).astype(self.mlp.dtype)
+        obs = _flatten(obs, self.obs_size, self.mlp.dtype)
+        return self.mlp(jnp.concatenate([obs, a_t.ravel(), time]))[0]
+
+
 class ValueMLP(eqx.Module):
     """A state value `V(obs)`: an MLP with LayerNorm on every hidden layer, one scalar."""
 
@@ -135,8 +168,28 @@ class ValueMLP(eqx.Module):
         return self.mlp(_flatten(obs, self.obs_size, self.mlp.dtype))[0]
 
 
+class LowerBound(eqx.Module):
+    """Reduces an ensemble to `mean - rho std`: a number that few members are below.
+
+    `rho = 0` is the mean; with two members `rho = 1` is the minimum.
+    """
+
+    rho: float = 0.5
+
+    def __call__(self, values: Float[Array, " size"]) -> Scalar:
+        """The lower bound of the members' values."""
+        centre = jnp.mean(values)
+        squares = jnp.mean(jnp.square(values - centre))
+        # Where all members agree the root has no derivative, and the bound is the mean.
+        apart = squares > 0
+        return centre - self.rho * jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1)), 0)
+
+
 class Ensemble(eqx.Module):
     """Critics of one architecture, stacked, that reduce themselves to a scalar.
+
+    Reductions are functions of the vector of values: `jnp.min` (the paper's), `jnp.mean`,
+    `LowerBound(rho)`. `member(i)` is one of them alone.
 
     ```python
     critic = Ensemble(lambda key: CriticMLP(obs_size, action_shape, key=key), 2, key=key)
@@ -167,6 +220,10 @@ class Ensemble(eqx.Module):
     def values(self, obs: Obs, action: Action) -> Float[Array, " size"]:
         """Every member's value at `(obs, action)`."""
         return eqx.filter_vmap(lambda member: member(obs, action))(self.members)
+
+    def member(self, index: int | Scalar) -> Callable[[Obs, Action], Scalar]:
+        """One critic of the ensemble, which costs one; `index` may be traced, say random."""
+        return jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, self.members)
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The reduced value at `(obs, action)`."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from ._fields import critic as value_of
 from ._fields import velocity
-from ._types import Action, Critic, Key, Obs, Value, Velocity
+from ._types import Action, Critic, Key, Obs, TimedCritic, Value, Velocity
 
 _Model = TypeVar("_Model", bound=PyTree)
 
@@ -48,11 +48,15 @@ def flow_matching(
 
     **Returns:** the squared error, averaged over the action's dimensions.
     """
+    a_t, t, target = _point_on_the_flow(action, key, time)
+    return jnp.mean(jnp.square(velocity(policy, obs, a_t, t) - target))
+
+
+def _point_on_the_flow(action, key, time):
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, action.shape, action.dtype)
     t = time(time_key).astype(action.dtype)
-    a_t = (1 - t) * noise + t * action
-    return jnp.mean(jnp.square(velocity(policy, obs, a_t, t) - (action - noise)))
+    return (1 - t) * noise + t * action, t, action - noise
 
 
 def expectile(difference: Scalar, tau: float) -> Scalar:
@@ -118,6 +122,83 @@ def td_critic(
     """
     backup = stop_gradient(reward + discount * value_of(target, next_obs, next_action))
     return jnp.square(value_of(critic, obs, action) - backup)
+
+
+def linex(difference: Scalar) -> Scalar:
+    """The LinEx loss `exp(difference) - difference - 1`.
+
+    With `difference = target - prediction` its minimiser is the soft value
+    `log E[exp target]`, where a square's is the mean. For targets in units of their temperature:
+    its gradient explodes with differences far above 1.
+    """
+    return jnp.expm1(difference) - difference
+
+
+def robust_critic(
+    robust: TimedCritic,
+    target: Critic,
+    obs: Obs,
+    action: Action,
+    key: Key,
+    *,
+    time: Callable[[Key], Scalar] = uniform_time,
+    loss: Callable[[Scalar], Scalar] = jnp.square,
+    temperature: float | Array = 1.0,
+) -> Scalar:
+    """The loss of a critic of noisy actions:
+    `loss((Q_target(obs, a_1) - Q_r(obs, (1-t) a_0 + t a_1, t)) / temperature)`.
+
+    With squares the minimiser is `E[Q | a_t]`, with `linex` it is the soft value
+    `temperature log E[exp(Q / temperature) | a_t]`; its gradient guides as `guidance.robust`.
+
+    **Arguments:**
+
+    - `robust`: the critic `(obs, a_t, t) -> scalar` to train.
+    - `target`: the critic of clean actions, reduced to a scalar.
+    - `obs`, `action`: of one transition; `action` is `a_1`, from the data.
+    - `key`: for the noise `a_0 ~ N(0, I)` and the time.
+    - `time`: how the time is drawn.
+    - `loss`: `jnp.square` or `linex`.
+    - `temperature`: in units of Q.
+
+    **Raises:** `ValueError` if `robust` returns no scalar.
+
+    Source: RobustQ, a baseline of arXiv 2606.11087.
+    """
+    a_t, t, _ = _point_on_the_flow(action, key, time)
+    value = value_of(lambda obs, a: robust(obs, a, t), obs, a_t)
+    return loss((stop_gradient(value_of(target, obs, action)) - value) / temperature)
+
+
+def cfgrl(
+    policy: Velocity,
+    advantage: Scalar,
+    obs: Obs,
+    action: Action,
+    key: Key,
+    *,
+    time: Callable[[Key], Scalar] = uniform_time,
+    share: float = 0.1,
+) -> Scalar:
+    """CFGRL's loss: flow matching on the condition "better than the state's value", and,
+    with weight `share`, on none: `1[advantage > 0] L(policy | 1) + share L(policy | 0)`.
+
+    The policy is called with the observation `(obs, condition)`, the condition being 1 or 0, as
+    by `steering.ClassifierFree`, which samples it. Arguments and return as for `flow_matching`, and
+
+    - `advantage`: `Q(obs, action) - V(obs)`; nothing is differentiated through it.
+    - `share`: of the unconditioned loss.
+
+    Source: CFGRL, with the constants of arXiv 2606.11087.
+    """
+    a_t, t, target = _point_on_the_flow(action, key, time)
+
+    def error(condition):
+        v = velocity(policy, (obs, jnp.full((), condition, action.dtype)), a_t, t)
+        return jnp.mean(jnp.square(v - target))
+
+    better = (stop_gradient(advantage) > 0).astype(action.dtype)
+    return better * error(1) + share * error(0)
 
 
 def polyak(target: _Model, online: _Model, rate: float) -> _Model:

@@ -1,17 +1,20 @@
 """What `weight` may be besides a number: functions of `(t, v, g)`, the time, velocity and gradient.
 
 Any function will do; these are Modules, so that they can be compared, stored and passed to `jit`
-without compiling again.
+without compiling again. Those that take a weight take any, and so they compose:
+`ClipNorm(Mask(LinearDecay(0.2), mask), 1.0)`.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._types import Action, Time
+from ._types import Action, Time, Weight
+
+
+def weight_at(weight: Weight, t: Time, v: Action, g: Action) -> Time | Array:
+    """A weight's value: `weight(t, v, g)` if it is a function, else the weight itself."""
+    return weight(t, v, g) if callable(weight) else weight
 
 
 class LinearDecay(eqx.Module):
@@ -31,6 +34,38 @@ class LinearDecay(eqx.Module):
         return f"{self.start:g} (1-t)"
 
 
+class LinearGrowth(eqx.Module):
+    """A weight that grows linearly from zero: `w(t) = end t`.
+
+    The first steps, where the leap knows least, are hardly guided.
+    """
+
+    end: float | Float[Array, ""]
+
+    def __call__(self, t: Time, v: Action, g: Action) -> Time:
+        """The weight at time `t`."""
+        return self.end * t
+
+    def __str__(self) -> str:
+        return f"{self.end:g} t"
+
+
+class CappedRatio(eqx.Module):
+    """The factor of the exactly tilted velocity, capped: `w(t) = weight min((1 - t) / t, largest)`.
+
+    With it, and `weight = 1 / temperature`, `guidance.qgf_jacobian` is DPS. The cap is what keeps
+    the first step finite.
+    """
+
+    weight: float | Float[Array, ""]
+    largest: float | Float[Array, ""] = 10.0
+
+    def __call__(self, t: Time, v: Action, g: Action) -> Array:
+        """The weight at time `t`."""
+        t = jnp.asarray(t)
+        return self.weight * jnp.minimum((1 - t) / jnp.where(t > 0, t, 1e-9), self.largest)
+
+
 class Interval(eqx.Module):
     """A weight that holds only for `first <= t < last`: `w(t) = weight` inside, else 0.
 
@@ -38,13 +73,28 @@ class Interval(eqx.Module):
     corrects. The bounds are compared with the start of each step.
     """
 
-    weight: float | Float[Array, ""]
+    weight: Weight
     first: float = 0.0
     last: float = 1.0
 
     def __call__(self, t: Time, v: Action, g: Action) -> Array:
         """The weight at time `t`."""
-        return jnp.where((t >= self.first) & (t < self.last), self.weight, 0.0)
+        inside = (t >= self.first) & (t < self.last)
+        return jnp.where(inside, weight_at(self.weight, t, v, g), 0.0)
+
+
+class Mask(eqx.Module):
+    """A weight that differs by dimension: `w = weight mask`, elementwise.
+
+    Say 0 for a gripper that guidance must not touch, and 1 for the rest; any factors will do.
+    """
+
+    weight: Weight
+    mask: Float[Array, "..."]
+
+    def __call__(self, t: Time, v: Action, g: Action) -> Array:
+        """The weights of all dimensions."""
+        return weight_at(self.weight, t, v, g) * self.mask
 
 
 class NormMatched(eqx.Module):
@@ -62,19 +112,19 @@ class NormMatched(eqx.Module):
         ratio = jnp.linalg.norm(jnp.ravel(v)) / jnp.where(norm == 0, 1, norm)
         return jnp.where(norm == 0, 0, self.share * ratio)
 
+    def __str__(self) -> str:
+        return f"{self.share:g} |v|/|g|"
+
 
 class ClipNorm(eqx.Module):
-    """A trust region: `w = weight min(1, largest / ||weight g||)`, so that `||w g|| <= largest`.
+    """A trust region: `w = weight min(1, largest / ||weight g||)`, so that `||w g|| <= largest`."""
 
-    `weight` may itself be a function of `(t, v, g)`: this is how weights compose.
-    """
-
-    weight: float | Float[Array, ""] | Callable[[Time, Action, Action], Any]
+    weight: Weight
     largest: float | Float[Array, ""]
 
     def __call__(self, t: Time, v: Action, g: Action) -> Array:
         """The weight for this gradient."""
-        weight = self.weight(t, v, g) if callable(self.weight) else self.weight
+        weight = weight_at(self.weight, t, v, g)
         norm = jnp.linalg.norm(jnp.ravel(weight * g))
         return weight * jnp.minimum(1, self.largest / jnp.where(norm == 0, 1, norm))
 

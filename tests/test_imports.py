@@ -44,7 +44,8 @@ def test_an_edge_without_its_extra_says_what_to_install(module, missing, extra):
     assert found.returncode != 0 and f"pip install 'qgf_eqx[{extra}]'" in found.stderr
 
 
-ORDER = ["_types", "_fields", "_denoise", "guidance", "_sample", "objectives", "nn", "analytic"]
+ORDER = ["_types", "_fields", "_denoise", "guidance", "weights", "_sample", "steering"]
+ORDER += ["likelihood", "objectives", "nn", "analytic", "analysis"]
 EDGES = ["datasets", "train", "evaluate", "checkpoint", "experiment", "plot", "cli"]
 
 

@@ -7,6 +7,8 @@ import pytest
 from qgf_eqx.nn import (
     CriticMLP,
     Ensemble,
+    LowerBound,
+    TimedCriticMLP,
     ValueMLP,
     VelocityMLP,
     low_frequency_time,
@@ -88,3 +90,34 @@ def test_an_action_of_another_shape_is_refused(unchecked):
     policy = VelocityMLP(2, (3,), width=8, key=KEY)
     with pytest.raises(ValueError, match=r"the action has shape \(7, 3\).*`jax.vmap`"):
         policy(np.zeros(2), jnp.zeros((7, 3)), 0.5)
+
+
+def test_the_lower_bound_by_hand(x64):
+    values = jnp.array([1.0, 3.0])
+    np.testing.assert_allclose([LowerBound(r)(values) for r in (0.0, 0.5, 1.0)], [2.0, 1.5, 1.0])
+    slope = jax.grad(LowerBound(0.5))(jnp.array([2.0, 2.0]))  # where the root has no derivative
+    np.testing.assert_allclose(slope, [0.5, 0.5])
+
+
+def test_an_ensemble_reduces_as_it_is_told_and_gives_its_members():
+    make = lambda k: CriticMLP(2, (3,), width=16, depth=2, key=k)  # noqa: E731
+    obs, action = jnp.ones(2), jnp.ones(3)
+    for reduce in (jnp.min, jnp.mean, LowerBound(0.5)):
+        ensemble = Ensemble(make, 3, reduce=reduce, key=KEY)
+        values = ensemble.values(obs, action)
+        np.testing.assert_allclose(ensemble(obs, action), reduce(values), rtol=1e-6)
+    ask = eqx.filter_jit(lambda i: ensemble.member(i)(obs, action))
+    found = [ask(jnp.asarray(i)) for i in range(3)]
+    np.testing.assert_allclose(found, values, rtol=1e-5)
+
+
+def test_a_timed_critic_depends_on_everything_it_is_given():
+    critic = TimedCriticMLP(2, (3,), width=16, depth=2, key=KEY)
+    base = critic(jnp.ones(2), jnp.ones(3), 0.5)
+    assert base.shape == ()
+    for other in (
+        critic(jnp.zeros(2), jnp.ones(3), 0.5),
+        critic(jnp.ones(2), jnp.zeros(3), 0.5),
+        critic(jnp.ones(2), jnp.ones(3), 0.7),
+    ):
+        assert other != base

@@ -179,3 +179,57 @@ def test_iql_reaches_the_fixed_point_of_a_tabular_mdp(loose_promotion, x64, unch
 def test_discounted_sum_by_hand():
     rewards = jnp.array([-1.0, -1.0, 0.0, -2.0])
     assert objectives.discounted_sum(rewards, 0.5) == -1 - 0.5 - 0 - 0.25
+
+
+@pytest.mark.parametrize("kind", ["mean", "soft"])
+def test_the_minimisers_of_the_robust_critics_losses(x64, kind):
+    """E[Q | a_t] for squares, log E[exp Q | a_t] for LinEx, at a Gaussian flow and a linear Q."""
+    flow, slope = GaussianFlow(jnp.array(0.5), 0.6), 1.5
+    keys = jax.random.split(jax.random.key(0), 40_000)
+    actions = 0.5 + 0.6 * jax.random.normal(jax.random.key(1), (40_000,))
+    loss = jnp.square if kind == "mean" else objectives.linex
+
+    def expected_loss(shift, scale):
+        def robust(obs, a_t, t):
+            value = slope * flow.one_step(a_t, t)
+            if kind == "soft":  # the posterior's variance, from the Jacobian of its mean
+                value += slope**2 * (0.6 * (1 - t)) ** 2 / ((1 - t) ** 2 + 0.36 * t**2) / 2
+            return scale * value + shift
+
+        one = lambda a, k: objectives.robust_critic(  # noqa: E731
+            robust, lambda o, a: slope * a, None, a, k, loss=loss
+        )
+        return jnp.mean(jax.vmap(one)(actions, keys))
+
+    np.testing.assert_allclose(jax.grad(expected_loss, (0, 1))(0.0, 1.0), (0, 0), atol=0.03)
+    best = expected_loss(0.0, 1.0)
+    for shift, scale in ((0.2, 1.0), (-0.2, 1.0), (0.0, 0.8), (0.0, 1.2)):
+        assert expected_loss(shift, scale) > best
+
+
+def test_linex_by_hand(x64):
+    np.testing.assert_allclose(objectives.linex(jnp.array(2.0)), np.exp(2) - 3)
+    np.testing.assert_allclose(objectives.linex(jnp.array(-2.0)), np.exp(-2) + 1)
+
+
+def test_the_robust_loss_is_in_units_of_the_temperature(x64):
+    options = {"obs": None, "action": jnp.array(0.3), "key": jax.random.key(0)}
+    robust, target = (lambda o, a, t: 1.0 + 0 * a), (lambda o, a: 3.0 + 0 * a)
+    for temperature, expected in ((1.0, 4.0), (2.0, 1.0)):
+        found = objectives.robust_critic(robust, target, temperature=temperature, **options)
+        np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(("advantage", "weights"), [(0.7, (1.0, 0.1)), (-0.7, (0.0, 0.1))])
+def test_cfgrl_conditions_only_what_is_better_than_average(x64, advantage, weights):
+    action, key = jnp.array([0.2, -0.4]), jax.random.key(0)
+
+    def policy(obs, a_t, t):
+        return GaussianFlow(jnp.ones(2) * obs[1], 0.5)(None, a_t, t)
+
+    flows = [
+        objectives.flow_matching(lambda o, a, t, c=c: policy((o, c), a, t), None, action, key)
+        for c in (1.0, 0.0)
+    ]
+    found = objectives.cfgrl(policy, jnp.array(advantage), None, action, key)
+    np.testing.assert_allclose(found, np.dot(weights, flows))

@@ -1,3 +1,4 @@
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,18 @@ import pytest
 from scipy import stats
 
 import qgf_eqx
-from qgf_eqx import Flow, bounded, guidance, guided_flow, guided_step, sample
+from qgf_eqx import (
+    Flow,
+    Guided,
+    best,
+    bounded,
+    candidates,
+    guidance,
+    guided_flow,
+    guided_solve,
+    guided_step,
+    sample,
+)
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 
@@ -388,3 +400,83 @@ def test_complex_weights_and_integer_critics_are_refused(nets, unchecked):
         bad_sample(*nets, weight=jnp.asarray(1j))
     with pytest.raises(ValueError, match="`critic` returned int32; it must return a float"):
         bad_sample(nets[0], lambda o, a: jnp.sum(a > 0))
+
+
+def test_the_euler_solver_is_the_hand_written_flow(x64):
+    policy = MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1)
+    critic = lambda _, a: -((a - 3.0) ** 2)  # noqa: E731
+    for estimate in (guidance.qgf, guidance.bptt):
+        options = {"guidance": estimate, "weight": 0.5, "steps": 7}
+        for noise in (-1.0, 0.2, 1.5):
+            hand = guided_flow(policy, critic, None, jnp.asarray(noise), **options)
+            solved = guided_solve(
+                policy, critic, None, jnp.asarray(noise), solver=diffrax.Euler(), **options
+            )
+            np.testing.assert_allclose(solved, hand, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Bosh3(), 3)]
+)
+def test_solvers_of_the_guided_field_have_their_order(x64, solver, order):
+    flow = GaussianFlow(jnp.array([0.3, -0.2]), 0.5)
+    noise = jnp.array([0.5, 1.0])
+
+    def act(steps, solver=solver):
+        critic = lambda _, a: -jnp.sum((a - 1.0) ** 2)  # noqa: E731
+        return guided_solve(flow, critic, None, noise, weight=0.4, steps=steps, solver=solver)
+
+    exact = act(200, diffrax.Dopri8())
+    coarse, fine = (np.abs(act(n) - exact).max() for n in (40, 80))
+    assert abs(np.log2(coarse / fine) - order) < 0.15
+
+
+def test_an_adaptive_solver_is_batched_and_meets_its_tolerance(x64):
+    policy = MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.3)
+    noises = jax.random.normal(jax.random.key(0), (20,))
+    critic = lambda _, a: -((a - 3.0) ** 2)  # noqa: E731
+
+    def act(tolerance, max_steps=4096):
+        control = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+        return jax.jit(
+            jax.vmap(
+                lambda noise: guided_solve(
+                    policy,
+                    critic,
+                    None,
+                    noise,
+                    weight=0.5,
+                    solver=diffrax.Tsit5(),
+                    stepsize_controller=control,
+                    max_steps=max_steps,
+                )
+            )
+        )(noises)
+
+    exact = act(1e-11)
+    assert np.abs(act(1e-4) - exact).max() < 1e-2 < np.abs(act(1e-1) - exact).max() + 1e-2
+    assert np.abs(act(1e-7) - exact).max() < 1e-5
+    assert np.isnan(act(1e-11, max_steps=4)).all()
+
+
+def test_the_guided_field_is_a_policy():
+    policy = MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1)
+    critic = lambda _, a: -((a - 3.0) ** 2)  # noqa: E731
+    guided = Guided(policy, critic, weight=1.0)
+    assert guided.action_shape == ()
+    key = jax.random.key(0)
+    again = sample(guided, critic, None, key, weight=0)
+    np.testing.assert_allclose(again, sample(policy, critic, None, key, weight=1.0), rtol=1e-6)
+
+
+def test_candidates_share_their_noises_between_weights(nets):
+    policy, critic = nets
+    key = jax.random.key(3)
+    few, many = (candidates(policy, critic, OBS, key, count=n, weight=0.3) for n in (2, 5))
+    np.testing.assert_allclose(few, many[:2], atol=1e-6)
+    found = best(critic, OBS, many)
+    np.testing.assert_allclose(
+        found, sample(policy, critic, OBS, key, weight=0.3, best_of=5), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="count"):
+        candidates(policy, critic, OBS, key, count=0)

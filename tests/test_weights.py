@@ -6,7 +6,16 @@ import pytest
 
 from qgf_eqx import guided_flow, guided_step
 from qgf_eqx.analytic import GaussianFlow
-from qgf_eqx.weights import ClipNorm, GaussianCovariance, Interval, LinearDecay, NormMatched
+from qgf_eqx.weights import (
+    CappedRatio,
+    ClipNorm,
+    GaussianCovariance,
+    Interval,
+    LinearDecay,
+    LinearGrowth,
+    Mask,
+    NormMatched,
+)
 
 V, G = jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])
 
@@ -18,6 +27,10 @@ V, G = jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])
         (Interval(0.4, 0.2, 0.6), 0.1, 0.0),
         (Interval(0.4, 0.2, 0.6), 0.2, 0.4),
         (Interval(0.4, 0.2, 0.6), 0.6, 0.0),
+        (LinearGrowth(0.4), 0.25, 0.1),
+        (CappedRatio(0.4, 5.0), 0.25, 1.2),
+        (CappedRatio(0.4, 5.0), 0.0, 2.0),
+        (CappedRatio(0.4, 5.0), 1.0, 0.0),
         (NormMatched(0.2), 0.5, 0.2 * 5 / 2),
         (ClipNorm(0.4, 10.0), 0.5, 0.4),
         (ClipNorm(4.0, 1.0), 0.5, 0.5),
@@ -79,3 +92,23 @@ def test_weights_are_compared_by_value_and_do_not_retrace():
 
     for start in (0.1, 0.2, 0.3):
         step(ClipNorm(LinearDecay(jnp.asarray(start)), 1.0))
+
+
+def test_weights_compose(x64):
+    mask = jnp.array([1.0, 0.0])
+    v, g = V.astype(float), G.astype(float)
+    inside = Interval(Mask(LinearDecay(0.4), mask), 0.2, 0.6)
+    np.testing.assert_allclose(inside(0.25, v, g), [0.3, 0.0])
+    np.testing.assert_allclose(inside(0.75, v, g), [0.0, 0.0])
+    clipped = ClipNorm(Mask(2.0, jnp.array([1.0, 0.5])), 0.5)(0.5, v, g)
+    np.testing.assert_allclose(clipped, np.array([2.0, 1.0]) * 0.25)
+    np.testing.assert_allclose(np.linalg.norm(clipped * g), 0.5)
+
+
+def test_a_masked_dimension_follows_the_plain_flow(x64):
+    flow, noise = GaussianFlow(jnp.array([0.3, -0.2]), 0.4), jnp.array([0.5, 1.0])
+    critic = lambda o, a: -jnp.sum((a - 1.0) ** 2)  # noqa: E731
+    mask = jnp.array([1.0, 0.0])
+    masked = guided_flow(flow, critic, None, noise, weight=Mask(LinearDecay(0.4), mask))
+    plain = guided_flow(flow, critic, None, noise, weight=0)
+    assert masked[1] == plain[1] and abs(masked[0] - plain[0]) > 0.05

@@ -1,0 +1,229 @@
+"""What guidance does, before it is trusted: diagnostics along the flow; a weight by a budget."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Scalar
+
+from ._denoise import check_count, denoise, one_step
+from ._fields import Bounded, velocity
+from ._fields import critic as value_of
+from ._sample import Guided, guided_step
+from ._types import Action, Critic, Guidance, Key, Obs, Velocity, Weight
+from .guidance import qgf
+from .likelihood import kl_to_reference
+from .weights import weight_at
+
+
+class Diagnostics(eqx.Module):
+    """What happened at each step of a guided flow; made by `diagnose`.
+
+    Under `jax.vmap` every array has a leading axis of flows.
+    """
+
+    t: Float[Array, "... steps"]
+    """The time at which each step starts."""
+    share: Float[Array, "... steps"]
+    """`||w g|| / ||v||`: how strong guidance is beside the flow."""
+    cosine: Float[Array, "... steps"]
+    """`cos(g, v)`: 1 along the flow, 0 across, -1 against it."""
+    clipped: Float[Array, "... steps"]
+    """The share of the leap's dimensions that a `bounded` critic clips."""
+    spread: Float[Array, "... steps"]
+    """The standard deviation of the ensemble's values at the leap, in units of Q."""
+    value: Float[Array, "... steps"]
+    """`Q` at the leap."""
+    distance: Float[Array, "... steps"]
+    """After the step, from the plain flow's point from the same noise: root mean square over
+    the dimensions."""
+    action: Float[Array, "..."]
+    """The guided action, not clipped."""
+    plain: Float[Array, "..."]
+    """The plain flow's action from the same noise, not clipped."""
+
+
+def diagnose(
+    policy: Velocity,
+    critic: Critic,
+    obs: Obs,
+    noise: Action,
+    *,
+    guidance: Guidance = qgf,
+    weight: Weight = 0.1,
+    steps: int = 10,
+    values: Callable[[Obs, Action], Float[Array, " members"]] | None = None,
+) -> Diagnostics:
+    """Runs `guided_flow`, and says what guidance did at each step.
+
+    `jax.vmap` it over observations and noises, look at `plot.diagnostics`, read `judge`.
+
+    **Arguments:** as for `guided_flow`, and
+
+    - `values`: every member's value, `nn.Ensemble(...).values`; without it `spread` is NaN.
+
+    Costs `guided_flow`, the plain flow, and the critics once more per step.
+    """
+    steps = check_count("steps", steps, "it sets the length of the scan")
+    dt = 1 / steps
+
+    def outside(action):
+        if not isinstance(critic, Bounded):
+            return jnp.zeros((), noise.dtype)
+        return jnp.mean((critic.to_bounds(action) != action).astype(noise.dtype))
+
+    def step(carry, t):
+        a_t, plain = carry
+        v = velocity(policy, obs, a_t, t)
+        g = guidance(policy, critic, obs, a_t, t)
+        push = weight_at(weight, t, v, g) * g
+        leap = one_step(policy, obs, a_t, t)
+        spread = jnp.nan if values is None else jnp.std(values(obs, leap))
+        a_t = guided_step(policy, critic, obs, a_t, t, dt, guidance=guidance, weight=weight)
+        plain = plain + dt * velocity(policy, obs, plain, t)
+        found = {
+            "t": t,
+            "share": _norm(push) / _norm(v),
+            "cosine": jnp.vdot(g, v) / (_norm(g) * _norm(v)),
+            "clipped": outside(leap),
+            "spread": jnp.asarray(spread, a_t.dtype),
+            "value": value_of(critic, obs, leap),
+            "distance": jnp.sqrt(jnp.mean((a_t - plain) ** 2)),
+        }
+        return (a_t, plain), found
+
+    times = jnp.asarray(np.arange(steps) / steps, noise.dtype)
+    (action, plain), found = jax.lax.scan(step, (noise, noise), times)
+    return Diagnostics(**found, action=action, plain=plain)
+
+
+def judge(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -> list[str]:
+    """Warnings about a batch of `diagnose`d flows, best of many noises at each of some
+    observations; an empty list if there is nothing to say.
+
+    The yardstick is the flow's own spread: the root mean square of the plain actions around their
+    mean over the noises. Guidance that moves actions by less than `weak` of it can hardly change
+    what the robot does; by more than `strong` of it, actions leave the region where the flow has
+    data and the critic was trained. Heuristics, not laws: they say where to look.
+
+    **Arguments:**
+
+    - `found`: with two leading axes, observations and noises.
+    - `weak`, `strong`: the two limits, as shares of the flow's own spread.
+
+    **Raises:** `ValueError` if `found` has other than two leading axes, or a single noise.
+    """
+    if np.ndim(found.t) != 3 or found.t.shape[1] < 2:
+        raise ValueError(
+            "`found` must have two leading axes, observations and at least two noises: "
+            "`jax.vmap(jax.vmap(diagnose_one, (None, 0)), (0, 0))(observations, noises)`."
+        )
+    plain, action = (
+        np.asarray(a).reshape(*found.t.shape[:2], -1) for a in (found.plain, found.action)
+    )
+    own = np.sqrt(np.mean((plain - plain.mean(1, keepdims=True)) ** 2))
+    moved = np.sqrt(np.mean((action - plain) ** 2))
+    said = []
+    if not np.isfinite(action).all():
+        said.append("some actions are not finite: the weight is far too strong, or a net is broken")
+    elif moved < weak * own:
+        said.append(
+            f"far too weak: actions move by {moved / own:.2f} of the flow's own spread; raise the "
+            "weight, or use weights.NormMatched"
+        )
+    elif moved > strong * own:
+        said.append(
+            f"far too strong: actions move by {moved / own:.2f} of the flow's own spread, away "
+            "from where the critic was trained; lower the weight, or add weights.ClipNorm"
+        )
+    clipped = float(np.mean(found.clipped[..., -1]))
+    if clipped > 0.25:
+        said.append(f"{clipped:.0%} of the dimensions end outside the critic's bounds")
+    return said
+
+
+Measure: TypeAlias = Callable[[Guided, Obs, Key], Scalar]
+"""How far a guided policy is from its flow at one observation."""
+
+
+def flow_distance(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, steps: int = 10):
+    """The root mean square distance, over noises and dimensions, between guided and plain actions
+    from the same noises. Costs both flows, `samples` times."""
+    noises = jax.random.normal(key, (samples, *guided.action_shape))
+    ends = (
+        jax.vmap(lambda a, p=p: denoise(p, obs, a, 0.0, steps=steps))(noises)
+        for p in (guided, guided.policy)
+    )
+    return jnp.sqrt(jnp.mean(jnp.square(next(ends) - next(ends))))
+
+
+def flow_kl(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, steps: int = 20) -> Scalar:
+    """`likelihood.kl_to_reference` of the guided policy and its own flow, in nats."""
+    return kl_to_reference(guided, guided.policy, obs, key, samples=samples, steps=steps)[0]
+
+
+class WeightChoice(eqx.Module):
+    """What `choose_weight` chose, and what each weight spent of the budget."""
+
+    weight: Weight | None
+    """The last weight within the budget; `None` if there is none."""
+    spent: Float[np.ndarray, " weights"]
+    """The measure of every weight, a mean over the observations."""
+    error: Float[np.ndarray, " weights"]
+    """The standard error of that mean."""
+
+
+def choose_weight(
+    policy: Velocity,
+    critic: Critic,
+    observations: Obs,
+    key: Key,
+    *,
+    weights: Sequence[Weight],
+    budget: float,
+    measure: Measure = flow_distance,
+    guidance: Guidance = qgf,
+) -> WeightChoice:
+    """Chooses a weight offline: the strongest of `weights` whose mean `measure` is within `budget`.
+
+    No environment and no reward: it bounds how far guidance goes, not whether it helps. Weights
+    chosen on held-out episodes (`experiment.choose_weight`) answer the latter.
+
+    **Arguments:**
+
+    - `policy`, `critic`: as for `guided_step`.
+    - `observations`: a batch, along the first axis of every leaf.
+    - `key`: for the noises, the same for every weight.
+    - `weights`: from weak to strong, all numbers or all of one Module, say `LinearDecay`.
+    - `budget`: in the units of `measure`.
+    - `measure`: `flow_distance`, `flow_kl`, or a function `(guided, obs, key) -> scalar`; its
+      options are bound by `equinox.Partial`.
+    - `guidance`: the estimator.
+
+    **Returns:** the choice, and what every weight spent.
+
+    **Raises:** `ValueError` if there are no weights.
+    """
+    if not weights:
+        raise ValueError("`weights` is empty: give weights to choose from, weak to strong.")
+    count = jax.tree.leaves(observations)[0].shape[0]
+    keys = jax.random.split(key, count)
+
+    @eqx.filter_jit
+    def spend(weight):
+        guided = Guided(policy, critic, guidance, weight)
+        return jax.vmap(partial(measure, guided))(observations, keys)
+
+    spent = np.stack([spend(jax.tree.map(jnp.asarray, weight)) for weight in weights])
+    means = spent.mean(axis=1)
+    within = np.flatnonzero(means <= budget)
+    chosen = weights[within[-1]] if len(within) else None
+    return WeightChoice(chosen, means, spent.std(axis=1) / count**0.5)
+
+
+def _norm(x) -> Scalar:
+    return jnp.linalg.norm(jnp.ravel(x))

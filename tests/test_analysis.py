@@ -1,0 +1,117 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import Guided, bounded, guidance, guided_flow
+from qgf_eqx.analysis import choose_weight, diagnose, flow_distance, flow_kl, judge
+from qgf_eqx.analytic import GaussianFlow, MixtureFlow
+from qgf_eqx.weights import LinearDecay
+
+
+def slope(obs, action):
+    return 2.0 * action[0]
+
+
+def test_diagnostics_by_hand(x64):
+    flow = GaussianFlow(jnp.array([0.3, -0.2]), 0.5)
+    noise = jnp.array([0.4, 1.0])
+    found = diagnose(
+        flow,
+        bounded(slope, -0.25, 0.25),
+        None,
+        noise,
+        weight=LinearDecay(0.3),
+        steps=4,
+        values=lambda o, a: jnp.stack([a[0], 3 * a[0]]),
+    )
+    a, plain = np.asarray(noise), np.asarray(noise)
+    for k in range(4):
+        t, v = k / 4, np.asarray(flow(None, jnp.asarray(a), k / 4))
+        g, leap = np.array([2.0, 0.0]), a + (1 - t) * v
+        push = 0.3 * (1 - t) * g
+        np.testing.assert_allclose(found.t[k], t)
+        np.testing.assert_allclose(found.share[k], np.linalg.norm(push) / np.linalg.norm(v))
+        np.testing.assert_allclose(found.cosine[k], v[0] / np.linalg.norm(v))
+        np.testing.assert_allclose(found.clipped[k], np.mean(np.abs(leap) > 0.25))
+        np.testing.assert_allclose(found.spread[k], abs(leap[0]))
+        np.testing.assert_allclose(found.value[k], 2 * np.clip(leap[0], -0.25, 0.25))
+        a, plain = a + (v + push) / 4, plain + np.asarray(flow(None, jnp.asarray(plain), t)) / 4
+        np.testing.assert_allclose(found.distance[k], np.sqrt(np.mean((a - plain) ** 2)))
+    np.testing.assert_allclose(found.action, a)
+    np.testing.assert_allclose(found.plain, plain)
+
+
+def test_the_diagnosed_action_is_the_guided_flows():
+    flow, noise = MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1), jnp.array(0.3)
+    critic = lambda o, a: -((a - 3.0) ** 2)  # noqa: E731
+    for estimate in (guidance.qgf, guidance.ood):
+        found = diagnose(flow, critic, None, noise, guidance=estimate, weight=1.0)
+        expected = guided_flow(flow, critic, None, noise, guidance=estimate, weight=1.0)
+        np.testing.assert_allclose(found.action, expected, rtol=1e-6)
+        assert np.isnan(found.spread).all() and (found.clipped == 0).all()
+
+
+def diagnosed(weight, critic=slope):
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    noises = jax.random.normal(jax.random.key(0), (1, 200, 2))
+    one = lambda n: diagnose(flow, critic, None, n, weight=weight)  # noqa: E731
+    return jax.vmap(jax.vmap(one))(noises)
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"), [(0.001, "too weak"), (0.1, None), (3.0, "too strong")]
+)
+def test_the_warning_rule_says_too_weak_and_too_strong(weight, said):
+    warnings = judge(diagnosed(weight))
+    assert warnings == [] if said is None else said in warnings[0]
+
+
+def test_the_warning_rule_sees_bounds_and_broken_critics():
+    assert "outside the critic's bounds" in judge(diagnosed(0.1, bounded(slope, -0.1, 0.1)))[-1]
+    assert "not finite" in judge(diagnosed(0.1, lambda o, a: jnp.nan * a[0]))[0]
+    with pytest.raises(ValueError, match="two leading axes"):
+        judge(diagnose(GaussianFlow(jnp.zeros(2), 0.5), slope, None, jnp.zeros(2)))
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_the_strongest_weight_within_the_budget_is_chosen_in_one_trace(module):
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    traces = []
+
+    def critic(obs, action):
+        traces.append(0)
+        return obs * slope(obs, action)
+
+    grid = [0.05, 0.1, 0.2, 0.4]
+    weights = [LinearDecay(w) for w in grid] if module else grid
+    options = {"weights": weights, "key": jax.random.key(0)}
+    observations = jnp.array([1.0, 2.0, 3.0])
+    found = choose_weight(flow, critic, observations, budget=0.25, **options)
+    assert np.all(np.diff(found.spent) > 0)
+    assert found.spent[grid.index(getattr(found.weight, "start", found.weight))] <= 0.25
+    best = weights.index(found.weight)
+    assert best in (1, 2) and found.spent[best + 1] > 0.25
+    assert found.error.shape == (4,) and (found.error > 0).all()
+    assert len(traces) <= 2  # one trace of the gradient, whatever the weights
+    assert choose_weight(flow, critic, observations, budget=0.0, **options).weight is None
+    with pytest.raises(ValueError, match="weights"):
+        choose_weight(flow, critic, observations, jax.random.key(0), weights=[], budget=1.0)
+
+
+def test_the_measures_of_distance_by_closed_form():
+    flow = GaussianFlow(jnp.zeros(1), 0.5)
+    key = jax.random.key(0)
+    constant = Guided(lambda o, a, t: 0.0 * a, slope, weight=0.1)  # moves by w g = .2
+    constant = eqx.tree_at(lambda g: g.policy, constant, _Still())
+    np.testing.assert_allclose(flow_distance(constant, None, key), 0.2, rtol=1e-5)
+    np.testing.assert_allclose(flow_kl(Guided(flow, slope, weight=0), None, key), 0, atol=1e-3)
+    assert flow_kl(Guided(flow, slope, weight=0.5), None, key) > 0.1
+
+
+class _Still:
+    action_shape = (1,)
+
+    def __call__(self, obs, a_t, t):
+        return 0.0 * a_t
