@@ -4,13 +4,9 @@
 
 export const mixture = (means, std) => ({ means, std, weights: means.map(() => 1 / means.length) });
 
-const varianceAt = ({ std }, t) => (1 - t) ** 2 + (t * std) ** 2;
-
-function logJoint(flow, a, t) {
-  const variance = varianceAt(flow, t);
-  const constant = Math.log(2 * Math.PI * variance) / 2;
-  return flow.means.map((mean, i) => Math.log(flow.weights[i]) - (a - t * mean) ** 2 / (2 * variance) - constant);
-}
+// The log densities of the modes at (a, t), but for their common factor.
+const logJoint = ({ means, weights }, a, t, variance) =>
+  means.map((mean, i) => Math.log(weights[i]) - (a - t * mean) ** 2 / (2 * variance));
 
 const softmax = (logs) => {
   const top = Math.max(...logs);
@@ -21,8 +17,8 @@ const softmax = (logs) => {
 
 /** The exact velocity at (a, t), and its derivative in a. */
 export function velocity(flow, a, t) {
-  const posterior = softmax(logJoint(flow, a, t));
-  const variance = varianceAt(flow, t);
+  const variance = (1 - t) ** 2 + (t * flow.std) ** 2;
+  const posterior = softmax(logJoint(flow, a, t, variance));
   const gain = (t * flow.std ** 2 - (1 - t)) / variance;
   let [v, score, pull] = [0, 0, 0];
   posterior.forEach((p, i) => {
@@ -84,7 +80,9 @@ export function guidedFlow(flow, target, noise, { method, schedule, weight, step
 }
 
 /** The density of the data. */
-export const density = (flow, a) => logJoint(flow, a, 1).reduce((sum, log) => sum + Math.exp(log), 0);
+export const density = (flow, a) =>
+  logJoint(flow, a, 1, flow.std ** 2).reduce((sum, log) => sum + Math.exp(log), 0) /
+  Math.sqrt(2 * Math.PI * flow.std ** 2);
 
 /** The mixture that is p(a) exp(weight Q(a)). */
 export function tilted({ means, std, weights }, target, weight) {

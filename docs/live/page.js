@@ -17,8 +17,6 @@ const DRAWN = 150;
 
 const range = (start, stop, step) =>
   Array.from({ length: Math.round((stop - start) / step) }, (_, i) => start + i * step);
-const share = (actions, wanted) => actions.filter(wanted).length / actions.length;
-const percent = (part) => `${Math.round(100 * part)} %`;
 const number = (x) => (x === null ? "–" : x.toFixed(2));
 const visible = (a) => a >= LOW && a < HIGH;
 
@@ -77,7 +75,8 @@ function draw() {
   const flow = mixture(means, STD);
   const aim = options.schedule === "matched" ? null : tilted(flow, target, options.weight);
   const run = (name) => NOISES.map((noise) => guidedFlow(flow, target, noise, { method: name, ...options }));
-  const paths = { method: run(method.value), other: run(other.value), plain: run("zero") };
+  const paths = { method: run(method.value), other: run(other.value) };
+  if (![method.value, other.value].includes("zero")) paths.plain = run("zero");
 
   shownWeight.value = options.weight.toFixed(2);
   shownSteps.value = options.steps;
@@ -107,12 +106,13 @@ function report(paths, target, data, aim) {
   const [rows, said, outside] = [[], [], []];
   for (const kind in paths) {
     const actions = paths[kind].map((path) => path.at(-1));
-    const near = percent(share(actions, (a) => Math.abs(a - target) < RADIUS));
-    const far = share(actions, (a) => !visible(a));
-    const cells = [near, number(distance(actions, data)), number(aim && distance(actions, aim))];
+    const near = actions.filter((a) => Math.abs(a - target) < RADIUS).length;
+    const percent = `${Math.round((100 * near) / actions.length)} %`;
+    const far = actions.filter((a) => !visible(a)).length;
+    const cells = [percent, number(distance(actions, data)), number(aim && distance(actions, aim))];
     rows.push(`<tr><th scope="row" class="live-${kind}">${names[kind]}</th><td>${cells.join("</td><td>")}</td></tr>`);
-    said.push(`${names[kind]} ${near}`);
-    if (far) outside.push(`${percent(far)} of ${names[kind]}`);
+    said.push(`${names[kind]} ${percent}`);
+    if (far) outside.push(`${names[kind]} ${far} of ${actions.length}`);
   }
   form.querySelector("tbody").innerHTML = rows.join("");
   form.querySelector(".live-note").textContent = outside.length ? `Outside the drawing: ${outside.join(", ")}.` : "";
@@ -137,7 +137,8 @@ function sweep() {
 
 function place(handle, a) {
   const [low, high] = [Number(handle.ariaValueMin), Number(handle.ariaValueMax)];
-  const text = Math.min(Math.max(a, low), high).toFixed(1);
+  const rounded = Math.round(10 * Math.min(Math.max(a, low), high)) / 10;
+  const text = (rounded || 0).toFixed(1); // no "-0.0"
   handle.ariaValueNow = text;
   if (handle.matches(".live-mode")) handle.textContent = text;
   refresh();
@@ -177,7 +178,6 @@ form.addEventListener("input", refresh);
 form.addEventListener("change", ({ target }) => {
   if (target === schedule) weight.value = USUAL_WEIGHT[schedule.value];
   if (target.matches("select")) sweep();
-  refresh();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(start)); // the form's own reset comes after its event
