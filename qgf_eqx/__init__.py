@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from . import analysis as analysis
 from . import analytic as analytic
+from . import flops as flops
 from . import guidance as guidance
 from . import likelihood as likelihood
 from . import nn as nn

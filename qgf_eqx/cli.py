@@ -1,20 +1,25 @@
-"""The command line: `qgf-eqx demo | collect | train | evaluate | plot`, one function a verb."""
+"""The command line, `qgf-eqx VERB`: one thin function a verb."""
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 try:
+    import jax
     import jax.numpy as jnp
+    import numpy as np
     import tyro
 
-    from . import experiment, plot
+    from . import analysis, experiment, plot
+    from ._fields import bounded
     from .checkpoint import CheckpointError
     from .datasets import DatasetError, env_id, load, make_env
     from .datasets import collect as collect_data
+    from .evaluate import ESTIMATORS, target_critic
     from .experiment import paths_of
-    from .train import RunError, TrainConfig
+    from .train import RunError, TrainConfig, load_nets
     from .train import train as train_run
     from .weights import LinearDecay
 except ImportError as error:
@@ -23,6 +28,8 @@ except ImportError as error:
     ) from error
 
 _Positional = tyro.conf.Positional
+_Reduce = Literal["min", "mean"]
+_REDUCE = {"min": jnp.min, "mean": jnp.mean}
 
 
 def demo(
@@ -106,7 +113,7 @@ def evaluate(
     episodes: int = 50,
     tuning_episodes: int = 20,
     steps: int = 10,
-    reduce: Literal["min", "mean"] = "min",
+    reduce: _Reduce = "min",
     out: Path | None = None,
     processes: int | None = None,
 ) -> None:
@@ -137,7 +144,7 @@ def evaluate(
         tuning_episodes=tuning_episodes,
         episodes=episodes,
         steps=steps,
-        reduce={"min": jnp.min, "mean": jnp.mean}[reduce],
+        reduce=_REDUCE[reduce],
         record=True,
         processes=processes,
     )
@@ -145,6 +152,140 @@ def evaluate(
     if paths:
         experiment.write_json(paths_of(out), paths)
     _report(results, out)
+
+
+def choose(
+    runs: _Positional[tuple[Path, ...]],
+    /,
+    method: str = "qgf",
+    weights: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3),
+    decays: tuple[float, ...] = (),
+    episodes: int = 20,
+    budget: float | None = None,
+    measure: Literal["distance", "kl"] = "distance",
+    observations: int = 64,
+    steps: int = 10,
+    reduce: _Reduce = "min",
+    data_dir: Path = Path("data"),
+    processes: int | None = None,
+) -> None:
+    """Choose the guidance weight: on tuning episodes, or offline with --budget.
+
+    On episodes, the weight with the most successes. Offline, the strongest weight whose actions
+    stay within the budget of distance or KL divergence to the plain flow: no environment is
+    stepped, so it says how far guidance goes and not whether it helps. Prints what was spent.
+
+    Args:
+        runs: Folders of training runs of one task; offline the first is used.
+        method: qgf, ood, qgf-jacobian, qgf-chain or bptt.
+        weights: Weights to choose from, weak to strong.
+        decays: Weights that fall linearly from this to zero; offline they replace `weights`.
+        episodes: Tuning episodes per run and weight; `evaluate` reports others.
+        budget: Offline: root mean square distance of actions from the plain flow's, or nats.
+        measure: Offline: of what the budget is.
+        observations: Offline: how many, from the validation data.
+        steps: Euler steps of the flow.
+        reduce: How the critics' values become one: the minimum (the paper's) or the mean.
+        data_dir: Offline: folder of the datasets.
+        processes: How many processes to use. Default: all cores.
+    """
+    if not runs:
+        raise ValueError("`runs` is empty: name the folder of a training run.")
+    if method not in ESTIMATORS:
+        raise ValueError(f"`{method}` has no weight; guided are {', '.join(ESTIMATORS)}.")
+    start = time.perf_counter()
+    if budget is None:
+        grid = (*weights, *map(LinearDecay, decays))
+        options = {"steps": steps, "reduce": _REDUCE[reduce], "processes": processes}
+        found = experiment.choose_weight(runs, method, weights=grid, episodes=episodes, **options)
+        for row in found["tuning"]:
+            low, high = (100 * x for x in row["interval"])
+            print(f"{row['weight']!s:>12}  {100 * row['success']:5.1f} %  [{low:.1f}, {high:.1f}]")
+        spent = ", ".join(f"{n:,} {what}" for what, n in found["spent"].items())
+        print(f"Spent: {spent}, {time.perf_counter() - start:.0f} s")
+        print(f"The weight: {found['weight']} (report it on other episodes)")
+        return
+    policy, critic, _, obs = _offline(runs[0], observations, reduce, data_dir)
+    grid = tuple(map(LinearDecay, decays)) or weights
+    kind = {"distance": analysis.flow_distance, "kl": analysis.flow_kl}[measure]
+    found = analysis.choose_weight(
+        policy,
+        critic,
+        obs,
+        jax.random.key(0),
+        weights=grid,
+        budget=budget,
+        measure=jax.tree_util.Partial(kind, steps=steps),
+        guidance=ESTIMATORS[method],
+    )
+    for weight, mean, error in zip(grid, found.spent, found.error, strict=True):
+        print(f"{weight!s:>12}  {measure} {mean:.4f} +- {error:.4f}")
+    print(f"Spent: no episode, {len(obs)} observations, {time.perf_counter() - start:.0f} s")
+    if found.weight is None:
+        raise ValueError(f"no weight is within the budget of {budget}: add weaker `weights`.")
+    print(f"The weight: {found.weight} (the strongest within {budget})")
+
+
+def diagnose(
+    run: _Positional[Path],
+    /,
+    method: str = "qgf",
+    weight: float = 0.1,
+    decay: float | None = None,
+    observations: int = 32,
+    noises: int = 16,
+    steps: int = 10,
+    reduce: _Reduce = "min",
+    data_dir: Path = Path("data"),
+    out: Path | None = None,
+) -> None:
+    """Look at what guidance does, step by step, before trusting its gain.
+
+    Prints the strength of guidance beside the flow, its direction, how much is clipped, how far
+    the critics disagree and actions move, warns where guidance is far too weak or too strong, and
+    draws it all.
+
+    Args:
+        run: Folder of a training run.
+        method: qgf, ood, qgf-jacobian, qgf-chain or bptt.
+        weight: Of guidance.
+        decay: A weight that falls linearly from this to zero, in place of `weight`.
+        observations: How many, from the validation data.
+        noises: How many at each observation.
+        steps: Euler steps of the flow.
+        reduce: How the critics' values become one: the minimum (the paper's) or the mean.
+        data_dir: Folder of the datasets.
+        out: The picture. Default: diagnostics.png in the run's folder.
+    """
+    if method not in ESTIMATORS:
+        raise ValueError(f"`{method}` has no weight; guided are {', '.join(ESTIMATORS)}.")
+    policy, critic, values, obs = _offline(run, observations, reduce, data_dir)
+    shape = (len(obs), noises, *policy.action_shape)
+
+    def one(obs, noise):
+        options = {"guidance": ESTIMATORS[method], "steps": steps, "values": values}
+        chosen = weight if decay is None else LinearDecay(decay)
+        return analysis.diagnose(policy, critic, obs, noise, weight=chosen, **options)
+
+    each = jax.jit(jax.vmap(jax.vmap(one, (None, 0))))
+    found = each(obs, jax.random.normal(jax.random.key(0), shape))
+    columns = ("t", "share", "cosine", "clipped", "spread", "value", "distance")
+    print("".join(f"{name:>10}" for name in columns))
+    for row in np.stack([np.mean(getattr(found, name), (0, 1)) for name in columns], 1):
+        print("".join(f"{x:10.3f}" for x in row))
+    for warning in analysis.judge(found) or ["neither far too weak nor far too strong"]:
+        print(f"Guidance: {warning}.")
+    path = plot.diagnostics(found, out or run / "diagnostics.png")
+    print(f"The figure is in {path}")
+
+
+def _offline(run: Path, count: int, reduce: str, data_dir: Path):
+    """Policy, bounded critic, every member's value, and observations of the validation data."""
+    nets, config = load_nets(run)
+    held_out = load(config.env, data_dir, split="val").observations
+    rows = np.linspace(0, len(held_out) - 1, count).astype(int)
+    critic = bounded(target_critic(nets, _REDUCE[reduce]))
+    return nets.policy, critic, nets.target.values, jnp.asarray(held_out[rows])
 
 
 def plot_results(
@@ -173,6 +314,8 @@ def main(arguments: list[str] | None = None) -> None:
         "collect": collect,
         "train": train,
         "evaluate": evaluate,
+        "choose": choose,
+        "diagnose": diagnose,
         "plot": plot_results,
     }
     try:

@@ -24,7 +24,7 @@ from ._fields import bounded
 from ._sample import sample
 from ._types import Critic, Guidance, Policy
 from .datasets import env_id, make_env, seed_everything
-from .train import load_nets
+from .train import Nets, load_nets
 from .weights import LinearDecay
 
 Act = Callable[[Float[Array, "envs obs"], Int[Array, " envs"], int], Float[Array, "envs h a"]]
@@ -247,11 +247,12 @@ def _evaluate_group(
 @functools.cache
 def _load(run_dir: str, method: Method, seed: int) -> tuple[str, Act]:
     nets, config = load_nets(run_dir)
+    return config.env, make_act(nets.policy, target_critic(nets, method.reduce), method, seed=seed)
 
-    def critic(obs, action):
-        return method.reduce(nets.target.values(obs, action))
 
-    return config.env, make_act(nets.policy, critic, method, seed=seed)
+def target_critic(nets: Nets, reduce: Callable = jnp.min) -> Critic:
+    """The target ensemble of a run, reduced: the critic that guides and ranks."""
+    return lambda obs, action: reduce(nets.target.values(obs, action))
 
 
 @functools.cache

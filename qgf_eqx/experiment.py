@@ -230,6 +230,45 @@ def compare(
     return results, paths
 
 
+def choose_weight(
+    runs: Sequence[str | Path],
+    name: str,
+    *,
+    weights: Sequence[float | LinearDecay],
+    episodes: int,
+    steps: int = 10,
+    reduce: Callable = jnp.min,
+    processes: int | None = None,
+    progress: bool = True,
+) -> dict:
+    """Chooses a weight on tuning episodes, those that `compare` never reports.
+
+    The weight with the most successes is chosen, the first of them if several have it. What
+    it is worth has to be measured on other episodes: the best of many is flattered by luck.
+
+    Arguments as for `compare`, and `name`, of one guided method.
+
+    **Returns:** the chosen weight, a row for every weight, and what was spent: episodes and
+    environment steps.
+
+    **Raises:** `ValueError` if the method is not guided, or there is nothing to choose from.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"`{name}` has no weight; guided are {', '.join(ESTIMATORS)}.")
+    if not weights or not runs or episodes < 1:
+        raise ValueError("`weights` and `runs` must not be empty, `episodes` must be positive.")
+    plain = dataclasses.replace(method(name, steps=steps), reduce=reduce)
+    grid = [dataclasses.replace(plain, weight=weight) for weight in weights]
+    options = {"processes": processes, "progress": progress}
+    tuning = _outcomes(runs, grid, 0, episodes, label="choose weight", **options)
+    played = [e for by_run in tuning.values() for es in by_run for e in es]
+    return {
+        "weight": _best(name, tuning),
+        "tuning": [_row(m, by_run) for m, by_run in tuning.items()],
+        "spent": {"episodes": len(played), "environment steps": sum(e.length for e in played)},
+    }
+
+
 def format_table(results: dict) -> str:
     """The table of a result, for people."""
     lines = [f"{'method':<14}{'weight':>12}{'success':>10}{'95 % interval':>18}{'n':>6}"]

@@ -15,6 +15,8 @@ except ImportError as error:
         f"qgf_eqx.plot needs matplotlib ({error}): pip install 'qgf_eqx[plot]'"
     ) from error
 
+from .analysis import Diagnostics
+
 _COLOURS = {"flow": "#7f7f7f", "qgf": "#1f77b4", "ood": "#d95f02"}
 
 
@@ -75,6 +77,41 @@ def maze_paths(
         axes.set_title(f"{name}: {reached} of {len(paths[name])} reach the goal")
         axes.set(xticks=[], yticks=[])
     panels[0, 0].legend(loc="upper left", framealpha=0.9)
+    return _save(figure, path)
+
+
+def diagnostics(found: Diagnostics, path: str | Path) -> Path:
+    """What guidance does at each step of the flow: six panels, the median over all flows, and the
+    band from the 10th to the 90th percentile.
+
+    **Arguments:**
+
+    - `found`: of `analysis.diagnose` under any number of `jax.vmap`s.
+    - `path`: of the picture; the ending says the format.
+    """
+    panels = {
+        "share": "||w g|| / ||v||",
+        "cosine": "cos(g, v)",
+        "clipped": "share of clipped dimensions",
+        "spread": "spread of the critics, in Q",
+        "value": "Q at the leap",
+        "distance": "distance to the plain flow",
+    }
+    figure, grid = pyplot.subplots(2, 3, figsize=(10, 5), layout="constrained", sharex=True)
+    for axes, (name, label) in zip(grid.flat, panels.items(), strict=True):
+        values = np.asarray(getattr(found, name))
+        values = values.reshape(-1, values.shape[-1])
+        t = np.asarray(found.t).reshape(values.shape)[0]
+        axes.set_title(label, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        if np.isnan(values).all():
+            axes.text(0.5, 0.5, "not given", ha="center", transform=axes.transAxes)
+            continue
+        low, middle, high = np.nanpercentile(values, [10, 50, 90], axis=0)
+        axes.fill_between(t, low, high, alpha=0.2, color=_COLOURS["qgf"], linewidth=0)
+        axes.plot(t, middle, color=_COLOURS["qgf"], marker="o", markersize=3)
+    for axes in grid[1]:
+        axes.set_xlabel("t")
     return _save(figure, path)
 
 

@@ -1,9 +1,12 @@
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qgf_eqx import guidance, guided_step
 from qgf_eqx.nn import (
     CriticMLP,
     Ensemble,
@@ -121,3 +124,26 @@ def test_a_timed_critic_depends_on_everything_it_is_given():
         critic(jnp.ones(2), jnp.ones(3), 0.7),
     ):
         assert other != base
+
+
+def test_the_normalisation_is_equinoxs(x64):
+    net = CriticMLP(2, (3,), width=16, depth=1, key=KEY)
+    norm = eqx.tree_at(
+        lambda n: (n.weight, n.bias), net.mlp.norms[0], (jnp.arange(16.0), jnp.ones(16))
+    )
+    net = eqx.tree_at(lambda n: n.mlp.norms[0], net, norm)
+    x = jnp.concatenate([jnp.ones(2), jnp.arange(3.0)])
+    hidden = jax.nn.gelu(norm(net.mlp.layers[0](x)), approximate=True)
+    expected = net.mlp.head(hidden)[0]
+    np.testing.assert_allclose(net(jnp.ones(2), jnp.arange(3.0)), expected, rtol=1e-12)
+
+
+def test_xla_runs_the_policys_forward_pass_once_for_the_exact_jacobian():
+    policy = VelocityMLP(2, (3,), width=32, depth=4, key=KEY)
+    critic = lambda o, a: jnp.sum(jnp.sin(a))  # noqa: E731
+    step = lambda a: guided_step(  # noqa: E731
+        policy, critic, jnp.ones(2), a, 0.3, 0.1, guidance=guidance.qgf_jacobian
+    )
+    program = jax.jit(step).lower(jnp.ones(3)).compile().as_text()
+    products = re.findall(r"= \S+ (?:dot|custom-call)\(", program)
+    assert len(products) == 2 * 5  # five layers, forward and backward

@@ -1,0 +1,232 @@
+"""The floating point operations of a call, counted from its jaxpr.
+
+`jit(f).lower(...).cost_analysis()` counts the body of a `scan` once, whatever its length, and with
+it a flow of ten steps as one. This counter does not.
+"""
+
+from collections.abc import Callable, Iterable
+from math import prod
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+_UNCOUNTABLE = {
+    "cholesky",
+    "eig",
+    "eigh",
+    "fft",
+    "ffi_call",
+    "geqrf",
+    "hessenberg",
+    "householder_product",
+    "io_callback",
+    "lu",
+    "pallas_call",
+    "pure_callback",
+    "qr",
+    "ragged_dot_general",
+    "schur",
+    "svd",
+    "triangular_solve",
+    "tridiagonal",
+}
+
+
+def count(fn: Callable, *args: Any, **kwargs: Any) -> int:
+    """The floating point operations of `fn(*args, **kwargs)`, as XLA would run them.
+
+    Counted are matrix products and convolutions, at two operations per multiply-add, times the
+    lengths of the scans they are in; of the branches of a `cond` the dearest. Not counted is
+    elementwise work (some percent of a wide network), nor what the compiler removes: what nobody
+    uses, and what is computed twice from the same inputs, as the velocity that the sampler and an
+    estimator both ask for.
+
+    Nothing is computed, and nothing is compiled.
+
+    **Arguments:**
+
+    - `fn`: any function or callable PyTree, not jitted or jitted.
+    - `args`, `kwargs`: of the call. `jax.ShapeDtypeStruct`s will do in the place of arrays; what is
+      no array is static.
+
+    **Returns:** an exact integer. Divide by 1e9 for GFLOP.
+
+    **Raises:** `ValueError` that names the operation, for what cannot be counted: a `while` loop
+    with a product inside, whose number of rounds is not known, and decompositions.
+    """
+    is_array = lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
+    arrays, static = eqx.partition((fn, args, kwargs), is_array)
+
+    def call(arrays):
+        fn, args, kwargs = eqx.combine(arrays, static)
+        return eqx.filter(fn(*args, **kwargs), eqx.is_array)
+
+    closed = jax.make_jaxpr(call)(arrays)
+    region = _Region(closed.jaxpr, closed.consts)
+    return region.cost(range(len(region.outputs)))
+
+
+class _Node:
+    """One operation: what it reads, and the region inside it if it has one."""
+
+    def __init__(self, eqn, reads: list):
+        self.eqn, self.reads = eqn, reads
+
+
+class _Region:
+    """The operations of a jaxpr with all plain calls inlined, equal ones merged.
+
+    A value is `(node, index of its output)`, or `(None, name)` if it comes from outside.
+    """
+
+    def __init__(self, jaxpr: Jaxpr, consts: Iterable = ()):
+        self._merged: dict = {}
+        inputs = [(None, i) for i in range(len(jaxpr.invars))]
+        self.outputs = self._inline(jaxpr, consts, inputs)
+
+    def _inline(self, jaxpr, consts, inputs) -> list:
+        values = dict(zip(jaxpr.invars, inputs, strict=True))
+        # Constants are told apart by identity: the same array is the same value.
+        unknown = range(len(jaxpr.constvars))
+        consts = list(consts) or [(id(jaxpr), i) for i in unknown]
+        values |= {v: (None, ("const", _name(c))) for v, c in zip(jaxpr.constvars, consts)}  # noqa: B905
+        read = lambda x: (None, _literal(x)) if isinstance(x, Literal) else values[x]  # noqa: E731
+        for eqn in jaxpr.eqns:
+            reads = [read(x) for x in eqn.invars]
+            body = _plain_call(eqn)
+            if body is not None:
+                found = self._inline(*body, reads)
+            else:
+                node = self._merge(eqn, reads)
+                found = [(node, i) for i in range(len(eqn.outvars))]
+            values |= dict(zip(eqn.outvars, found, strict=True))
+        return [read(x) for x in jaxpr.outvars]
+
+    def _merge(self, eqn, reads) -> _Node:
+        node = _Node(eqn, reads)
+        if _bodies(eqn):
+            return node
+        try:
+            params = tuple(sorted((k, _hashable(v)) for k, v in eqn.params.items()))
+            return self._merged.setdefault((eqn.primitive.name, params, tuple(reads)), node)
+        except TypeError:
+            return node
+
+    def live(self, wanted: Iterable[int]) -> tuple[dict[_Node, set[int]], set]:
+        """The operations that the wanted outputs need, with the outputs of each that are used;
+        and the inputs from outside."""
+        used: dict[_Node, set[int]] = {}
+        outside, todo = set(), [self.outputs[i] for i in wanted]
+        while todo:
+            node, index = todo.pop()
+            if node is None:
+                outside.add(index)
+            elif index not in used.setdefault(node, set()):
+                used[node].add(index)
+                needs = _reads_of(node.eqn, used[node])
+                todo += node.reads if needs is None else [node.reads[i] for i in needs]
+        return used, outside
+
+    def cost(self, wanted: Iterable[int]) -> int:
+        used, _ = self.live(wanted)
+        return sum(_cost(node.eqn, outputs) for node, outputs in used.items())
+
+
+def _plain_call(eqn):
+    """The body of a call that XLA inlines, with its constants; `None` for anything else."""
+    name = eqn.primitive.name
+    if name == "checkpoint" and eqn.params["differentiated"] and eqn.params["prevent_cse"]:
+        return None
+    if name in ("scan", "while", "cond"):
+        return None
+    bodies = _bodies(eqn)
+    if len(bodies) != 1 or len(bodies[0][0].invars) != len(eqn.invars):
+        return None
+    return bodies[0] if len(bodies[0][0].outvars) == len(eqn.outvars) else None
+
+
+def _bodies(eqn) -> list:
+    found = []
+    for value in eqn.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr):
+                found.append((part.jaxpr, part.consts))
+            elif isinstance(part, Jaxpr):
+                found.append((part, ()))
+    return found
+
+
+def _scan(eqn, outputs: set[int]):
+    """The body of a scan, its outputs that are needed, in the end or for the next round, and its
+    inputs that are."""
+    carried, consts = eqn.params["num_carry"], eqn.params["num_consts"]
+    closed = eqn.params["jaxpr"]
+    region, wanted = _Region(closed.jaxpr, closed.consts), set(outputs)
+    while True:
+        _, outside = region.live(wanted)
+        inputs = {i for i in outside if isinstance(i, int)}
+        again = wanted | {i - consts for i in inputs if consts <= i < consts + carried}
+        if again == wanted:
+            return region, wanted, inputs
+        wanted = again
+
+
+def _reads_of(eqn, outputs: set[int]):
+    """The operands that these outputs need, or `None` for all."""
+    if eqn.primitive.name == "scan":
+        _, wanted, inputs = _scan(eqn, outputs)
+        first = eqn.params["num_consts"]
+        return inputs | {first + i for i in wanted if i < eqn.params["num_carry"]}
+    return None
+
+
+def _cost(eqn, outputs: set[int]) -> int:
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        return _product(eqn)
+    if name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        features = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * prod(eqn.outvars[0].aval.shape) * prod(kernel) // features
+    if name in _UNCOUNTABLE:
+        raise ValueError(
+            f"the operations of `{name}` cannot be counted. Count the parts of the call around it."
+        )
+    if name == "scan":
+        region, wanted, _ = _scan(eqn, outputs)
+        return params["length"] * region.cost(wanted)
+    regions = [_Region(*body) for body in _bodies(eqn)]
+    if name == "checkpoint":
+        return regions[0].cost(outputs)
+    costs = [region.cost(range(len(region.outputs))) for region in regions]
+    if name == "cond":
+        return max(costs)
+    if any(costs):
+        raise ValueError(
+            f"`{name}` cannot be counted: how often its body runs is not known before. Use a "
+            "`jax.lax.scan` of fixed length (`guided_flow`, not an adaptive or Diffrax solver)."
+        )
+    return 0
+
+
+def _product(eqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    depth = prod(eqn.invars[0].aval.shape[i] for i in contracted)
+    return 2 * depth * prod(eqn.outvars[0].aval.shape)
+
+
+def _literal(literal: Literal):
+    value = np.asarray(literal.val)
+    return ("literal", str(value.dtype), value.shape, value.tobytes())
+
+
+def _name(const):
+    return const if isinstance(const, tuple) else id(const)
+
+
+def _hashable(value):
+    hash(value)
+    return value if not isinstance(value, float | np.ndarray) else repr(value)
