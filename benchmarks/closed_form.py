@@ -127,20 +127,28 @@ def quantiles(flow, levels):
     return np.interp(levels, cdf, grid), (grid, cdf)
 
 
-def score(samples, target, centres):
+EDGES = np.arange(-12, 12.1, 0.2)
+LEVELS = (np.arange(SAMPLES) + 0.5) / SAMPLES
+
+
+class Truth:
+    """A law, with what `score` compares samples with: quantiles, bins and masses of the modes."""
+
+    def __init__(self, law, centres):
+        self.quantiles, (grid, cdf) = quantiles(law, LEVELS)
+        self.borders = [-np.inf, *(centres[1:] + centres[:-1]) / 2, np.inf]
+        self.bins = np.diff(np.interp(EDGES, grid, cdf))
+        self.masses = np.diff(np.interp(self.borders, grid, cdf, left=0, right=1))
+
+
+def score(samples, truth):
     """W1, total variation on bins of 0.2, and total variation of the masses of the modes."""
     samples = np.where(np.isfinite(samples), np.clip(samples, -50, 50), 50)
-    levels = (np.arange(len(samples)) + 0.5) / len(samples)
-    exact, (grid, cdf) = quantiles(target, levels)
-    w1 = np.mean(np.abs(np.sort(samples) - exact))
-    edges = np.arange(-12, 12.1, 0.2)
-    found = np.histogram(samples, edges)[0] / len(samples)
-    truth = np.diff(np.interp(edges, grid, cdf))
-    outside = 1 - found.sum()
-    borders = [-np.inf, *(centres[1:] + centres[:-1]) / 2, np.inf]
-    masses = np.histogram(samples, borders)[0] / len(samples)
-    wanted = np.diff(np.interp(borders, grid, cdf, left=0, right=1))
-    return w1, (np.abs(found - truth).sum() + outside) / 2, np.abs(masses - wanted).sum() / 2
+    w1 = np.mean(np.abs(np.sort(samples) - truth.quantiles))
+    found = np.histogram(samples, EDGES)[0] / len(samples)
+    bins = (np.abs(found - truth.bins).sum() + 1 - found.sum()) / 2
+    masses = np.histogram(samples, truth.borders)[0] / len(samples)
+    return w1, bins, np.abs(masses - truth.masses).sum() / 2
 
 
 def problem_arrays(name):
@@ -150,27 +158,24 @@ def problem_arrays(name):
 
 
 def run():
-    noises = jnp.asarray(stats.norm.ppf((np.arange(SAMPLES) + 0.5) / SAMPLES), jnp.float32)
+    noises = jnp.asarray(stats.norm.ppf(LEVELS), jnp.float32)
     cases = []
     for name, (means, stds, weights, linear, curvature) in PROBLEMS.items():
         flow = MixtureFlow(*(jnp.array(x, float) for x in (means, stds, weights)))
         for inverse in INVERSE_TEMPERATURES:
             target = flow.tilted(jnp.array(linear * inverse), curvature * inverse)
-            centres = np.unique(means)
-            cases.append((name, inverse, target, centres, problem_arrays(name)))
+            cases.append((name, inverse, Truth(target, np.unique(means)), problem_arrays(name)))
 
     rows, plain = [], {}
     work = [(e, s, solver) for e, s in pairs() for solver in SOLVERS]
     for estimator, schedule, solver in tqdm(work, unit=" settings", disable=None):
         draw = make_draw(estimator, schedule, solver)
-        for name, inverse, target, centres, arrays in cases:
+        for name, inverse, truth, arrays in cases:
             if (name, inverse) not in plain:
-                flow = MixtureFlow(*arrays[:3])
-                ode = quantiles(flow, (np.arange(SAMPLES) + 0.5) / SAMPLES)[0]
-                plain[name, inverse] = score(ode, target, centres)
+                plain[name, inverse] = score(quantiles(MixtureFlow(*arrays[:3]), LEVELS)[0], truth)
             samples = np.asarray(draw(arrays, inverse, noises))
             for multiplier, drawn in zip(MULTIPLIERS, samples, strict=True):
-                scores = [round(float(x), 4) for x in score(drawn, target, centres)]
+                scores = [round(float(x), 4) for x in score(drawn, truth)]
                 rows.append([estimator, schedule, solver, name, inverse, multiplier, *scores])
     return rows, [[*k, *(round(float(x), 4) for x in v)] for k, v in plain.items()], others(cases)
 
@@ -179,7 +184,7 @@ def others(cases):
     """What asks for values and not for gradients: best-of-N, and particles."""
     rows = []
     keys = jax.random.split(jax.random.key(0), SAMPLES)
-    for name, inverse, target, centres, arrays in cases:
+    for name, inverse, truth, arrays in cases:
         means, stds, weights, linear, curvature, _ = arrays
         flow = MixtureFlow(means, stds, weights)
         critic = lambda _, a, q=linear, c=curvature: q * a - c * a**2 / 2  # noqa: E731
@@ -203,7 +208,7 @@ def others(cases):
             ("fk_steering 64", particles(64)),
         ):
             samples = np.asarray(jax.jit(jax.vmap(draw))(keys))
-            scores = [round(float(x), 4) for x in score(samples, target, centres)]
+            scores = [round(float(x), 4) for x in score(samples, truth)]
             rows.append([label, name, inverse, *scores])
     return rows
 

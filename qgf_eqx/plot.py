@@ -112,6 +112,8 @@ def diagnostics(found: Diagnostics, path: str | Path) -> Path:
         axes.plot(t, middle, color=_COLOURS["qgf"], marker="o", markersize=3)
     for axes in grid[1]:
         axes.set_xlabel("t")
+    flows = np.asarray(found.t)[..., 0].size
+    figure.suptitle(f"Median and 10th to 90th percentile of {flows} flows", fontsize=10)
     return _save(figure, path)
 
 

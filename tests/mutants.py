@@ -19,6 +19,8 @@ CORE = [
     "tests/test_denoise.py",
     "tests/test_fields.py",
 ]
+GUIDE = ["tests/test_guidance.py"]
+STEER = ["tests/test_steering.py"]
 LEARN = ["tests/test_objectives.py", "tests/test_nn.py", "tests/test_train.py"]
 DATA = ["tests/datasets"]
 
@@ -27,11 +29,11 @@ MUTANTS = [
     ("_denoise.py", "a_t + (1 - t) * velocity", "a_t + t * velocity", CORE),
     ("_denoise.py", "np.maximum)\n", "np.maximum)\n    steps = steps + 1\n", CORE),
     ("_sample.py", "jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)", "g", CORE),
-    ("_sample.py", "(v + w * g)", "(v - w * g)", CORE),
+    ("_sample.py", "v + w * jnp.where", "v - w * jnp.where", CORE),
     ("_sample.py", "np.arange(steps) / steps", "(np.arange(steps) + 1) / steps", CORE),
     ("_sample.py", "jnp.argmax(", "jnp.argmin(", CORE),
-    ("_sample.py", "fold_in(key, i), shape", "fold_in(key, i + best_of), shape", CORE),
-    ("_sample.py", "jax.random.normal(jax.random.fold_in(key, i), shape)", "jax.random.normal(jax.random.key(0), shape)", CORE),
+    ("_sample.py", "fold_in(key, i), _action_shape", "fold_in(key, i + 1), _action_shape", CORE),
+    ("_sample.py", "jax.random.normal(jax.random.fold_in(key, i), _action_shape(policy, critic))", "jax.random.normal(jax.random.key(0), _action_shape(policy, critic))", CORE),
     ("_sample.py", "return critic.to_bounds(action) if", "return action if", CORE),
     ("_fields.py", "self.critic(obs, self.clip(action, *self._bounds(action)))", "self.critic(obs, action)", CORE),
     ("_fields.py", "tangents[0]", "0 * tangents[0]", CORE),
@@ -59,6 +61,29 @@ MUTANTS = [
     ("evaluate.py", "jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), count)", "jax.random.fold_in(jax.random.key(seed), number)", ["tests/test_evaluate.py"]),
     ("evaluate.py", "seed_everything(env, seed, number)", "seed_everything(env, seed, 0)", ["tests/test_evaluate.py"]),
     ("evaluate.py", "self.success or bool(info[\"success\"])", "bool(info[\"success\"]) or self.length > 3", ["tests/test_evaluate.py"]),
+    ("guidance.py", "(1 - t) ** 2 / t * carry_back", "(1 - t) / t * carry_back", GUIDE),
+    ("guidance.py", "residual - length * image", "residual + length * image", GUIDE),
+    ("guidance.py", "(left @ right).T @ g", "(left @ right) @ g", GUIDE),
+    ("guidance.py", "jnp.exp(-kappa * spread)", "jnp.exp(kappa * spread)", GUIDE),
+    ("guidance.py", "(1 - shrinkage) * carry_back(g)[0] + shrinkage * g", "carry_back(g)[0]", GUIDE),
+    ("guidance.py", "temperature * jax.nn.logsumexp", "jax.nn.logsumexp", GUIDE),
+    ("weights.py", "self.largest / jnp.where(norm == 0, 1, norm)", "self.largest", ["tests/test_weights.py"]),
+    ("weights.py", "weight_at(self.weight, t, v, g) * self.mask", "self.mask", ["tests/test_weights.py"]),
+    ("steering.py", "value - jnp.where(jnp.isinf(before), 0, before)", "value", STEER),
+    ("steering.py", "jnp.where(few, 0, log_weight)", "log_weight", STEER),
+    ("steering.py", "jnp.maximum(1 - kept**2, 0)", "jnp.maximum(1 - kept, 0)", STEER),
+    ("steering.py", "mask * (self.chunk - action)", "self.chunk - action", STEER),
+    ("steering.py", "plain + self.weight * (better - plain)", "better + self.weight * (better - plain)", STEER),
+    ("steering.py", "jnp.concatenate([guided, plain])", "guided", STEER),
+    ("likelihood.py", "_log_normal(noise) + integral", "_log_normal(noise) - integral", ["tests/test_likelihood.py"]),
+    ("likelihood.py", "_log_normal(noise) - integral", "_log_normal(noise) + integral", ["tests/test_likelihood.py"]),
+    ("analysis.py", "_norm(push) / _norm(v)", "_norm(g) / _norm(v)", ["tests/test_analysis.py"]),
+    ("analysis.py", "weights[within[-1]]", "weights[within[0]]", ["tests/test_analysis.py"]),
+    ("flops.py", "params[\"length\"] * region.cost", "region.cost", ["tests/test_flops.py"]),
+    ("flops.py", "tuple(reads)), node)", "tuple(reads), id(node)), node)", ["tests/test_flops.py"]),
+    ("nn.py", "centre - self.rho", "centre + self.rho", LEARN),
+    ("objectives.py", "jnp.expm1(difference) - difference", "jnp.expm1(-difference) + difference", LEARN),
+    ("objectives.py", "better * error(1) + share", "error(1) + share", LEARN),
 ]  # fmt: skip
 
 

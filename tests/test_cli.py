@@ -177,3 +177,39 @@ def test_the_demo_wins_and_repeats_itself(tmp_path, monkeypatch, capsys):
         assert all(row["n"] == 50 for row in results["table"])
         tables.append(experiment.format_table(results))
     assert tables[0] == tables[1]
+
+
+def test_a_weight_is_chosen_on_episodes_and_what_was_spent_is_printed(workplace, capsys):
+    run = str(workplace / "run")
+    cli.main(["choose", run, "--weights", "0.1", "1", "--decays", "0.5", "--episodes", "2"])
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[-3].strip() for line in printed.splitlines()[:3]]
+    assert "Spent: 6 episodes, " in printed and " environment steps, " in printed
+    assert "The weight: " in printed.splitlines()[-1]
+
+
+def test_a_weight_is_chosen_offline_from_a_budget(workplace, capsys):
+    arguments = ["choose", str(workplace / "run"), "--data-dir", str(workplace / "data")]
+    arguments += ["--observations", "4", "--weights", "0.001", "1000"]
+    cli.main([*arguments, "--budget", "0.5"])
+    printed = capsys.readouterr().out
+    assert "Spent: no episode, 4 observations" in printed
+    assert "The weight: 0.001 (the strongest within 0.5)" in printed
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--budget", "0"])
+    assert stop.value.code == 2 and "add weaker `weights`" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--budget", "1", "--method", "flow"])
+    assert "`flow` has no weight" in capsys.readouterr().err
+
+
+def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
+    arguments = ["diagnose", str(workplace / "run"), "--data-dir", str(workplace / "data")]
+    arguments += ["--observations", "4", "--noises", "3", "--steps", "5"]
+    cli.main([*arguments, "--weight", "1e-9"])
+    printed = capsys.readouterr().out
+    assert printed.split()[:3] == ["t", "share", "cosine"] and "0.800" in printed
+    assert "Guidance: far too weak" in printed
+    assert (workplace / "run" / "diagnostics.png").stat().st_size > 10_000
+    cli.main([*arguments, "--decay", "1e9", "--out", str(workplace / "strong.svg")])
+    assert "far too strong" in capsys.readouterr().out and (workplace / "strong.svg").exists()

@@ -22,6 +22,17 @@ from qgf_eqx import (
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 
+KEY = jax.random.key(0)
+MORE = {
+    "look_ahead": eqx.Partial(guidance.look_ahead, steps=3, jacobian=True),
+    "jacobian_regularized": guidance.jacobian_regularized,
+    "jacobian_ortho": guidance.jacobian_ortho,
+    "jacobian_smooth": eqx.Partial(guidance.jacobian_smooth, key=KEY, samples=2),
+    "monte_carlo": eqx.Partial(guidance.monte_carlo, key=KEY, samples=2),
+    "curvature": guidance.curvature,
+    "robust": eqx.Partial(guidance.robust, robust_critic=lambda o, a, t: jnp.nan * a[0]),
+    "gated": eqx.Partial(guidance.gated, values=lambda o, a: a),
+}
 ESTIMATORS = ["ood", "qgf", "qgf_jacobian", "qgf_chain", "bptt"]
 OBS = np.array([0.5, -0.2], np.float32)
 
@@ -60,6 +71,22 @@ def test_weight_zero_is_the_plain_flow_bit_for_bit_even_where_the_critic_is_nan(
         guided(noises, jnp.zeros(()), lambda o, a: jnp.nan * a[0]), expected
     )
     assert np.any(guided(noises, jnp.ones(()), critic) != expected)
+
+
+@pytest.mark.parametrize("name", list(MORE))
+def test_weight_zero_is_the_plain_flow_for_every_other_estimator_too(nets, name):
+    policy, critic = nets
+    noises = jax.random.normal(jax.random.key(1), (50, 3))
+    act = lambda n, **options: guided_flow(policy, critic, OBS, n, steps=3, **options)  # noqa: E731
+    plain = jax.jit(jax.vmap(lambda n: act(n, weight=0)))(noises)
+
+    @jax.jit
+    def guided(noises, weight):
+        options = {"guidance": MORE[name], "weight": weight}
+        return jax.vmap(lambda n: act(n, **options))(noises)
+
+    np.testing.assert_array_equal(guided(noises, jnp.zeros(())), plain)
+    assert np.any(guided(noises, jnp.ones(())) != plain)
 
 
 def test_one_step_by_hand(x64):
