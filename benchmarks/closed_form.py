@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from qgf_eqx import best, guidance, guided_flow, guided_solve
 from qgf_eqx.analytic import MixtureFlow
-from qgf_eqx.experiment import machine, versions, write_json
+from qgf_eqx.experiment import machine, versions
 from qgf_eqx.steering import fk_steering
 from qgf_eqx.weights import CappedRatio, GaussianCovariance, LinearDecay, LinearGrowth
 
@@ -166,17 +166,16 @@ def run():
             target = flow.tilted(jnp.array(linear * inverse), curvature * inverse)
             cases.append((name, inverse, Truth(target, np.unique(means)), problem_arrays(name)))
 
-    rows, plain = [], {}
+    rows, plain = {}, {}
     work = [(e, s, solver) for e, s in pairs() for solver in SOLVERS]
     for estimator, schedule, solver in tqdm(work, unit=" settings", disable=None):
         draw = make_draw(estimator, schedule, solver)
+        scores = rows[" | ".join((estimator, schedule, solver))] = []
         for name, inverse, truth, arrays in cases:
             if (name, inverse) not in plain:
                 plain[name, inverse] = score(quantiles(MixtureFlow(*arrays[:3]), LEVELS)[0], truth)
-            samples = np.asarray(draw(arrays, inverse, noises))
-            for multiplier, drawn in zip(MULTIPLIERS, samples, strict=True):
-                scores = [round(float(x), 4) for x in score(drawn, truth)]
-                rows.append([estimator, schedule, solver, name, inverse, multiplier, *scores])
+            for drawn in np.asarray(draw(arrays, inverse, noises)):
+                scores.append([round(float(x), 3) for x in score(drawn, truth)])
     return rows, [[*k, *(round(float(x), 4) for x in v)] for k, v in plain.items()], others(cases)
 
 
@@ -214,14 +213,13 @@ def others(cases):
 
 
 class Table:
-    """The rows as an array: [estimator and schedule, solver, problem and temperature, weight]."""
+    """W1 as an array: [estimator and schedule, solver, problem and temperature, weight]."""
 
-    def __init__(self, rows, plain, column=6):
-        gap = {tuple(r[:2]): r[column - 4] for r in plain}
-        shape = (len(pairs()), len(SOLVERS), len(gap), len(MULTIPLIERS))
-        self.cases = list(gap)
-        gaps = np.array(list(gap.values()))
-        self.values = np.array([r[column] for r in rows]).reshape(shape) / gaps[None, None, :, None]
+    def __init__(self, rows, plain):
+        gaps = np.array([row[2] for row in plain])
+        shape = (len(pairs()), len(SOLVERS), len(gaps), len(MULTIPLIERS))
+        w1 = np.array(list(rows.values()))[..., 0].reshape(shape)
+        self.values = w1 / gaps[None, None, :, None]
 
     def left(self, pair, solver, multiplier=None):
         """The share of the plain flow's distance that is left, a mean over the cases; at the best
@@ -300,9 +298,16 @@ def main():
     else:
         rows, plain, values_only = run()
         results = {"rows": rows, "plain": plain, "others": values_only, "samples": SAMPLES}
-        columns = "estimator schedule solver problem 1/temperature multiplier W1 TV mode-TV"
-        results |= {"columns": columns.split(), "versions": versions(), "machine": machine()}
-        write_json(path, results)
+        results |= {
+            "order of rows": "problems, then inverse temperatures, then multipliers",
+            "scores": ["W1", "total variation on bins of 0.2", "total variation of modes"],
+            "problems": list(PROBLEMS),
+            "inverse temperatures": INVERSE_TEMPERATURES,
+            "multipliers": MULTIPLIERS,
+            "versions": versions(),
+            "machine": machine(),
+        }
+        path.write_text(json.dumps(results))
     figure(results, HERE.parent / "docs" / "images" / "closed_form.svg")
     print(tables(results))
 

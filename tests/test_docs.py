@@ -1,6 +1,8 @@
 """Every example runs, every public name has an entry, and the README's commands are the real ones."""
 
+import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 from importlib import import_module
@@ -116,3 +118,13 @@ def test_no_page_names_a_machine_or_an_index():
         text = path.read_text()
         assert not re.search(r"(^|[^A-Za-z0-9_.])/(work|root|home|tmp)/", text), path
         assert "index-url" not in text and "/simple" not in text, path
+
+
+def test_the_tables_of_the_closed_form_bench_are_its_results():
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "closed_form.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    results = json.loads((ROOT / "benchmarks" / "results" / "closed_form.json").read_text())
+    page = (ROOT / "docs" / "estimators.md").read_text()
+    for table in bench.tables(results).split("\n\n"):
+        assert table in page
