@@ -86,6 +86,7 @@ def train(
     run_dir: Path | None = None,
     data_dir: Path = Path("data"),
     save_every: int = 10_000,
+    stream: bool = False,
 ) -> None:
     """Train a flow by behaviour cloning, and a critic by implicit Q-learning.
 
@@ -98,9 +99,14 @@ def train(
             runs/<env>/seed<seed>.
         data_dir: Folder of the datasets; a missing one is downloaded if that is possible.
         save_every: Updates between checkpoints: what a crash costs at most.
+        stream: Read chunks from the dataset's files, for datasets larger than memory. The same
+            result to the bit.
     """
     run_dir = run_dir or Path("runs") / config.env / f"seed{config.seed}"
-    path = train_run(config, load(config.env, data_dir), run_dir, save_every=save_every)
+    # Streamed chunks wait in memory for their update: fewer of them at a time.
+    options = {"streamed": True, "updates_per_call": 50} if stream else {}
+    dataset = load(config.env, data_dir)
+    path = train_run(config, dataset, run_dir, save_every=save_every, **options)
     print(f"The trained networks are in {path}")
 
 

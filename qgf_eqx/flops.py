@@ -135,7 +135,7 @@ class _Region:
         return sum(_cost(node.eqn, outputs) for node, outputs in used.items())
 
 
-def _plain_call(eqn):
+def _plain_call(eqn) -> tuple[Jaxpr, Iterable] | None:
     """The body of a call that XLA inlines, with its constants; `None` for anything else."""
     name = eqn.primitive.name
     if name == "checkpoint" and eqn.params["differentiated"] and eqn.params["prevent_cse"]:
@@ -148,7 +148,7 @@ def _plain_call(eqn):
     return bodies[0] if len(bodies[0][0].outvars) == len(eqn.outvars) else None
 
 
-def _bodies(eqn) -> list:
+def _bodies(eqn) -> list[tuple[Jaxpr, Iterable]]:
     found = []
     for value in eqn.params.values():
         for part in value if isinstance(value, tuple | list) else (value,):

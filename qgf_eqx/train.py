@@ -1,14 +1,18 @@
-"""Training of the flow, the critic and the value, on a dataset that lives on the device.
+"""Training of the flow, the critic and the value, on a dataset on the device or in its files.
 
 One compiled call makes many updates: indices are drawn in the graph, and the batch of update n
-is a pure function of (seed, n). A run is a folder with `config.json`, `metrics.jsonl` and
+is a pure function of (seed, n). A dataset larger than memory is streamed from its files instead,
+with the same batches. A run is a folder with `config.json`, `metrics.jsonl` and
 `checkpoint.safetensors`; started again, it goes on where it was, bit for bit.
 """
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +30,16 @@ from ._run_folder import MetricsLog, alone_in, termination_flag
 from ._run_folder import RunError as RunError
 from ._run_folder import read_metrics as read_metrics
 from ._types import Key
-from .datasets import Chunk, Dataset, check_horizon, draw_chunks, time_limit_masks
+from .datasets import (
+    Chunk,
+    Dataset,
+    Rows,
+    check_horizon,
+    draw_starts,
+    make_chunk,
+    read_rows,
+    time_limit_masks,
+)
 from .nn import CriticMLP, Ensemble, ValueMLP, VelocityMLP, low_frequency_time, paper_time
 
 try:
@@ -164,34 +177,73 @@ def update(state: State, chunks: Chunk, key: Key, config: TrainConfig) -> tuple[
     return State(Nets(policy, critic, value, target), optimizer_state, state.step + 1), metrics
 
 
-def make_updates(config: TrainConfig) -> Callable[[Dataset, State, int], tuple[State, dict]]:
-    """A compiled function `(dataset, state, count) -> (state, mean metrics)` of `count` updates.
+def make_updates(config: TrainConfig) -> Callable[[Dataset | Rows, State, int], tuple[State, dict]]:
+    """A compiled function `(source, state, count) -> (state, mean metrics)` of `count` updates.
 
+    The source is a dataset on the device, or the rows of all the updates, as `stream` reads them.
     The state's buffers are donated: use the returned one.
     """
 
     @partial(eqx.filter_jit, donate="all-except-first")
-    def updates(dataset: Dataset, state: State, count: int):
+    def updates(source: Dataset | Rows, state: State, count: int):
         arrays, static = eqx.partition(state, eqx.is_array)
 
-        def one(arrays, _):
+        def one(arrays, rows):
             state = eqx.combine(arrays, static)
-            chunks = draw_chunks(
-                dataset,
-                config.seed,
-                state.step,
-                batch=config.batch,
-                horizon=config.horizon,
-                gamma=config.gamma,
-            )
+            if isinstance(source, Dataset):
+                length = len(source.terminals)
+                starts = draw_starts(config.seed, state.step, batch=config.batch, rows=length)
+                rows = read_rows(source, starts, config.horizon)
+            chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
             key = jax.random.fold_in(jax.random.key(config.seed + 2**31), state.step)
             state, metrics = update(state, chunks, key, config)
             return eqx.filter(state, eqx.is_array), metrics
 
-        arrays, metrics = jax.lax.scan(one, arrays, length=count)
+        each = source if isinstance(source, Rows) else None
+        arrays, metrics = jax.lax.scan(one, arrays, each, length=count)
         return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
 
     return updates
+
+
+def stream(
+    dataset: Dataset, config: TrainConfig, calls: Iterable[tuple[int, int]]
+) -> Iterator[Rows]:
+    """The rows of each call's updates, read from memory-mapped files by a thread that is one call
+    ahead. The batches are those that a dataset on the device would give.
+
+    **Arguments:**
+
+    - `dataset`: its arrays, in memory or memory-mapped.
+    - `config`: of the run.
+    - `calls`: the first update of each call, and how many it makes.
+    """
+    rows = len(dataset.terminals)
+    draw = jax.vmap(lambda step: draw_starts(config.seed, step, batch=config.batch, rows=rows))
+
+    def read(first: int, count: int) -> Rows:
+        starts = np.asarray(draw(jnp.arange(first, first + count, dtype=jnp.int32)))
+        return jax.tree.map(jnp.asarray, read_rows(dataset, starts, config.horizon))
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead: deque = deque()
+        for call in calls:
+            ahead.append(thread.submit(read, *call))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        for last in ahead:
+            yield last.result()
+
+
+def _calls(done: int, total: int, updates_per_call: int, save_every: int):
+    """The first update of every call, how many it makes, and whether to save after it."""
+    saved = done
+    while done < total:
+        due = min(saved + save_every, total)
+        count = min(updates_per_call, due - done)
+        yield done, count, done + count == due
+        done += count
+        saved = due if done == due else saved
 
 
 def train(
@@ -201,6 +253,7 @@ def train(
     *,
     updates_per_call: int = 500,
     save_every: int = 10_000,
+    streamed: bool = False,
     progress: bool = True,
     position: int = 0,
 ) -> Path:
@@ -213,6 +266,8 @@ def train(
     - `run_dir`: the run's folder, made if it is not there.
     - `updates_per_call`: how many updates one compiled call makes.
     - `save_every`: a kill costs at most this many updates.
+    - `streamed`: leave the data in their memory-mapped files, for datasets larger than memory, and
+      read the chunks of two calls at a time. Changes no bit of the result.
     - `progress`, `position`: of the progress bar.
 
     **Returns:** the path of the checkpoint.
@@ -235,9 +290,12 @@ def train(
         log = MetricsLog(run_dir / "metrics.jsonl", done)
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
-        device_data = jax.tree.map(jnp.asarray, dataset)
+        calls = list(_calls(done, config.updates, updates_per_call, save_every))
+        if streamed:
+            sources: Iterable = stream(dataset, config, [call[:2] for call in calls])
+        else:
+            sources = itertools.repeat(jax.tree.map(jnp.asarray, dataset))
         updates = make_updates(config)
-        saved = done
         bar = tqdm(
             total=config.updates,
             initial=done,
@@ -247,11 +305,9 @@ def train(
             position=position,
         )
         with bar:
-            while done < config.updates:
-                due = min(saved + save_every, config.updates)
-                count = min(updates_per_call, due - done)
+            for (_, count, due), source in zip(calls, sources, strict=False):
                 started = time.perf_counter()
-                state, metrics = updates(device_data, state, count)
+                state, metrics = updates(source, state, count)
                 metrics = {name: float(value) for name, value in metrics.items()}
                 if not all(map(np.isfinite, metrics.values())):
                     raise RunError(
@@ -262,9 +318,8 @@ def train(
                 rate = count / (time.perf_counter() - started)
                 log.append({"step": done, **metrics, "updates_per_second": round(rate, 1)})
                 bar.update(count)
-                if done == due or terminated:
+                if due or terminated:
                     checkpoint.save(path, state, {"config": dataclasses.asdict(config)})
-                    saved = done
                 if terminated:
                     raise SystemExit(0)
     return path

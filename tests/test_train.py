@@ -151,6 +151,16 @@ def test_stopped_and_resumed_gives_the_same_bits(tmp_path, finished):
     assert steps == [3, 6, 9, 12]
 
 
+def test_streamed_from_files_gives_the_same_bits(tmp_path, finished):
+    mapped = {}
+    for name, field in data()._asdict().items():
+        np.save(tmp_path / f"{name}.npy", field, allow_pickle=False)
+        mapped[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    options = {"updates_per_call": 3, "save_every": 6, "streamed": True}
+    path = train(CONFIG, Dataset(**mapped), tmp_path / "run", **options)
+    assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
+
+
 def test_metrics_cut_mid_line_are_mended_on_resume(tmp_path):
     run(tmp_path, dataclasses.replace(CONFIG, updates=6))
     with open(tmp_path / "metrics.jsonl", "a") as file:

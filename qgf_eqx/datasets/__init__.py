@@ -11,9 +11,12 @@ except ImportError as error:
     ) from error
 
 from ._chunks import Chunk as Chunk
+from ._chunks import Rows as Rows
 from ._chunks import check_horizon as check_horizon
-from ._chunks import chunk as chunk
 from ._chunks import draw_chunks as draw_chunks
+from ._chunks import draw_starts as draw_starts
+from ._chunks import make_chunk as make_chunk
+from ._chunks import read_rows as read_rows
 from ._chunks import time_limit_masks as time_limit_masks
 from ._collect import collect as collect
 from ._environments import make_env as make_env

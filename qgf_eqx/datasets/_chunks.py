@@ -1,11 +1,12 @@
-"""Chunks of H steps, cut from a device-resident dataset inside the compiled update."""
+"""Chunks of H steps, cut from a dataset on the device or in files larger than memory."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ..objectives import discounted_sum
 from ._error import DatasetError
@@ -26,39 +27,73 @@ class Chunk(NamedTuple):
     """1, or 0 if the episode ends inside the chunk."""
 
 
-def chunk(dataset: Dataset, start: Int[Array, ""], *, horizon: int, gamma: float) -> Chunk:
-    """The chunk of `horizon` steps that starts at row `start`.
+class Rows(NamedTuple):
+    """What a chunk is made of, as it lies in the dataset; with any leading axes."""
 
-    **Arguments:**
+    obs: Float[Array, "... obs"]
+    actions: Float[Array, "... horizon action"]
+    rewards: Float[Array, "... horizon"]
+    masks: Float[Array, "... horizon"]
+    terminals: Float[Array, "... horizon"]
+    next_obs: Float[Array, "... obs"]
+    inside: Bool[Array, "..."]
+    """Whether the chunk's last state is still in the dataset."""
 
-    - `dataset`: its arrays, on the device.
-    - `start`: a row.
-    - `horizon`: H, the number of steps.
-    - `gamma`: the discount of one step.
+
+def read_rows(dataset: Dataset, starts: Int[Array, "..."] | np.ndarray, horizon: int) -> Rows:
+    """The rows of chunks that start at `starts`.
+
+    On the device inside a compiled update, where dataset and starts are JAX's; on the host from
+    memory-mapped files, where they are NumPy's.
     """
-    last = start + horizon
-    rows = jnp.minimum(start + jnp.arange(horizon), len(dataset.terminals) - 1)
-    whole = jnp.all(dataset.terminals[rows] == 0) & (last < len(dataset.terminals))
-    return Chunk(
-        obs=dataset.observations[start],
-        action=dataset.actions[rows],
-        reward=discounted_sum(dataset.rewards[rows], gamma),
-        discount=gamma**horizon * jnp.min(dataset.masks[rows]),
-        next_obs=dataset.observations[jnp.minimum(last, len(dataset.terminals) - 1)],
-        weight=whole.astype(dataset.rewards.dtype),
+    xp = jnp if isinstance(starts, jax.Array) else np
+    end = len(dataset.terminals) - 1
+    rows = xp.minimum(xp.add.outer(starts, xp.arange(horizon)), end)
+    return Rows(
+        obs=dataset.observations[starts],
+        actions=dataset.actions[rows],
+        rewards=dataset.rewards[rows],
+        masks=dataset.masks[rows],
+        terminals=dataset.terminals[rows],
+        next_obs=dataset.observations[xp.minimum(starts + horizon, end)],
+        inside=starts + horizon <= end,  # type: ignore[arg-type]
     )
+
+
+def make_chunk(rows: Rows, *, gamma: float) -> Chunk:
+    """The chunk that some rows make, without leading axes; `gamma` is the discount of one step."""
+    whole = jnp.all(rows.terminals == 0) & rows.inside
+    return Chunk(
+        obs=rows.obs,
+        action=rows.actions,
+        reward=discounted_sum(rows.rewards, gamma),
+        discount=gamma ** len(rows.rewards) * jnp.min(rows.masks),
+        next_obs=rows.next_obs,
+        weight=whole.astype(rows.rewards.dtype),
+    )
+
+
+def draw_starts(seed: int, step: Int[Array, ""], *, batch: int, rows: int) -> Int[Array, " batch"]:
+    """Where the chunks of a training step start: a pure function of `(seed, step)`, uniform over
+    all `rows` of the dataset.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.random.randint(key, (batch,), 0, rows)
 
 
 def draw_chunks(
     dataset: Dataset, seed: int, step: Int[Array, ""], *, batch: int, horizon: int, gamma: float
 ) -> Chunk:
-    """The batch of a training step: a pure function of `(seed, step)`.
+    """The batch of a training step, from a dataset on the device.
 
-    Starts are uniform over all rows. Arguments as for `chunk`.
+    **Arguments:** `seed`, `step`, `batch` as for `draw_starts`, and
+
+    - `dataset`: its arrays, on the device.
+    - `horizon`: H, the number of steps.
+    - `gamma`: the discount of one step.
     """
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    starts = jax.random.randint(key, (batch,), 0, len(dataset.terminals))
-    return jax.vmap(lambda start: chunk(dataset, start, horizon=horizon, gamma=gamma))(starts)
+    starts = draw_starts(seed, step, batch=batch, rows=len(dataset.terminals))
+    return jax.vmap(partial(make_chunk, gamma=gamma))(read_rows(dataset, starts, horizon))
 
 
 def check_horizon(dataset: Dataset, horizon: int) -> None:

@@ -7,8 +7,9 @@ from qgf_eqx.datasets import (
     Dataset,
     DatasetError,
     check_horizon,
-    chunk,
     draw_chunks,
+    make_chunk,
+    read_rows,
     time_limit_masks,
 )
 
@@ -21,6 +22,10 @@ HAND = Dataset(
     terminals=np.array([0, 0, 0, 0, 1, 0, 0, 1], np.float32),
 )
 ON_DEVICE = jax.tree.map(jnp.asarray, HAND)
+
+
+def chunk(dataset, start, *, horizon, gamma):
+    return make_chunk(read_rows(dataset, start, horizon), gamma=gamma)
 
 
 def cut(start, horizon, gamma=0.5):
@@ -89,3 +94,11 @@ def test_a_horizon_longer_than_every_episode_is_refused():
     check_horizon(HAND, 4)
     with pytest.raises(DatasetError, match="longest episode has 4 transitions, fewer than .* 5"):
         check_horizon(HAND, 5)
+
+
+def test_rows_read_on_the_host_are_those_of_the_device():
+    starts = np.array([[0, 3, 6], [7, 2, 5]])
+    for horizon in (1, 2, 4):
+        host = read_rows(HAND, starts, horizon)
+        device = read_rows(ON_DEVICE, jnp.asarray(starts), horizon)
+        jax.tree.map(np.testing.assert_array_equal, host, device)
