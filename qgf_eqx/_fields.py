@@ -57,6 +57,12 @@ class Bounded(eqx.Module):
         """The critic's value at the clipped action."""
         return self.critic(obs, self.clip(action, *self._bounds(action)))
 
+    def action_gradient(self, obs: Obs, action: Action) -> Action:
+        """The gradient at the clipped action, the critic's own if it has one."""
+        if self.clip is straight_through_clip:
+            return action_gradient(self.critic, obs, self.clip(action, *self._bounds(action)))
+        return jax.grad(lambda a: critic(self, obs, a))(action)
+
     def to_bounds(self, action: Action) -> Action:
         """The action, clipped to the bounds; a NaN stays a NaN."""
         return jnp.clip(action, *self._bounds(action))
@@ -147,6 +153,10 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
 def action_gradient(q: Critic, obs: Obs, action: Action) -> Action:
     """The gradient of `Q(obs, action)` with respect to the action.
 
-    Arguments and errors as for `critic`. Costs the critic's forward and backward pass.
+    Arguments and errors as for `critic`; a critic that has a method `action_gradient(obs, action)`
+    is asked for it. Costs the critic's forward and backward pass.
     """
+    own = getattr(q, "action_gradient", None)
+    if own is not None:
+        return own(obs, action)
     return jax.grad(lambda a: critic(q, obs, a))(action)

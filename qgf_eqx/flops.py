@@ -41,8 +41,9 @@ def count(fn: Callable, *args: Any, **kwargs: Any) -> int:
     Counted are matrix products and convolutions, at two operations per multiply-add, times the
     lengths of the scans they are in; of the branches of a `cond` the dearest. Not counted is
     elementwise work (some percent of a wide network), nor what the compiler removes: what nobody
-    uses, and what is computed twice from the same inputs, as the velocity that the sampler and an
-    estimator both ask for.
+    uses, what is computed twice from the same inputs, as the velocity that the sampler and an
+    estimator both ask for, and what does not change from one round of a loop to the next, as the
+    observation's share of the first layer, which is counted once.
 
     Nothing is computed, and nothing is compiled.
 
@@ -66,7 +67,7 @@ def count(fn: Callable, *args: Any, **kwargs: Any) -> int:
 
     closed = jax.make_jaxpr(call)(arrays)
     region = _Region(closed.jaxpr, closed.consts)
-    return region.cost(range(len(region.outputs)))
+    return sum(region.cost(range(len(region.outputs)), fixed=set()))
 
 
 class _Node:
@@ -130,9 +131,24 @@ class _Region:
                 todo += node.reads if needs is None else [node.reads[i] for i in needs]
         return used, outside
 
-    def cost(self, wanted: Iterable[int]) -> int:
-        used, _ = self.live(wanted)
-        return sum(_cost(node.eqn, outputs) for node, outputs in used.items())
+    def cost(self, wanted: Iterable[int], fixed: set[int]) -> tuple[int, int]:
+        """What depends on the `fixed` inputs alone, which a loop around computes once; and the
+        rest."""
+        known: dict = {}
+
+        def is_fixed(value) -> bool:
+            node, index = value
+            if node is None:
+                return not isinstance(index, int) or index in fixed
+            if node not in known:
+                known[node] = all(map(is_fixed, node.reads))
+            return known[node]
+
+        once = each = 0
+        for node, outputs in self.live(wanted)[0].items():
+            of_fixed, of_rest = _cost(node.eqn, outputs, [is_fixed(x) for x in node.reads])
+            once, each = once + of_fixed, each + of_rest
+        return once, each
 
 
 def _plain_call(eqn) -> tuple[Jaxpr, Iterable] | None:
@@ -183,7 +199,19 @@ def _reads_of(eqn, outputs: set[int]):
     return None
 
 
-def _cost(eqn, outputs: set[int]) -> int:
+def _cost(eqn, outputs: set[int], fixed: list[bool]) -> tuple[int, int]:
+    """Of one operation: the part that depends on fixed operands alone, and the rest."""
+    if eqn.primitive.name == "scan":
+        region, wanted, _ = _scan(eqn, outputs)
+        consts = range(eqn.params["num_consts"])
+        once, _ = region.cost(wanted, {i for i in consts if fixed[i]})
+        hoisted, each = region.cost(wanted, set(consts))
+        return once, hoisted - once + eqn.params["length"] * each
+    whole = _whole_cost(eqn, outputs)
+    return (whole, 0) if all(fixed) else (0, whole)
+
+
+def _whole_cost(eqn, outputs: set[int]) -> int:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         return _product(eqn)
@@ -195,13 +223,10 @@ def _cost(eqn, outputs: set[int]) -> int:
         raise ValueError(
             f"the operations of `{name}` cannot be counted. Count the parts of the call around it."
         )
-    if name == "scan":
-        region, wanted, _ = _scan(eqn, outputs)
-        return params["length"] * region.cost(wanted)
     regions = [_Region(*body) for body in _bodies(eqn)]
     if name == "checkpoint":
-        return regions[0].cost(outputs)
-    costs = [region.cost(range(len(region.outputs))) for region in regions]
+        return sum(regions[0].cost(outputs, set()))
+    costs = [sum(region.cost(range(len(region.outputs)), set())) for region in regions]
     if name == "cond":
         return max(costs)
     if any(costs):

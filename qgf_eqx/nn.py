@@ -85,8 +85,7 @@ class VelocityMLP(eqx.Module):
         a_t = _check_action(a_t, self.action_shape, self.mlp.dtype)
         time = self.embed(jnp.asarray(t, self.mlp.dtype)).astype(self.mlp.dtype)
         obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        v = self.mlp(jnp.concatenate([obs, a_t.ravel(), time]))
-        return v.reshape(self.action_shape)
+        return self.mlp(obs, jnp.concatenate([a_t.ravel(), time])).reshape(self.action_shape)
 
 
 class CriticMLP(eqx.Module):
@@ -116,7 +115,7 @@ class CriticMLP(eqx.Module):
         """The value at `(obs, action)`."""
         action = _check_action(action, self.action_shape, self.mlp.dtype)
         obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        return self.mlp(jnp.concatenate([obs, action.ravel()]))[0]
+        return self.mlp(obs, action.ravel())[0]
 
 
 class TimedCriticMLP(eqx.Module):
@@ -149,7 +148,7 @@ class TimedCriticMLP(eqx.Module):
         a_t = _check_action(a_t, self.action_shape, self.mlp.dtype)
         time = self.embed(jnp.asarray(t, self.mlp.dtype)).astype(self.mlp.dtype)
         obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        return self.mlp(jnp.concatenate([obs, a_t.ravel(), time]))[0]
+        return self.mlp(obs, jnp.concatenate([a_t.ravel(), time]))[0]
 
 
 class ValueMLP(eqx.Module):
@@ -165,7 +164,8 @@ class ValueMLP(eqx.Module):
 
     def __call__(self, obs: Obs) -> Scalar:
         """The value at `obs`."""
-        return self.mlp(_flatten(obs, self.obs_size, self.mlp.dtype))[0]
+        obs = _flatten(obs, self.obs_size, self.mlp.dtype)
+        return self.mlp(obs, jnp.zeros(0, self.mlp.dtype))[0]
 
 
 class LowerBound(eqx.Module):
@@ -186,17 +186,19 @@ class LowerBound(eqx.Module):
 
 
 class Ensemble(eqx.Module):
-    """Critics of one architecture, stacked, that reduce themselves to a scalar.
+    """Several critics that reduce themselves to a scalar.
 
     Reductions are functions of the vector of values: `jnp.min` (the paper's), `jnp.mean`,
-    `LowerBound(rho)`. `member(i)` is one of them alone.
+    `LowerBound(rho)`. `members[i]` is one of them alone. (They are not stacked and `vmap`ped: XLA
+    would then transpose their first layer in every step, and a batch of QGF takes 1.5 times as
+    long on a CPU.)
 
     ```python
     critic = Ensemble(lambda key: CriticMLP(obs_size, action_shape, key=key), 2, key=key)
     ```
     """
 
-    members: Callable
+    members: tuple[Callable[[Obs, Action], Scalar], ...]
     reduce: Callable[[Float[Array, " size"]], Scalar] = eqx.field(static=True)
 
     def __init__(
@@ -214,20 +216,40 @@ class Ensemble(eqx.Module):
         - `reduce`: from the vector of values to a scalar; the minimum in the paper.
         - `key`: split among the members.
         """
-        self.members = eqx.filter_vmap(make)(jax.random.split(key, size))
+        self.members = tuple(make(k) for k in jax.random.split(key, size))
         self.reduce = reduce
 
     def values(self, obs: Obs, action: Action) -> Float[Array, " size"]:
         """Every member's value at `(obs, action)`."""
-        return eqx.filter_vmap(lambda member: member(obs, action))(self.members)
-
-    def member(self, index: int | Scalar) -> Callable[[Obs, Action], Scalar]:
-        """One critic of the ensemble, which costs one; `index` may be traced, say random."""
-        return jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, self.members)
+        return jnp.stack([member(obs, action) for member in self.members])
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The reduced value at `(obs, action)`."""
         return self.reduce(self.values(obs, action))
+
+
+class LeastMember(eqx.Module):
+    """The minimum of an ensemble, with a gradient that goes back through the least member only.
+
+    The same values and gradients as of `Ensemble(..., reduce=jnp.min)`. For one action at a time,
+    where a pass is a read of all weights: it spares a quarter of the critics' reads. Not to be used
+    under `jax.vmap`, where both branches run on every row, with a copy of the weights for each.
+    `jit_sampler` wraps its critic in it.
+    """
+
+    ensemble: Ensemble
+
+    def __call__(self, obs: Obs, action: Action) -> Scalar:
+        """The least value at `(obs, action)`."""
+        return jnp.min(self.ensemble.values(obs, action))
+
+    def action_gradient(self, obs: Obs, action: Action) -> Action:
+        """The gradient of the least value."""
+        each = [jax.vjp(lambda a, m=m: m(obs, a), action) for m in self.ensemble.members]
+        values, carry_back = zip(*each, strict=True)
+        one = jnp.ones_like(values[0])
+        branches = [lambda backs, i=i: backs[i](one)[0] for i in range(len(each))]
+        return jax.lax.switch(jnp.argmin(jnp.stack(values)), branches, carry_back)
 
 
 class _MLP(eqx.Module):
@@ -262,17 +284,27 @@ class _MLP(eqx.Module):
     def dtype(self):
         return self.head.weight.dtype
 
-    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = _apply(layer, x)
-            x = jax.nn.gelu(x if norm is None else _normalise(norm, x), approximate=True)
-        return _apply(self.head, x)
+    def __call__(
+        self, obs: Float[Array, " obs"], rest: Float[Array, " rest"]
+    ) -> Float[Array, " out"]:
+        # The share of the observation in the first layer is a product of its own: it does not
+        # change along the flow, so XLA takes it out of the loop over the steps.
+        first, *others = self.layers
+        x = _product(obs, first.weight[:, : obs.size]) + first.bias  # type: ignore[operator]
+        x = x + _product(rest, first.weight[:, obs.size :])
+        x = _activate(self.norms[0], x)
+        for layer, norm in zip(others, self.norms[1:], strict=True):
+            x = _activate(norm, _product(x, layer.weight) + layer.bias)  # type: ignore[operator]
+        return _product(x, self.head.weight) + self.head.bias  # type: ignore[operator]
 
 
-def _apply(linear: eqx.nn.Linear, x: Float[Array, " in"]) -> Float[Array, " out"]:
-    # `linear(x)` is `W @ x`: under `vmap` XLA then transposes every activation, and a training
-    # update takes 1.2 times as long on a CPU.
-    return x @ linear.weight.T + linear.bias  # type: ignore[operator]
+def _product(x: Float[Array, " in"], weight: Float[Array, "out in"]) -> Float[Array, " out"]:
+    # `weight @ x` transposes every activation under `vmap`, and `x @ weight.T` the weights without.
+    return jax.lax.dot_general(x, weight, (((0,), (1,)), ((), ())))
+
+
+def _activate(norm: eqx.nn.LayerNorm | None, x: Float[Array, " width"]) -> Float[Array, " width"]:
+    return jax.nn.gelu(x if norm is None else _normalise(norm, x), approximate=True)
 
 
 def _normalise(norm: eqx.nn.LayerNorm, x: Float[Array, " width"]) -> Float[Array, " width"]:

@@ -151,7 +151,7 @@ def losses(
 
     each = {
         "flow_loss": objectives.flow_matching(policy, chunk.obs, chunk.action, key, time=time),
-        "critic_loss": jnp.mean(eqx.filter_vmap(critic_loss)(critic.members)),
+        "critic_loss": sum(map(critic_loss, critic.members)) / len(critic.members),
         "value_loss": objectives.iql_value(value, target, chunk.obs, chunk.action, tau=config.tau),
     }
     return {name: chunk.weight * loss for name, loss in each.items()}

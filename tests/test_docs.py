@@ -96,16 +96,17 @@ def test_docstring_examples_run(unchecked):
         "critic": lambda obs, a: jnp.sum(a),
         "batch_of_obs": jnp.zeros((4, 1)),
         "key": jax.random.key(0),
+        "obs": jnp.zeros(1),
         "n": 4,
         "obs_size": 3,
         "action_shape": (2,),
     }
     ran = 0
-    for thing in (qgf_eqx.sample, qgf_eqx.Flow, Ensemble):
+    for thing in (qgf_eqx.sample, qgf_eqx.jit_sampler, qgf_eqx.Flow, Ensemble):
         for code in re.findall(r"```python\n(.*?)```", inspect.getdoc(thing) or "", re.DOTALL):
             exec(code, dict(scope))
             ran += 1
-    assert ran == 3
+    assert ran == 4
 
 
 def test_ci_runs_the_readmes_test_command():

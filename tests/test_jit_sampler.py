@@ -1,0 +1,104 @@
+import inspect
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import action_gradient, bounded, guidance, jit_sampler, sample
+from qgf_eqx.nn import CriticMLP, Ensemble, LeastMember, VelocityMLP
+
+KEY = jax.random.key(0)
+OBS = np.array([0.5, -0.2], np.float32)
+
+
+def nets(width=16, reduce=jnp.min):
+    policy = VelocityMLP(2, (3,), width=width, depth=2, key=jax.random.key(1))
+    make = lambda k: CriticMLP(2, (3,), width=width, depth=2, key=k)  # noqa: E731
+    return policy, bounded(Ensemble(make, 2, reduce=reduce, key=jax.random.key(2)))
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize("estimate", [guidance.qgf, guidance.qgf_jacobian])
+def test_it_is_sample_with_half_of_the_key_and_returns_the_other(estimate, best_of):
+    policy, critic = nets()
+    options = {"guidance": estimate, "weight": 0.5, "best_of": best_of}
+    act, key = jit_sampler(policy, critic, **options), KEY
+    for _ in range(3):
+        rest, draw = jax.random.split(key)
+        expected = sample(policy, critic, OBS, draw, **options)
+        action, key = act(OBS, key)
+        np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(rest))
+
+
+def test_the_least_members_gradient_is_the_minimums(x64):
+    wave = lambda slope, obs, a: jnp.sin(jnp.dot(slope, a)) + jnp.sum(obs)  # noqa: E731
+    make = lambda k: eqx.Partial(wave, jax.random.normal(k, (3,)))  # noqa: E731
+    ensemble = Ensemble(make, 2, key=KEY)
+    critic = bounded(ensemble)
+    chosen = set()
+    for row in jax.random.normal(KEY, (30, 5)):
+        obs, point = 3 * row[:2], row[2:]
+        np.testing.assert_allclose(LeastMember(ensemble)(obs, point), ensemble(obs, point))
+        found = action_gradient(bounded(LeastMember(ensemble)), obs, point)
+        np.testing.assert_allclose(found, action_gradient(critic, obs, point), atol=1e-12)
+        chosen.add(int(jnp.argmin(ensemble.values(obs, point))))
+    assert chosen == {0, 1}
+
+
+def test_a_hard_clip_still_silences_what_is_outside(x64):
+    _, critic = nets()
+    hard = bounded(LeastMember(critic.critic), clip=jnp.clip)
+    plain = bounded(critic.critic, clip=jnp.clip)
+    point = jnp.array([2.0, 0.1, -0.3])
+    found = action_gradient(hard, OBS, point)
+    np.testing.assert_allclose(found, action_gradient(plain, OBS, point), atol=1e-12)
+    assert found[0] == 0 and found[1] != 0
+
+
+def test_the_curvature_of_the_least_member_can_be_asked_for(x64):
+    policy, critic = nets()
+    for t in (0.2, 0.8):
+        arguments = (OBS, jnp.array([0.3, -0.1, 0.2]), t)
+        least = guidance.curvature(policy, bounded(LeastMember(critic.critic)), *arguments)
+        np.testing.assert_allclose(least, guidance.curvature(policy, critic, *arguments))
+
+
+def test_only_one_critics_backward_pass_is_run():
+    _, critic = nets(32)
+    gradient = lambda q: eqx.filter_jit(lambda o, a: action_gradient(q, o, a))  # noqa: E731
+    lowered = gradient(LeastMember(critic.critic)).lower(OBS, jnp.zeros(3))
+    assert "conditional" in lowered.compile().compiled.as_text()
+    plain = gradient(critic.critic).lower(OBS, jnp.zeros(3)).compile().compiled.as_text()
+    assert "conditional" not in plain
+
+
+def test_no_array_of_the_networks_is_an_argument_of_the_call():
+    policy, critic = nets()
+    act = jit_sampler(policy, critic)
+    program = inspect.getclosurevars(inspect.unwrap(act)).nonlocals["run"].lower(OBS, KEY).as_text()
+    signature = program[program.index("@main(") :].split(")")[0]
+    assert len(re.findall(r"%arg\d+", signature)) == 2
+
+
+@pytest.mark.parametrize(
+    ("obs", "place"),
+    [
+        (np.array([0.0, np.nan], np.float32), r"`obs\[1\]` is nan"),
+        ({"x": np.ones(1), "goal": np.array([[1, np.inf]])}, r"`obs\['goal'\]\[0, 1\]` is inf"),
+        (jnp.array(jnp.nan), "`obs` is nan"),
+    ],
+)
+def test_an_observation_that_is_not_finite_is_refused_by_place(obs, place):
+    act = jit_sampler(*nets())
+    with pytest.raises(ValueError, match=place):
+        act(obs, KEY)
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, np.array([0.1, np.nan, 0.1])])
+def test_a_weight_that_is_not_finite_is_refused(weight):
+    with pytest.raises(ValueError, match="`weight` must be finite"):
+        jit_sampler(*nets(), weight=weight)
