@@ -17,6 +17,7 @@ from ._fields import Flow as Flow
 from ._fields import action_gradient as action_gradient
 from ._fields import bounded as bounded
 from ._fields import critic as critic
+from ._fields import given as given
 from ._fields import velocity as velocity
 from ._jit_sampler import jit_sampler as jit_sampler
 from ._sample import Guided as Guided

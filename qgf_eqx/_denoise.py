@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._fields import velocity
+from ._fields import given, velocity
 from ._types import Action, Obs, Time, Velocity
 
 
@@ -75,6 +75,7 @@ def denoise(
     `adjoint` without a `solver`.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
+    policy = given(policy, obs)
     traced = isinstance(t, Tracer)
     t = t.astype(a_t.dtype) if traced else t
     ceil, maximum = (jnp.ceil, jnp.maximum) if traced else (np.ceil, np.maximum)

@@ -1,7 +1,7 @@
 """The border where foreign callables are called, and their answers checked."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -11,6 +11,17 @@ from jaxtyping import Array, Float, Scalar
 from ._types import Action, Critic, Obs, Time, Velocity
 
 _Field = TypeVar("_Field", bound=Callable)
+
+
+def given(model: Any, obs: Obs) -> Any:
+    """The policy or critic at one observation: `model.given(obs)` if it has that, else itself.
+
+    What does not change along the flow, an encoder or the observation's share of the first layer,
+    is then computed once per action and not in every step. The samplers call it; the
+    networks of `nn` have it, and yours may: a method `given(obs)` that returns a callable of the
+    same arguments.
+    """
+    return model.given(obs) if hasattr(model, "given") else model
 
 
 class Flow(eqx.Module):
@@ -24,6 +35,10 @@ class Flow(eqx.Module):
 
     field: Callable
     action_shape: tuple[int, ...] = eqx.field(static=True, converter=tuple)
+
+    def given(self, obs: Obs) -> "Flow":
+        """The same at one observation."""
+        return Flow(given(self.field, obs), self.action_shape)
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The velocity of the field at `(obs, a_t, t)`."""
@@ -56,6 +71,10 @@ class Bounded(eqx.Module):
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The critic's value at the clipped action."""
         return self.critic(obs, self.clip(action, *self._bounds(action)))
+
+    def given(self, obs: Obs) -> "Bounded":
+        """The same at one observation."""
+        return Bounded(given(self.critic, obs), self.low, self.high, self.clip)
 
     def action_gradient(self, obs: Obs, action: Action) -> Action:
         """The gradient at the clipped action, the critic's own if it has one."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._denoise import check_count
-from ._fields import Bounded, velocity
+from ._fields import Bounded, given, velocity
 from ._fields import critic as value_of
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
@@ -42,10 +42,17 @@ class Guided(eqx.Module):
         """The policy's."""
         return _action_shape(self.policy, self.critic)
 
+    def given(self, obs: Obs) -> "Guided":
+        """The same at one observation."""
+        if _is_zero(self.weight):
+            return Guided(given(self.policy, obs), self.critic, self.guidance, self.weight)
+        policy, critic = given(self.policy, obs), given(self.critic, obs)
+        return Guided(policy, critic, self.guidance, self.weight)
+
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The guided velocity at `(obs, a_t, t)`."""
         v = velocity(self.policy, obs, a_t, t)
-        if isinstance(self.weight, int | float) and self.weight == 0:
+        if _is_zero(self.weight):
             return v
         g = _as_gradient(self.guidance(self.policy, self.critic, obs, a_t, t), a_t)
         w = _as_weight(weight_at(self.weight, t, v, g), a_t)
@@ -108,7 +115,7 @@ def guided_flow(
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
     noise = _as_noise(noise)
-    field = Guided(policy, critic, guidance, weight)
+    field = Guided(policy, critic, guidance, weight).given(obs)
     times = np.arange(steps) / steps
 
     def step(a_t, t):
@@ -154,7 +161,7 @@ def guided_solve(
     """
     steps = check_count("steps", steps, "it sets the first step")
     noise = _as_noise(noise)
-    field = Guided(policy, critic, guidance, weight)
+    field = Guided(policy, critic, guidance, weight).given(obs)
     adaptive = stepsize_controller is not None
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, a_t, _: field(obs, a_t, jnp.asarray(t))),
@@ -257,6 +264,10 @@ def _draw(policy, critic, obs, key, guidance, weight, steps, i) -> Action:
     noise = jax.random.normal(jax.random.fold_in(key, i), _action_shape(policy, critic))
     action = guided_flow(policy, critic, obs, noise, guidance=guidance, weight=weight, steps=steps)
     return critic.to_bounds(action) if isinstance(critic, Bounded) else action
+
+
+def _is_zero(weight: Weight) -> bool:
+    return isinstance(weight, int | float) and weight == 0
 
 
 def _as_noise(noise) -> Array:

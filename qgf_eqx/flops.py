@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
@@ -83,17 +84,16 @@ class _Region:
     A value is `(node, index of its output)`, or `(None, name)` if it comes from outside.
     """
 
-    def __init__(self, jaxpr: Jaxpr, consts: Iterable = ()):
+    def __init__(self, jaxpr: Jaxpr, consts: Iterable = (), same: dict[int, int] | None = None):
         self._merged: dict = {}
-        inputs = [(None, i) for i in range(len(jaxpr.invars))]
+        same = same or {}
+        inputs = [(None, same.get(i, i)) for i in range(len(jaxpr.invars))]
         self.outputs = self._inline(jaxpr, consts, inputs)
 
     def _inline(self, jaxpr, consts, inputs) -> list:
         values = dict(zip(jaxpr.invars, inputs, strict=True))
-        # Constants are told apart by identity: the same array is the same value.
-        unknown = range(len(jaxpr.constvars))
-        consts = list(consts) or [(id(jaxpr), i) for i in unknown]
-        values |= {v: (None, ("const", _name(c))) for v, c in zip(jaxpr.constvars, consts)}  # noqa: B905
+        constants = zip(jaxpr.constvars, consts, strict=True)
+        values |= {var: (None, _constant(value)) for var, value in constants}
         read = lambda x: (None, _literal(x)) if isinstance(x, Literal) else values[x]  # noqa: E731
         for eqn in jaxpr.eqns:
             reads = [read(x) for x in eqn.invars]
@@ -127,7 +127,7 @@ class _Region:
                 outside.add(index)
             elif index not in used.setdefault(node, set()):
                 used[node].add(index)
-                needs = _reads_of(node.eqn, used[node])
+                needs = _reads_of(node, used[node])
                 todo += node.reads if needs is None else [node.reads[i] for i in needs]
         return used, outside
 
@@ -146,7 +146,7 @@ class _Region:
 
         once = each = 0
         for node, outputs in self.live(wanted)[0].items():
-            of_fixed, of_rest = _cost(node.eqn, outputs, [is_fixed(x) for x in node.reads])
+            of_fixed, of_rest = _cost(node, outputs, [is_fixed(x) for x in node.reads])
             once, each = once + of_fixed, each + of_rest
         return once, each
 
@@ -175,12 +175,14 @@ def _bodies(eqn) -> list[tuple[Jaxpr, Iterable]]:
     return found
 
 
-def _scan(eqn, outputs: set[int]):
+def _scan(node: _Node, outputs: set[int]):
     """The body of a scan, its outputs that are needed, in the end or for the next round, and its
     inputs that are."""
-    carried, consts = eqn.params["num_carry"], eqn.params["num_consts"]
-    closed = eqn.params["jaxpr"]
-    region, wanted = _Region(closed.jaxpr, closed.consts), set(outputs)
+    carried, consts = node.eqn.params["num_carry"], node.eqn.params["num_consts"]
+    closed, shared = node.eqn.params["jaxpr"], node.reads[:consts]
+    # What is the same value outside of the loop is the same inside.
+    same = {i: shared.index(value) for i, value in enumerate(shared)}
+    region, wanted = _Region(closed.jaxpr, closed.consts, same), set(outputs)
     while True:
         _, outside = region.live(wanted)
         inputs = {i for i in outside if isinstance(i, int)}
@@ -190,19 +192,20 @@ def _scan(eqn, outputs: set[int]):
         wanted = again
 
 
-def _reads_of(eqn, outputs: set[int]):
+def _reads_of(node: _Node, outputs: set[int]):
     """The operands that these outputs need, or `None` for all."""
-    if eqn.primitive.name == "scan":
-        _, wanted, inputs = _scan(eqn, outputs)
-        first = eqn.params["num_consts"]
-        return inputs | {first + i for i in wanted if i < eqn.params["num_carry"]}
+    if node.eqn.primitive.name == "scan":
+        _, wanted, inputs = _scan(node, outputs)
+        first = node.eqn.params["num_consts"]
+        return inputs | {first + i for i in wanted if i < node.eqn.params["num_carry"]}
     return None
 
 
-def _cost(eqn, outputs: set[int], fixed: list[bool]) -> tuple[int, int]:
+def _cost(node: _Node, outputs: set[int], fixed: list[bool]) -> tuple[int, int]:
     """Of one operation: the part that depends on fixed operands alone, and the rest."""
+    eqn = node.eqn
     if eqn.primitive.name == "scan":
-        region, wanted, _ = _scan(eqn, outputs)
+        region, wanted, _ = _scan(node, outputs)
         consts = range(eqn.params["num_consts"])
         once, _ = region.cost(wanted, {i for i in consts if fixed[i]})
         hoisted, each = region.cost(wanted, set(consts))
@@ -244,12 +247,16 @@ def _product(eqn) -> int:
 
 
 def _literal(literal: Literal):
-    value = np.asarray(literal.val)
-    return ("literal", str(value.dtype), value.shape, value.tobytes())
+    return _constant(np.asarray(literal.val))
 
 
-def _name(const):
-    return const if isinstance(const, tuple) else id(const)
+def _constant(value):
+    """A small constant by what it holds, a large one by identity."""
+    if isinstance(value, np.ndarray | jax.Array) and value.size <= 1024:
+        if not jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a key
+            value = np.asarray(value)
+            return ("constant", str(value.dtype), value.shape, value.tobytes())
+    return ("constant", id(value))
 
 
 def _hashable(value):

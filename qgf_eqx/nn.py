@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import Initializer, lecun_normal, variance_scaling
 from jaxtyping import Array, Float, Scalar
 
+from ._fields import given
 from ._types import Action, Key, Obs, Time
 
 _hidden_init = variance_scaling(1.0, "fan_avg", "uniform")
@@ -19,8 +22,10 @@ def low_frequency_time(t: Time) -> Float[Array, " 9"]:
 
     Smooth between grid points, so that `steps` is a free choice at test time.
     """
+    # NumPy's `arange`, for `jnp.arange`s of two calls are taken out of a loop one by one: XLA then
+    # no longer sees that they are equal, and runs the policy twice in each step.
     t = jnp.asarray(t)
-    angles = jnp.pi * jnp.arange(1, 5, dtype=t.dtype) * t
+    angles = jnp.asarray(np.pi * np.arange(1, 5), t.dtype) * t
     return jnp.concatenate([jnp.atleast_1d(t), jnp.cos(angles), jnp.sin(angles)])
 
 
@@ -32,7 +37,7 @@ def paper_time(t: Time) -> Float[Array, " 16"]:
     a flow trained with it on that grid is wrong between the grid's points.
     """
     t = jnp.asarray(t)
-    angles = 10000 * t * 10000 ** (-jnp.arange(8, dtype=t.dtype) / 8)
+    angles = 10000 * t * jnp.asarray(10000 ** (-np.arange(8) / 8), t.dtype)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
@@ -82,10 +87,16 @@ class VelocityMLP(eqx.Module):
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The velocity at `(obs, a_t, t)`."""
+        return self.given(obs)(obs, a_t, t)
+
+    def given(self, obs: Obs) -> "_Given":
+        """The field at one observation, whose share of the first layer is computed already."""
+        return _Given(self, self.mlp.given(_flatten(obs, self.obs_size, self.mlp.dtype)))
+
+    def _answer(self, mlp: "_MLP", a_t: Action, t: Time) -> Action:
         a_t = _check_action(a_t, self.action_shape, self.mlp.dtype)
         time = self.embed(jnp.asarray(t, self.mlp.dtype)).astype(self.mlp.dtype)
-        obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        return self.mlp(obs, jnp.concatenate([a_t.ravel(), time])).reshape(self.action_shape)
+        return mlp(jnp.concatenate([a_t.ravel(), time])).reshape(self.action_shape)
 
 
 class CriticMLP(eqx.Module):
@@ -113,9 +124,14 @@ class CriticMLP(eqx.Module):
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The value at `(obs, action)`."""
-        action = _check_action(action, self.action_shape, self.mlp.dtype)
-        obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        return self.mlp(obs, action.ravel())[0]
+        return self.given(obs)(obs, action)
+
+    def given(self, obs: Obs) -> "_Given":
+        """The critic at one observation, whose share of the first layer is computed already."""
+        return _Given(self, self.mlp.given(_flatten(obs, self.obs_size, self.mlp.dtype)))
+
+    def _answer(self, mlp: "_MLP", action: Action) -> Scalar:
+        return mlp(_check_action(action, self.action_shape, self.mlp.dtype).ravel())[0]
 
 
 class TimedCriticMLP(eqx.Module):
@@ -145,10 +161,16 @@ class TimedCriticMLP(eqx.Module):
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Scalar:
         """The value at `(obs, a_t, t)`."""
+        return self.given(obs)(obs, a_t, t)
+
+    def given(self, obs: Obs) -> "_Given":
+        """The critic at one observation, whose share of the first layer is computed already."""
+        return _Given(self, self.mlp.given(_flatten(obs, self.obs_size, self.mlp.dtype)))
+
+    def _answer(self, mlp: "_MLP", a_t: Action, t: Time) -> Scalar:
         a_t = _check_action(a_t, self.action_shape, self.mlp.dtype)
         time = self.embed(jnp.asarray(t, self.mlp.dtype)).astype(self.mlp.dtype)
-        obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        return self.mlp(obs, jnp.concatenate([a_t.ravel(), time]))[0]
+        return mlp(jnp.concatenate([a_t.ravel(), time]))[0]
 
 
 class ValueMLP(eqx.Module):
@@ -164,8 +186,7 @@ class ValueMLP(eqx.Module):
 
     def __call__(self, obs: Obs) -> Scalar:
         """The value at `obs`."""
-        obs = _flatten(obs, self.obs_size, self.mlp.dtype)
-        return self.mlp(obs, jnp.zeros(0, self.mlp.dtype))[0]
+        return self.mlp(_flatten(obs, self.obs_size, self.mlp.dtype))[0]
 
 
 class LowerBound(eqx.Module):
@@ -223,6 +244,10 @@ class Ensemble(eqx.Module):
         """Every member's value at `(obs, action)`."""
         return jnp.stack([member(obs, action) for member in self.members])
 
+    def given(self, obs: Obs) -> "Ensemble":
+        """The ensemble at one observation."""
+        return eqx.tree_at(lambda e: e.members, self, tuple(given(m, obs) for m in self.members))
+
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The reduced value at `(obs, action)`."""
         return self.reduce(self.values(obs, action))
@@ -238,6 +263,10 @@ class LeastMember(eqx.Module):
     """
 
     ensemble: Ensemble
+
+    def given(self, obs: Obs) -> "LeastMember":
+        """The same at one observation."""
+        return LeastMember(self.ensemble.given(obs))
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The least value at `(obs, action)`."""
@@ -284,27 +313,33 @@ class _MLP(eqx.Module):
     def dtype(self):
         return self.head.weight.dtype
 
-    def __call__(
-        self, obs: Float[Array, " obs"], rest: Float[Array, " rest"]
-    ) -> Float[Array, " out"]:
-        # The share of the observation in the first layer is a product of its own: it does not
-        # change along the flow, so XLA takes it out of the loop over the steps.
-        first, *others = self.layers
-        x = _product(obs, first.weight[:, : obs.size]) + first.bias  # type: ignore[operator]
-        x = x + _product(rest, first.weight[:, obs.size :])
-        x = _activate(self.norms[0], x)
-        for layer, norm in zip(others, self.norms[1:], strict=True):
-            x = _activate(norm, _product(x, layer.weight) + layer.bias)  # type: ignore[operator]
+    def given(self, obs: Float[Array, " obs"]) -> "_MLP":
+        """The network of the inputs after `obs`, which become a part of the first bias."""
+        first = self.layers[0]
+        weight, rest = first.weight[:, : obs.size], first.weight[:, obs.size :]
+        bias = first.bias + _product(obs, weight)  # type: ignore[operator]
+        return eqx.tree_at(lambda m: (m.layers[0].weight, m.layers[0].bias), self, (rest, bias))
+
+    def __call__(self, x: Float[Array, " in"]) -> Float[Array, " out"]:
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = _product(x, layer.weight) + layer.bias  # type: ignore[operator]
+            x = jax.nn.gelu(x if norm is None else _normalise(norm, x), approximate=True)
         return _product(x, self.head.weight) + self.head.bias  # type: ignore[operator]
+
+
+class _Given(eqx.Module):
+    """A network at one observation."""
+
+    net: Any
+    mlp: _MLP
+
+    def __call__(self, obs: Obs, *point):
+        return self.net._answer(self.mlp, *point)
 
 
 def _product(x: Float[Array, " in"], weight: Float[Array, "out in"]) -> Float[Array, " out"]:
     # `weight @ x` transposes every activation under `vmap`, and `x @ weight.T` the weights without.
     return jax.lax.dot_general(x, weight, (((0,), (1,)), ((), ())))
-
-
-def _activate(norm: eqx.nn.LayerNorm | None, x: Float[Array, " width"]) -> Float[Array, " width"]:
-    return jax.nn.gelu(x if norm is None else _normalise(norm, x), approximate=True)
 
 
 def _normalise(norm: eqx.nn.LayerNorm, x: Float[Array, " width"]) -> Float[Array, " width"]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from ._denoise import check_count, one_step
-from ._fields import Bounded, action_gradient, velocity
+from ._fields import Bounded, action_gradient, given, velocity
 from ._fields import critic as value_of
 from ._sample import best, candidates
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
@@ -59,6 +59,7 @@ def grad_step(
     **Returns:** an action of the same shape. Costs the critic forward and backward, `steps` times.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
+    critic = given(critic, obs)
 
     def step(a, _):
         a = a + size * action_gradient(critic, obs, a)
@@ -106,8 +107,10 @@ def fk_steering(
     """
     particles = check_count("particles", particles, "it sets the number of particles")
     steps = check_count("steps", steps, "it sets the length of the scan")
+    shape = policy.action_shape
+    policy, critic = given(policy, obs), given(critic, obs)
     noise_key, walk_key, pick_key = jax.random.split(key, 3)
-    a_t = jax.random.normal(noise_key, (particles, *policy.action_shape))
+    a_t = jax.random.normal(noise_key, (particles, *shape))
     ask = jax.vmap(lambda a: _value_or_nothing(critic, obs, a) / temperature)
     leap = jax.vmap(partial(one_step, policy, obs), (0, None))
 
@@ -217,6 +220,10 @@ class Inpainted(eqx.Module):
     def action_shape(self) -> tuple[int, ...]:
         """The chunk's."""
         return self.chunk.shape
+
+    def given(self, obs: Obs) -> "Inpainted":
+        """The same at one observation."""
+        return Inpainted(given(self.policy, obs), self.chunk, self.mask, self.largest)
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The velocity at `(obs, a_t, t)`."""

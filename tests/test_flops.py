@@ -57,16 +57,15 @@ def test_every_method_costs_its_formula_to_the_last_operation(width):
     assert of_sample(width, guidance=guidance.qgf) == T * (p + 2 * c) + once
     assert of_sample(width, guidance=guidance.qgf_jacobian) == T * (2 * p + 2 * c) + once
     for k in (2, 4):
-        # A scan inside the step takes the observation's share out of itself, and so once more.
-        assert of_sample(width, guidance=look(k)) == T * ((1 + k) * p + 2 * c) + once + p_obs
+        assert of_sample(width, guidance=look(k)) == T * ((1 + k) * p + 2 * c) + once
         jacobian = T * ((1 + 2 * k) * p + 2 * c) + once
         assert of_sample(width, guidance=look(k, jacobian=True)) == jacobian
     chain = {"unroll": True, "guidance": guidance.qgf_chain}
-    assert of_flow(width, **chain) == T * (p + 2 * c) + remaining * p + once + T * p_obs
+    assert of_flow(width, **chain) == T * (p + 2 * c) + remaining * p + once
     bptt = chain | {"guidance": guidance.bptt}
     assert of_flow(width, **bptt) == T * (p + 2 * c) + 2 * remaining * p + once
     # Scanned, the time is not known before, and each step pays for a whole chain.
-    scanned = T * (p + 2 * c) + T * T * p + once + p_obs
+    scanned = T * (p + 2 * c) + T * T * p + once
     assert of_flow(width, guidance=guidance.qgf_chain) == scanned
     for n in (4, 16):
         assert of_sample(width, weight=0, best_of=n) == n * (T * p + c) + once
@@ -211,6 +210,29 @@ def test_xla_takes_the_observations_share_out_of_the_loop():
     program = eqx.filter_jit(flow).lower(policy, jnp.ones(46), jnp.ones(SHAPE)).compile()
     main = program.compiled.as_text().split("ENTRY")[1]
     assert len(re.findall(r"= \S+ (?:dot|custom-call)\(", main)) == 1  # the others are in the loop
+
+
+# Forward and backward passes of the policy in the body of the loop.
+PASSES = {
+    "ood": (1, 0),
+    "qgf": (1, 0),
+    "qgf_jacobian": (1, 1),
+    "jacobian_regularized": (1, 1),
+}
+
+
+@pytest.mark.parametrize("name", list(PASSES))
+def test_xla_runs_in_each_step_what_is_counted_and_no_more(name):
+    policy = VelocityMLP(46, SHAPE, width=32, key=KEY)
+    critic = lambda o, a: jnp.sum(jnp.sin(a))  # noqa: E731
+
+    def flow(p, o, a):
+        return guided_flow(p, critic, o, a, guidance=getattr(guidance, name), weight=0.1)
+
+    program = eqx.filter_jit(flow).lower(policy, jnp.ones(46), jnp.ones(SHAPE)).compile()
+    loop = program.compiled.as_text().split("ENTRY")[0]
+    forward, backward = PASSES[name]
+    assert len(re.findall(r"= \S+ (?:dot|custom-call)\(", loop)) == 5 * (forward + backward)
 
 
 def test_the_dearest_branch_counts():
