@@ -1,0 +1,110 @@
+"""The plain formulations that the cost benchmark compares with compute what the library computes."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import guidance, guided_flow, sample
+from qgf_eqx.datasets import Dataset, chunk
+from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+from qgf_eqx.train import TrainConfig, init
+from qgf_eqx.train import update as library_update
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import plain
+
+SHAPE, WEIGHT = (5, 5), 0.3
+
+
+def bptt(policy, critic, obs, key):
+    noise = jax.random.normal(jax.random.fold_in(key, 0), SHAPE)
+    options = {"guidance": guidance.bptt, "weight": WEIGHT, "unroll": True}
+    return guided_flow(policy, critic, obs, noise, **options)
+
+
+guided = {"weight": WEIGHT}
+CASES = {
+    "flow": (partial(sample, weight=0), plain.flow),
+    "ood": (partial(sample, guidance=guidance.ood, **guided), partial(plain.ood, **guided)),
+    "qgf": (partial(sample, **guided), partial(plain.qgf, **guided)),
+    "qgf_jacobian": (
+        partial(sample, guidance=guidance.qgf_jacobian, **guided),
+        partial(plain.qgf_jacobian, **guided),
+    ),
+    "bptt": (bptt, partial(plain.bptt, **guided)),
+    "best-of-4": (
+        partial(sample, weight=0, best_of=4),
+        partial(plain.best_of, plain.flow, 4),
+    ),
+    "qgf best-of-4": (
+        partial(sample, best_of=4, **guided),
+        partial(plain.best_of, plain.qgf, 4, **guided),
+    ),
+}
+
+
+def both(name):
+    policy_key, critic_key, obs_key = jax.random.split(jax.random.key(0), 3)
+    policy = VelocityMLP(7, SHAPE, width=16, key=policy_key)
+    critic = Ensemble(lambda k: CriticMLP(7, SHAPE, width=16, key=k), 2, key=critic_key)
+    obs = jax.random.normal(obs_key, (7,))
+    return [np.asarray(f(policy, critic, obs, jax.random.key(1))) for f in CASES[name]]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_plain_sampler_is_the_librarys(name):
+    ours, theirs = both(name)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_float64_the_two_agree_to_nine_digits(name, x64):
+    ours, theirs = both(name)
+    assert ours.dtype == np.float64
+    np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
+
+
+def fake_data():
+    rng = np.random.default_rng(0)
+    return Dataset(
+        rng.normal(size=(60, 7)).astype(float),
+        rng.uniform(-1, 1, (60, 5)),
+        -rng.uniform(0, 3, 60),
+        (np.arange(60) != 47).astype(float),
+        (np.arange(60) % 20 == 19).astype(float),
+    )
+
+
+def test_the_plain_chunks_are_the_librarys(x64):
+    data = fake_data()
+    cut = lambda start: chunk(jax.tree.map(jnp.asarray, data), start, horizon=5, gamma=0.99)  # noqa: E731
+    for ours, theirs in zip(
+        jax.vmap(cut)(jnp.arange(60)), plain.chunks(data, np.arange(60), 5, 0.99), strict=True
+    ):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-12)
+
+
+def test_a_plain_update_is_the_librarys(x64, loose_promotion):
+    config = TrainConfig("none", width=16, batch=8)
+    state = init(config, 7, 5)
+    nets = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
+    data = fake_data()
+    optimizer_state = plain.init_optimizer(nets, config)
+    for step in range(3):
+        starts = np.arange(step, step + 8)
+        cut = lambda start: chunk(jax.tree.map(jnp.asarray, data), start, horizon=5, gamma=0.999)  # noqa: E731
+        key = jax.random.key(step)
+        state, _ = eqx.filter_jit(library_update)(state, jax.vmap(cut)(starts), key, config)
+        batch = plain.chunks(data, starts, 5, 0.999)
+        nets, optimizer_state = plain.update(nets, optimizer_state, batch, key, config)
+    ours = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
+    for one, other in zip(
+        *(jax.tree.leaves(eqx.filter(n, eqx.is_array)) for n in (ours, nets)), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-9)
