@@ -4,6 +4,8 @@ What the library is compared with, in cost (`cost.py`) and in its numbers (`test
 Every sampler draws its noise from the same key as `qgf_eqx.sample`, and returns the same action.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,17 @@ def best_of(sampler, count, policy, critic, obs, key, **options):
         jnp.arange(count)
     )
     return actions[jnp.argmax(jax.vmap(lambda a: value(critic, obs, a))(actions))]
+
+
+SAMPLERS = {
+    "flow": flow,
+    "ood": ood,
+    "qgf": qgf,
+    "qgf_jacobian": qgf_jacobian,
+    "bptt": bptt,
+    **{f"best-of-{n}": partial(best_of, flow, n) for n in (4, 16, 32)},
+    **{f"qgf best-of-{n}": partial(best_of, qgf, n) for n in (4, 16)},
+}
 
 
 def chunks(dataset, starts, horizon, gamma):

@@ -19,18 +19,19 @@ from qgf_eqx.train import update as library_update
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import plain
 
-SHAPE, WEIGHT = (5, 5), 0.3
+SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
 
 
 def bptt(policy, critic, obs, key):
     noise = jax.random.normal(jax.random.fold_in(key, 0), SHAPE)
-    options = {"guidance": guidance.bptt, "weight": WEIGHT, "unroll": True}
+    options = {"guidance": eqx.Partial(guidance.bptt, steps=STEPS), "unroll": True, **guided}
     return guided_flow(policy, critic, obs, noise, **options)
 
 
-guided = {"weight": WEIGHT}
+steps = {"steps": STEPS}
+guided = {"weight": WEIGHT, **steps}
 CASES = {
-    "flow": (partial(sample, weight=0), plain.flow),
+    "flow": (partial(sample, weight=0, **steps), partial(plain.flow, **steps)),
     "ood": (partial(sample, guidance=guidance.ood, **guided), partial(plain.ood, **guided)),
     "qgf": (partial(sample, **guided), partial(plain.qgf, **guided)),
     "qgf_jacobian": (
@@ -39,8 +40,8 @@ CASES = {
     ),
     "bptt": (bptt, partial(plain.bptt, **guided)),
     "best-of-4": (
-        partial(sample, weight=0, best_of=4),
-        partial(plain.best_of, plain.flow, 4),
+        partial(sample, weight=0, best_of=4, **steps),
+        partial(plain.best_of, plain.flow, 4, **steps),
     ),
     "qgf best-of-4": (
         partial(sample, best_of=4, **guided),
@@ -49,12 +50,19 @@ CASES = {
 }
 
 
-def both(name):
+@eqx.filter_jit
+def make_nets():
     policy_key, critic_key, obs_key = jax.random.split(jax.random.key(0), 3)
     policy = VelocityMLP(7, SHAPE, width=16, key=policy_key)
     critic = Ensemble(lambda k: CriticMLP(7, SHAPE, width=16, key=k), 2, key=critic_key)
-    obs = jax.random.normal(obs_key, (7,))
-    return [np.asarray(f(policy, critic, obs, jax.random.key(1))) for f in CASES[name]]
+    return policy, critic, jax.random.normal(obs_key, (7,))
+
+
+def both(name):
+    policy, critic, obs = make_nets()
+    return [
+        np.asarray(eqx.filter_jit(f)(policy, critic, obs, jax.random.key(1))) for f in CASES[name]
+    ]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -92,7 +100,7 @@ def test_the_plain_chunks_are_the_librarys(x64):
 
 def test_a_plain_update_is_the_librarys(x64, loose_promotion):
     config = TrainConfig("none", width=16, batch=8)
-    state = init(config, 7, 5)
+    state = eqx.filter_jit(init)(config, 7, 5)
     nets = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
     data = fake_data()
     optimizer_state = plain.init_optimizer(nets, config)
