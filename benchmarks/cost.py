@@ -186,15 +186,20 @@ def table(results):
     columns = {k: v for k, v in columns.items() if any(k in m for _, _, m in batches)}
     first = ["method", "width", "variant", "batch", "GFLOP", "weights (MB)"]
     last = ["ours / plain, clock", "ours / plain, CPU"]
-    lines = [" | ".join([*first, *columns.values(), *last])]
-    lines += ["|".join(["---"] * (len(first) + len(columns) + len(last)))]
+    header = [*first, *columns.values(), *last]
+    lines = [header, ["---"] * len(header)]
     for row, batch, found in batches:
         cells = [row["method"], str(row["width"]), row["variant"], str(batch)]
         cells += [number(row.get(k)) for k in GIVEN]
-        cells += [found["skipped"] if "skipped" in found else number(found.get(k)) for k in columns]
+        measured = [number(found.get(k)) for k in columns]
+        cells += [found["skipped"], *measured[1:]] if "skipped" in found else measured
         cells += [share(found.get("plain", {}), k) for k in ("clock", "CPU")]
-        lines.append(" | ".join(cells))
-    return "\n".join([*(f"| {line} |" for line in lines), "", starts(results)])
+        lines.append(cells)
+    return "\n".join([markdown(lines), "", starts(results)])
+
+
+def markdown(lines):
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 GIVEN = ("GFLOP per action", "weight reads per action (MB)")
@@ -202,17 +207,15 @@ GIVEN = ("GFLOP per action", "weight reads per action (MB)")
 
 def starts(results):
     """Seconds from the start of a process to its first action."""
-    lines = [
-        "| method | width | import (s) | build (s) | first action (s) | total (s) | cached (s) |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|"]
+    parts = ("import (s)", "build (s)", "first action (s)", "total (s)")
+    header = ["method", "width", *parts, "total, cached (s)"]
+    lines = [header, ["---"] * len(header)]
     for row in results["rows"]:
         if row.get("cold start, cached"):
-            parts = [number(x) for x in row["cold start"].values()]
-            cached = number(row["cold start, cached"]["total (s)"])
-            cells = [row["method"], str(row["width"]), *parts, cached]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            times = [row["cold start"][part] for part in parts]
+            times += [row["cold start, cached"]["total (s)"]]
+            lines.append([row["method"], str(row["width"]), *map(number, times)])
+    return markdown(lines)
 
 
 def number(x):

@@ -5,11 +5,11 @@ Called by `cost.py`, which says what in one argument, as JSON; a fresh process f
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -134,11 +134,15 @@ def free_memory():
 
 
 def peak_memory():
-    """Of the process so far: the device's own, or the resident set."""
+    """Of the process so far: the device's own, or the resident set (on Linux)."""
     stats = jax.devices()[0].memory_stats()
     if stats:
         return {"peak device memory (MB)": stats["peak_bytes_in_use"] / 1e6}
-    return {"peak RSS (MB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    status = Path("/proc/self/status")  # `getrusage` would count the parent's before the exec
+    if not status.exists():
+        return {}
+    kilobytes = status.read_text().partition("VmHWM:")[2].split()[0]
+    return {"peak RSS (MB)": int(kilobytes) * 1024 / 1e6}
 
 
 def latency(clock, cpu):

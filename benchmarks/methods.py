@@ -37,12 +37,15 @@ class Method(NamedTuple):
 
 def chain(nets, obs, key, unroll, **options):
     """`sample` scans; unrolled, it is this."""
+    policy, critic = nets.policy, nets.critic or never_asked
     if not unroll:
-        return qgf_eqx.sample(nets.policy, nets.critic, obs, key, steps=STEPS, **options)
+        return qgf_eqx.sample(policy, critic, obs, key, steps=STEPS, **options)
     noise = jax.random.normal(jax.random.fold_in(key, 0), SHAPE)
-    return qgf_eqx.guided_flow(
-        nets.policy, nets.critic, obs, noise, steps=STEPS, unroll=True, **options
-    )
+    return qgf_eqx.guided_flow(policy, critic, obs, noise, steps=STEPS, unroll=True, **options)
+
+
+def never_asked(obs, action):
+    raise AssertionError("this method has no critic")
 
 
 def flow(nets, obs, key, unroll):
@@ -96,8 +99,7 @@ def best_of(n, options, nets, obs, key, unroll):
 
 def best_of_flow(n):
     passes = {"policy": STEPS, "critic": 1}
-    ours = partial(best_of, n, {"weight": 0})
-    return Method(ours, passes, n)
+    return Method(partial(best_of, n, {"weight": 0}), passes, n)
 
 
 def best_of_qgf(n):
@@ -115,11 +117,7 @@ METHODS = {
     "flow": Method(flow, {"policy": STEPS}, unrolls=True),
     "ood": Method(ood, _GUIDED, unrolls=True),
     "qgf": Method(qgf, _GUIDED, unrolls=True),
-    "qgf_jacobian": Method(
-        qgf_jacobian,
-        {"policy": 2 * STEPS, "critic": 2 * STEPS},
-        unrolls=True,
-    ),
+    "qgf_jacobian": Method(qgf_jacobian, {"policy": 2 * STEPS, "critic": 2 * STEPS}, unrolls=True),
     "look_ahead 2": looks_ahead(2),
     "look_ahead 4": looks_ahead(4),
     "qgf_chain": Method(qgf_chain, {"policy": STEPS + REMAINING, "critic": 2 * STEPS}),

@@ -1,4 +1,5 @@
-"""The plain formulations that the cost benchmark compares with compute what the library computes."""
+"""The parts of the cost benchmark: the plain formulations compute what the library computes, and
+the methods read what they say."""
 
 import sys
 from functools import partial
@@ -12,12 +13,14 @@ import pytest
 
 from qgf_eqx import guidance, guided_flow, sample
 from qgf_eqx.datasets import Dataset, chunk
+from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.train import TrainConfig, init
 from qgf_eqx.train import update as library_update
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import plain
+from methods import METHODS, OBS, make_nets
 
 SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
 
@@ -51,7 +54,7 @@ CASES = {
 
 
 @eqx.filter_jit
-def make_nets():
+def small_nets():
     policy_key, critic_key, obs_key = jax.random.split(jax.random.key(0), 3)
     policy = VelocityMLP(7, SHAPE, width=16, key=policy_key)
     critic = Ensemble(lambda k: CriticMLP(7, SHAPE, width=16, key=k), 2, key=critic_key)
@@ -59,7 +62,7 @@ def make_nets():
 
 
 def both(name):
-    policy, critic, obs = make_nets()
+    policy, critic, obs = small_nets()
     return [
         np.asarray(eqx.filter_jit(f)(policy, critic, obs, jax.random.key(1))) for f in CASES[name]
     ]
@@ -76,6 +79,23 @@ def test_in_float64_the_two_agree_to_nine_digits(name, x64):
     ours, theirs = both(name)
     assert ours.dtype == np.float64
     np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
+
+
+def kernel_entries(net):
+    """Of one network, or of all members of an ensemble."""
+    is_linear = lambda x: isinstance(x, eqx.nn.Linear)  # noqa: E731
+    layers = [x for x in jax.tree.leaves(net, is_leaf=is_linear) if is_linear(x)]
+    return sum(layer.weight.size for layer in layers)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_passes_of_a_method_are_its_flops(name):
+    method = METHODS[name]
+    nets = eqx.filter_eval_shape(make_nets, method.passes, 256, False)
+    act = partial(method.act, unroll=False)
+    found = count(act, nets, jax.ShapeDtypeStruct((OBS,), np.float32), jax.random.key(0))
+    entries = [n * kernel_entries(getattr(nets, net)) for net, n in method.passes.items()]
+    assert found == 2 * method.rows * sum(entries)
 
 
 def fake_data():
