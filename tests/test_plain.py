@@ -20,6 +20,7 @@ from qgf_eqx.train import update as library_update
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import plain
+from measure import Program, refusal
 from methods import METHODS, OBS, make_nets
 
 SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
@@ -97,6 +98,13 @@ def test_the_passes_of_a_method_are_its_flops(name):
     entries = [n * kernel_entries(getattr(nets, net)) for net, n in method.passes.items()]
     # A lone critic's gradient needs no forward pass through its head: some 1e-4 less.
     np.testing.assert_allclose(found, 2 * method.rows * sum(entries), rtol=1e-3)
+
+
+def test_what_is_too_slow_or_too_large_is_refused_with_a_reason():
+    small = Program(step=None, facts={}, bytes=1000)
+    assert refusal(small, estimate=1.0, seconds=10.0) is None
+    assert "three calls" in refusal(small, estimate=4.0, seconds=10.0)
+    assert "GB" in refusal(small._replace(bytes=10**15), estimate=1.0, seconds=10.0)
 
 
 def fake_data():
