@@ -37,6 +37,7 @@ from qgf_eqx._provenance import machine, versions, write_json
 
 HERE = Path(__file__).parent
 FIGURE = HERE.parent / "docs" / "images" / "cost.svg"
+RECORDED = ("widths", "batches", "ticks", "repeats", "rounds", "seconds")
 CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
@@ -137,7 +138,7 @@ def measure(options, platform, device, path):
         "machine": machine(),
         "versions": versions(),
         "sizes": f"obs {OBS}, chunk {SHAPE}, 4 layers, 2 critics, T = 10",
-        "options": {name: str(value) for name, value in vars(options).items()},
+        "options": {name: getattr(options, name) for name in RECORDED},
         "rows": earlier_rows(path),
     }
     for name, width, variant in tqdm(list(plan(options, variants)), unit=" processes"):
