@@ -5,21 +5,19 @@ episodes, numbered differently; the raw outcomes are part of the result.
 """
 
 import dataclasses
-import json
 import multiprocessing
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax.numpy as jnp
 
 from ._denoise import check_count
-from ._files import write_atomically
+from ._provenance import machine as machine
+from ._provenance import versions as versions
+from ._provenance import write_json as write_json
 from .datasets import collect, dataset_name, load
 from .evaluate import ESTIMATORS, Episode, Method, difference, evaluate, method, wilson
 from .train import TrainConfig, load_nets, train
@@ -291,12 +289,6 @@ def paths_of(results: Path) -> Path:
     return results.with_name(f"{results.stem.removeprefix('results')}paths.json")
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Writes JSON atomically."""
-    with write_atomically(path) as file:
-        file.write(json.dumps(content, indent=1, default=str).encode())
-
-
 def _as_json(experiment: Experiment) -> dict:
     return {
         **dataclasses.asdict(experiment),
@@ -366,39 +358,6 @@ def _raw(episodes: list[Episode]) -> dict:
         "length": [e.length for e in episodes],
         "errors": {e.number: e.error for e in episodes if e.error},
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of what a number depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("qgf_eqx", "jax", "equinox", "diffrax", "optax", "ogbench", "mujoco", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return {**found, "commit": _commit()}
-
-
-def _commit() -> str:
-    """The commit of the checkout that this package runs from; `unknown` if it is none."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        run_git = partial(subprocess.run, capture_output=True, text=True, check=True)
-        commit = run_git([*git, "rev-parse", "HEAD"]).stdout.strip()
-        changed = run_git([*git, "status", "--porcelain", "--", "."]).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit} with changes" if changed else commit
-
-
-def machine() -> dict:
-    """The machine a number was measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return {"system": platform.system(), "processor": model, "cores": os.cpu_count()}
 
 
 class _Clock:

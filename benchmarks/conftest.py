@@ -1,0 +1,10 @@
+def pytest_addoption(parser):
+    parser.addoption("--cost-methods", nargs="+", default=["flow", "qgf", "qgf_jacobian"])
+    parser.addoption("--cost-widths", nargs="+", type=int, default=[128])
+    parser.addoption("--cost-batches", nargs="+", type=int, default=[1, 16])
+
+
+def pytest_generate_tests(metafunc):
+    for name in ("method", "width", "batch"):
+        plural = "batches" if name == "batch" else f"{name}s"
+        metafunc.parametrize(name, metafunc.config.getoption(f"--cost-{plural}"))

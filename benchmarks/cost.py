@@ -1,0 +1,303 @@
+"""What an action costs: FLOPs, weight reads, latency, throughput, memory, start-up, by method.
+
+    python benchmarks/cost.py                       # all, on the device that JAX finds
+    python benchmarks/cost.py --quick               # small networks, few repeats: does it work?
+    python benchmarks/cost.py --figure              # and docs/images/cost.svg
+    python benchmarks/cost.py --only-show --figure  # from the results, nothing is measured
+
+Every method and width is measured in a fresh process, batches ascending: a control loop that hands
+an observation from the host and waits for the action. Networks of the paper's sizes, random
+weights. The plain formulation is run alternately with the library, A B A B, in the same process.
+The floor of a method is the time of its FLOPs at the speed of bare matrix products of its networks'
+shapes, which at batch 1 is the time to read the weights. What would take too long or too much
+memory is not run, and the row says why.
+
+On a GPU all of it is done with TF32, with full float32 and with bfloat16 weights, and batch 1 with
+and without command buffers, scanned and unrolled. The method `training` needs the extras `train`
+and `ogbench`, the figure needs `plot`.
+
+Writes `benchmarks/results/cost_<device>.json` after every process; results of the same machine and
+versions that are there already are kept, so that a long measurement may be made in parts.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from methods import METHODS, OBS, SHAPE
+from tqdm import tqdm
+
+from qgf_eqx._provenance import machine, versions, write_json
+
+HERE = Path(__file__).parent
+FIGURE = HERE.parent / "docs" / "images" / "cost.svg"
+RECORDED = ("widths", "batches", "ticks", "repeats", "rounds", "seconds")
+CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+class Variant(NamedTuple):
+    """How XLA runs a method."""
+
+    precision: str | None = None  # of float32 products; None is JAX's default, TF32 on a GPU
+    half: bool = False  # bfloat16 weights
+    unroll: bool = False
+    buffers: bool | None = None  # XLA's command buffers; None is XLA's default
+
+    def environment(self):
+        """XLA reads its flags once, when a process starts."""
+        if self.buffers is None:
+            return {}
+        kinds = "+WHILE,+CONDITIONAL" if self.buffers else ""
+        flags = f"--xla_gpu_enable_command_buffer={kinds} --xla_gpu_graph_min_graph_size=1"
+        return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
+
+
+VARIANTS = {
+    "default": Variant(),
+    "highest": Variant(precision="highest"),
+    "bf16": Variant(half=True),
+    "no buffers": Variant(buffers=False),
+    "buffers": Variant(buffers=True),
+    "unrolled, no buffers": Variant(buffers=False, unroll=True),
+    "unrolled, buffers": Variant(buffers=True, unroll=True),
+}
+
+
+def plan(options, variants):
+    """Method, width and variant of every process."""
+    for name in options.methods:
+        for width in options.widths:
+            for variant in variants:
+                scanned = not VARIANTS[variant].unroll
+                if variant == "default" or (
+                    name != "training" and (scanned or METHODS[name].unrolls)
+                ):
+                    yield name, width, variant
+
+
+def job(options, name, width, variant):
+    """What `measure.py` is told. Command buffers are a matter of batch 1."""
+    batches = options.batches if VARIANTS[variant].buffers is None else [1]
+    return {
+        "method": name,
+        "width": width,
+        **VARIANTS[variant]._asdict(),
+        "batches": sorted(batches),
+        "ticks": options.ticks,
+        "repeats": options.repeats,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "only start": False,
+    }
+
+
+def run(what, environment):
+    """One process; what it printed last."""
+    script = HERE / "measure.py"
+    done = subprocess.run(
+        [sys.executable, script, json.dumps(what | {"spawned": time.time()})],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        return {"failed": f"the process ended with {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def cached_start(what, environment):
+    """The cold start of a process that finds its programs in JAX's compilation cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = environment | CACHE | {"JAX_COMPILATION_CACHE_DIR": folder}
+        run(what | {"only start": True}, environment)  # fills the cache
+        return run(what | {"only start": True}, environment).get("cold start")
+
+
+def find_device():
+    """Asked in another process, so that this one holds no memory of it."""
+    code = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='\\n')"
+    asked = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return asked.stdout.splitlines()[-2:]
+
+
+def measure(options, platform, device, path):
+    variants = options.variants or (["default"] if platform == "cpu" else list(VARIANTS))
+    if options.device_variants:
+        variants = list(VARIANTS)
+    if variants == ["default"]:
+        print("Precision, command buffers and unrolling are a matter of a GPU: skipped.")
+    results = {
+        "device": device,
+        "platform": platform,
+        "machine": machine(),
+        "versions": versions(),
+        "sizes": f"obs {OBS}, chunk {SHAPE}, 4 layers, 2 critics, T = 10",
+        "options": {name: getattr(options, name) for name in RECORDED},
+        "rows": earlier_rows(path),
+    }
+    for name, width, variant in tqdm(list(plan(options, variants)), unit=" processes"):
+        what, environment = job(options, name, width, variant), VARIANTS[variant].environment()
+        row = {"method": name, "width": width, "variant": variant} | run(what, environment)
+        if "cold start" in row and variant == "default":
+            row["cold start, cached"] = cached_start(what, environment)
+        for batch, found in row.get("batches", {}).items():
+            if "skipped" in found:
+                tqdm.write(f"{name}, width {width}, batch {batch}: {found['skipped']}", sys.stderr)
+        same = [identity(row) == identity(other) for other in results["rows"]]
+        rows = [r for r, gone in zip(results["rows"], same, strict=True) if not gone]
+        results["rows"] = [*rows, row]
+        write_json(path, results)
+    return results
+
+
+def identity(row):
+    return row["method"], row["width"], row["variant"]
+
+
+def earlier_rows(path):
+    """Those of the same machine and versions; all others would be no comparison."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    same = found["machine"] == machine() and found["versions"] == versions()
+    return found["rows"] if same else []
+
+
+def table(results):
+    """In Markdown, a line for every method, width, variant and batch."""
+    columns = {
+        "latency p50 (us)": "p50 (us)",
+        "latency p95 (us)": "p95 (us)",
+        "jitter p95 - p50 (us)": "jitter (us)",
+        "throughput (actions/s)": "actions/s",
+        "updates per second": "updates/s",
+        "CPU time per action (us)": "CPU (us)",
+        "multiple of the floor": "x floor",
+        "compile (s)": "compile (s)",
+        "peak RSS (MB)": "RSS (MB)",
+        "peak device memory (MB)": "device (MB)",
+    }
+    batches = [(r, b, m) for r in results["rows"] for b, m in r.get("batches", {}).items()]
+    columns = {k: v for k, v in columns.items() if any(k in m for _, _, m in batches)}
+    first = ["method", "width", "variant", "batch", "GFLOP", "weights (MB)"]
+    last = ["ours / plain, clock", "ours / plain, CPU"]
+    header = [*first, *columns.values(), *last]
+    lines = [header, ["---"] * len(header)]
+    for row, batch, found in batches:
+        cells = [row["method"], str(row["width"]), row["variant"], str(batch)]
+        cells += [number(row.get(k)) for k in GIVEN]
+        measured = [number(found.get(k)) for k in columns]
+        cells += [found["skipped"], *measured[1:]] if "skipped" in found else measured
+        cells += [share(found.get("plain", {}), k) for k in ("clock", "CPU")]
+        lines.append(cells)
+    return "\n".join([markdown(lines), "", starts(results)])
+
+
+def markdown(lines):
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+GIVEN = ("GFLOP per action", "weight reads per action (MB)")
+
+
+def starts(results):
+    """Seconds from the start of a process to its first action."""
+    parts = ("import (s)", "build (s)", "first action (s)", "total (s)")
+    header = ["method", "width", *parts, "total, cached (s)"]
+    lines = [header, ["---"] * len(header)]
+    for row in results["rows"]:
+        if row.get("cold start, cached"):
+            times = [row["cold start"][part] for part in parts]
+            times += [row["cold start, cached"]["total (s)"]]
+            lines.append([row["method"], str(row["width"]), *map(number, times)])
+    return markdown(lines)
+
+
+def number(x):
+    return "" if x is None else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
+
+
+def share(found, clock):
+    if f"ours / plain, {clock}" not in found:
+        return ""
+    low, high = found[f"ours / plain, {clock}, quartiles"]
+    return f"{found[f'ours / plain, {clock}']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def figure(results, path):
+    """GFLOP per action, and latency at batch 1 with its 95th percentile; of the widest networks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [r for r in results["rows"] if r["variant"] == "default"]
+    rows = [r for r in rows if "latency p50 (us)" in r.get("batches", {}).get("1", {})]
+    width = max(r["width"] for r in rows)
+    rows = [r for r in rows if r["width"] == width][::-1]
+    names = [r["method"] for r in rows]
+    pyplot.rcParams["svg.hashsalt"] = "cost"
+    size = (9, 1 + 0.28 * len(rows))
+    drawn, (left, right) = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
+    left.barh(names, [r["GFLOP per action"] for r in rows])
+    left.set(xlabel="GFLOP per action", title=f"networks 4 x {width}, T = 10")
+    p50, p95 = (
+        [1e-3 * r["batches"]["1"][f"latency {p} (us)"] for r in rows] for p in ("p50", "p95")
+    )
+    spread = [[0] * len(rows), [b - a for a, b in zip(p50, p95, strict=True)]]
+    right.barh(names, p50, xerr=spread, ecolor="grey")
+    right.set(xlabel="latency at batch 1 (ms), p50 and p95", title=results["device"])
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, metadata={"Date": None})
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*METHODS, "training"]
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--widths", nargs="+", type=int, default=[512, 1024])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 50, 256, 4096])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--device-variants", action="store_true", help="all of them, on a CPU too")
+    parser.add_argument("--ticks", type=int, default=2000, help="at batch 1")
+    parser.add_argument("--repeats", type=int, default=20, help="at other batches")
+    parser.add_argument("--rounds", type=int, default=9, help="of the library and plain")
+    parser.add_argument("--seconds", type=float, default=60, help="at most, for each of these")
+    parser.add_argument("--quick", action="store_true", help="small and few, whatever the above")
+    parser.add_argument("--out", type=Path, help="of the results")
+    parser.add_argument("--figure", nargs="?", type=Path, const=FIGURE, metavar="PATH")
+    parser.add_argument("--only-show", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    if options.quick:
+        options.widths, options.batches, options.seconds = [64], [1, 8], 5
+        options.ticks, options.repeats, options.rounds = 50, 5, 3
+    return options
+
+
+def main():
+    options = parse()
+    platform, device = find_device()
+    name = f"cost_{device.lower().replace(' ', '_')}{'_quick' if options.quick else ''}.json"
+    path = options.out or HERE / "results" / name
+    if not options.only_show:
+        measure(options, platform, device, path)
+    results = json.loads(path.read_text())
+    print(table(results))
+    if options.figure:
+        figure(results, options.figure)
+    if any("failed" in row for row in results["rows"]):
+        raise SystemExit("Some processes failed; the rows say which.")
+
+
+if __name__ == "__main__":
+    main()

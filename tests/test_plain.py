@@ -1,0 +1,147 @@
+"""The parts of the cost benchmark: the plain formulations compute what the library computes, and
+the methods read what they say."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import guidance, guided_flow, sample
+from qgf_eqx.datasets import Dataset, chunk
+from qgf_eqx.flops import count
+from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+from qgf_eqx.train import TrainConfig, init
+from qgf_eqx.train import update as library_update
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import plain
+from measure import Program, refusal
+from methods import METHODS, OBS, make_nets
+
+SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
+
+
+def bptt(policy, critic, obs, key):
+    noise = jax.random.normal(jax.random.fold_in(key, 0), SHAPE)
+    options = {"guidance": eqx.Partial(guidance.bptt, steps=STEPS), "unroll": True, **guided}
+    return guided_flow(policy, critic, obs, noise, **options)
+
+
+steps = {"steps": STEPS}
+guided = {"weight": WEIGHT, **steps}
+CASES = {
+    "flow": (partial(sample, weight=0, **steps), partial(plain.flow, **steps)),
+    "ood": (partial(sample, guidance=guidance.ood, **guided), partial(plain.ood, **guided)),
+    "qgf": (partial(sample, **guided), partial(plain.qgf, **guided)),
+    "qgf_jacobian": (
+        partial(sample, guidance=guidance.qgf_jacobian, **guided),
+        partial(plain.qgf_jacobian, **guided),
+    ),
+    "bptt": (bptt, partial(plain.bptt, **guided)),
+    "best-of-4": (
+        partial(sample, weight=0, best_of=4, **steps),
+        partial(plain.best_of, plain.flow, 4, **steps),
+    ),
+    "qgf best-of-4": (
+        partial(sample, best_of=4, **guided),
+        partial(plain.best_of, plain.qgf, 4, **guided),
+    ),
+}
+
+
+@eqx.filter_jit
+def small_nets():
+    policy_key, critic_key, obs_key = jax.random.split(jax.random.key(0), 3)
+    policy = VelocityMLP(7, SHAPE, width=16, key=policy_key)
+    critic = Ensemble(lambda k: CriticMLP(7, SHAPE, width=16, key=k), 2, key=critic_key)
+    return policy, critic, jax.random.normal(obs_key, (7,))
+
+
+def both(name):
+    policy, critic, obs = small_nets()
+    return [
+        np.asarray(eqx.filter_jit(f)(policy, critic, obs, jax.random.key(1))) for f in CASES[name]
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_plain_sampler_is_the_librarys(name):
+    ours, theirs = both(name)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_in_float64_the_two_agree_to_nine_digits(name, x64):
+    ours, theirs = both(name)
+    assert ours.dtype == np.float64
+    np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-9 * np.abs(ours).max())
+
+
+def kernel_entries(net):
+    """Of one network, or of all members of an ensemble."""
+    is_linear = lambda x: isinstance(x, eqx.nn.Linear)  # noqa: E731
+    layers = [x for x in jax.tree.leaves(net, is_leaf=is_linear) if is_linear(x)]
+    return sum(layer.weight.size for layer in layers)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_passes_of_a_method_are_its_flops(name):
+    method = METHODS[name]
+    nets = eqx.filter_eval_shape(make_nets, method.passes, 256, False)
+    act = partial(method.act, unroll=False)
+    found = count(act, nets, jax.ShapeDtypeStruct((OBS,), np.float32), jax.random.key(0))
+    entries = [n * kernel_entries(getattr(nets, net)) for net, n in method.passes.items()]
+    # A lone critic's gradient needs no forward pass through its head: some 1e-4 less.
+    np.testing.assert_allclose(found, 2 * method.rows * sum(entries), rtol=1e-3)
+
+
+def test_what_is_too_slow_or_too_large_is_refused_with_a_reason():
+    small = Program(step=None, facts={}, bytes=1000)
+    assert refusal(small, estimate=1.0, seconds=10.0) is None
+    assert "three calls" in refusal(small, estimate=4.0, seconds=10.0)
+    assert "GB" in refusal(small._replace(bytes=10**15), estimate=1.0, seconds=10.0)
+
+
+def fake_data():
+    rng = np.random.default_rng(0)
+    return Dataset(
+        rng.normal(size=(60, 7)).astype(float),
+        rng.uniform(-1, 1, (60, 5)),
+        -rng.uniform(0, 3, 60),
+        (np.arange(60) != 47).astype(float),
+        (np.arange(60) % 20 == 19).astype(float),
+    )
+
+
+def test_the_plain_chunks_are_the_librarys(x64):
+    data = fake_data()
+    cut = lambda start: chunk(jax.tree.map(jnp.asarray, data), start, horizon=5, gamma=0.99)  # noqa: E731
+    for ours, theirs in zip(
+        jax.vmap(cut)(jnp.arange(60)), plain.chunks(data, np.arange(60), 5, 0.99), strict=True
+    ):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-12)
+
+
+def test_a_plain_update_is_the_librarys(x64, loose_promotion):
+    config = TrainConfig("none", width=16, batch=8)
+    state = eqx.filter_jit(init)(config, 7, 5)
+    nets = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
+    data = fake_data()
+    optimizer_state = plain.init_optimizer(nets, config)
+    for step in range(3):
+        starts = np.arange(step, step + 8)
+        cut = lambda start: chunk(jax.tree.map(jnp.asarray, data), start, horizon=5, gamma=0.999)  # noqa: E731
+        key = jax.random.key(step)
+        state, _ = eqx.filter_jit(library_update)(state, jax.vmap(cut)(starts), key, config)
+        batch = plain.chunks(data, starts, 5, 0.999)
+        nets, optimizer_state = plain.update(nets, optimizer_state, batch, key, config)
+    ours = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
+    for one, other in zip(
+        *(jax.tree.leaves(eqx.filter(n, eqx.is_array)) for n in (ours, nets)), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-9)
