@@ -19,6 +19,7 @@ import numpy as np
 from methods import METHODS, OBS, SHAPE, STEPS, bytes_read, make_nets
 
 from qgf_eqx.flops import count
+from qgf_eqx.nn import LeastMember
 
 IMPORTED = time.time()
 
@@ -60,6 +61,18 @@ def control_step(act, nets, batch):
     )
 
 
+def alone(act, method):
+    """For one action at a time, as `jit_sampler` does: through the least critic only."""
+    if method.rows > 1:
+        return act
+
+    def alone(nets, obs, key):
+        least = None if nets.critic is None else LeastMember(nets.critic)
+        return act(nets._replace(critic=least), obs, key)
+
+    return alone
+
+
 def observations(batch):
     rng = np.random.default_rng(0)
     return rng.normal(size=(OBS,) if batch == 1 else (batch, OBS)).astype(np.float32)
@@ -83,8 +96,7 @@ def bare_products(nets, rows):
     kernels = []
     for net in jax.tree.leaves(nets, is_leaf=lambda x: hasattr(x, "mlp")):
         layers = [layer.weight for layer in (*net.mlp.layers, net.mlp.head)]
-        stacked = layers[0].ndim == 3
-        kernels += zip(*layers, strict=True) if stacked else [layers]
+        kernels.append(layers)
     widest = max(layers[0].shape[1] for layers in kernels)
 
     def run(kernels, x):
@@ -199,7 +211,7 @@ def measure(job):
     jax.block_until_ready(eqx.filter(nets, eqx.is_array))
     built = time.time()
     act = partial(method.act, unroll=job["unroll"])
-    first = control_step(act, nets, 1)
+    first = control_step(alone(act, method), nets, 1)
     np.asarray(first.step(observations(1), jax.random.key(0))[0])
     acted = time.time()
     row = {
@@ -243,8 +255,9 @@ def measure_batches(job, method, act, nets, first, flop):
     sampler = plain.SAMPLERS.get(job["method"])
     if sampler and not job["half"]:  # as written, it would promote bfloat16 to float32
         as_written = lambda nets, obs, key: sampler(nets.policy, nets.critic, obs, key)  # noqa: E731
+        stacked = nets if nets.critic is None else nets._replace(critic=plain.stack(nets.critic))
         for batch, (program, estimate) in ran.items():
-            other = control_step(as_written, nets, batch)
+            other = control_step(as_written, stacked, batch)
             reason = refusal(other, estimate, job["seconds"])
             times = {"skipped": reason} if reason else ratio(program, other, batch, job)
             found[batch]["plain"] = other.facts | times
@@ -276,7 +289,7 @@ def measure_training(job):
         fresh = eqx.filter_jit(partial(init, config, OBS, SHAPE[1]))
         state = {"ours": fresh()}
         nets = fresh().nets
-        nets = (nets.policy, nets.critic, nets.value, nets.target)
+        nets = (nets.policy, plain.stack(nets.critic), nets.value, plain.stack(nets.target))
         state["plain"] = nets, plain.init_optimizer(nets, config)
 
         def ours(n, state=state, updates=updates):

@@ -160,7 +160,8 @@ def bytes_read(nets, method):
     """Of weights per action: bytes of a parameter x parameters x passes, summed over the nets.
 
     A pass is one call, forward or backward, and reads every parameter once, whatever the number
-    of rows: the candidates of a best-of-N share it, and so do the rows of a batch.
+    of rows: the candidates of a best-of-N share it, and so do the rows of a batch. At batch 1
+    `LeastMember` reads less, one critic in each backward pass.
     """
     bytes_each = next(x.dtype.itemsize for x in jax.tree.leaves(nets) if eqx.is_array(x))
     return bytes_each * sum(n * size(getattr(nets, net)) for net, n in method.passes.items())

@@ -1,6 +1,7 @@
 """The methods as one would write them first: plain JAX over the same networks.
 
 What the library is compared with, in cost (`cost.py`) and in its numbers (`tests/test_plain.py`).
+A critic is a stacked ensemble (`stack`), of which the minimum is taken.
 Every sampler draws its noise from the same key as `qgf_eqx.sample`, and returns the same action.
 """
 
@@ -25,9 +26,15 @@ def velocity(policy, obs, a_t, t):
     return mlp(policy.mlp, inputs).reshape(a_t.shape)
 
 
+def stack(ensemble):
+    """The members of an ensemble as one critic whose arrays have a leading axis."""
+    stacked = lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0]  # noqa: E731
+    return jax.tree.map(stacked, *ensemble.members)
+
+
 def values(critic, obs, action):
     inputs = jnp.concatenate([obs, action.ravel()])
-    return eqx.filter_vmap(lambda member: mlp(member.mlp, inputs)[0])(critic.members)
+    return eqx.filter_vmap(lambda member: mlp(member.mlp, inputs)[0])(critic)
 
 
 def value(critic, obs, action):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qgf_eqx import guidance, guided_flow, sample
-from qgf_eqx.datasets import Dataset, chunk
+from qgf_eqx.datasets import Dataset, make_chunk, read_rows
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.train import TrainConfig, init
@@ -64,9 +64,9 @@ def small_nets():
 
 def both(name):
     policy, critic, obs = small_nets()
-    return [
-        np.asarray(eqx.filter_jit(f)(policy, critic, obs, jax.random.key(1))) for f in CASES[name]
-    ]
+    ours, theirs = CASES[name]
+    act = lambda f, q: np.asarray(eqx.filter_jit(f)(policy, q, obs, jax.random.key(1)))  # noqa: E731
+    return act(ours, critic), act(theirs, plain.stack(critic))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,8 +96,8 @@ def test_the_passes_of_a_method_are_its_flops(name):
     act = partial(method.act, unroll=False)
     found = count(act, nets, jax.ShapeDtypeStruct((OBS,), np.float32), jax.random.key(0))
     entries = [n * kernel_entries(getattr(nets, net)) for net, n in method.passes.items()]
-    # A lone critic's gradient needs no forward pass through its head: some 1e-4 less.
-    np.testing.assert_allclose(found, 2 * method.rows * sum(entries), rtol=1e-3)
+    # The observation's share of the first layers is computed once and not in every pass.
+    assert 0.9 < found / (2 * method.rows * sum(entries)) < 1.001
 
 
 def test_what_is_too_slow_or_too_large_is_refused_with_a_reason():
@@ -118,11 +118,15 @@ def fake_data():
     )
 
 
+def cut(data, starts, gamma):
+    rows = read_rows(jax.tree.map(jnp.asarray, data), jnp.asarray(starts), 5)
+    return jax.vmap(partial(make_chunk, gamma=gamma))(rows)
+
+
 def test_the_plain_chunks_are_the_librarys(x64):
     data = fake_data()
-    cut = lambda start: chunk(jax.tree.map(jnp.asarray, data), start, horizon=5, gamma=0.99)  # noqa: E731
     for ours, theirs in zip(
-        jax.vmap(cut)(jnp.arange(60)), plain.chunks(data, np.arange(60), 5, 0.99), strict=True
+        cut(data, np.arange(60), 0.99), plain.chunks(data, np.arange(60), 5, 0.99), strict=True
     ):
         np.testing.assert_allclose(theirs, ours, rtol=1e-12)
 
@@ -130,17 +134,22 @@ def test_the_plain_chunks_are_the_librarys(x64):
 def test_a_plain_update_is_the_librarys(x64, loose_promotion):
     config = TrainConfig("none", width=16, batch=8)
     state = eqx.filter_jit(init)(config, 7, 5)
-    nets = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
+    stacked = lambda nets: (  # noqa: E731
+        nets.policy,
+        plain.stack(nets.critic),
+        nets.value,
+        plain.stack(nets.target),
+    )
+    nets = stacked(state.nets)
     data = fake_data()
     optimizer_state = plain.init_optimizer(nets, config)
     for step in range(3):
         starts = np.arange(step, step + 8)
-        cut = lambda start: chunk(jax.tree.map(jnp.asarray, data), start, horizon=5, gamma=0.999)  # noqa: E731
         key = jax.random.key(step)
-        state, _ = eqx.filter_jit(library_update)(state, jax.vmap(cut)(starts), key, config)
+        state, _ = eqx.filter_jit(library_update)(state, cut(data, starts, 0.999), key, config)
         batch = plain.chunks(data, starts, 5, 0.999)
         nets, optimizer_state = plain.update(nets, optimizer_state, batch, key, config)
-    ours = state.nets.policy, state.nets.critic, state.nets.value, state.nets.target
+    ours = stacked(state.nets)
     for one, other in zip(
         *(jax.tree.leaves(eqx.filter(n, eqx.is_array)) for n in (ours, nets)), strict=True
     ):
