@@ -104,7 +104,8 @@ def bare_products(nets, rows):
             for layers in kernels:
                 h = x[:, : layers[0].shape[1]]
                 for kernel in layers:
-                    h = h @ kernel.T
+                    # `h @ kernel.T` would transpose every kernel in every step.
+                    h = jax.lax.dot_general(h, kernel, (((1,), (1,)), ((), ())))
                 x = x + 1e-3 * jnp.mean(h, axis=1, keepdims=True)
             return x, None
 

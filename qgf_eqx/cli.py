@@ -12,7 +12,7 @@ try:
     import numpy as np
     import tyro
 
-    from . import analysis, experiment, plot
+    from . import analysis, experiment, figures, plot
     from ._fields import bounded
     from .checkpoint import CheckpointError
     from .datasets import DatasetError, env_id, load, make_env
@@ -285,6 +285,47 @@ def diagnose(
     print(f"The figure is in {path}")
 
 
+def analyse(
+    what: _Positional[Literal["example", "noise", "value"]],
+    runs: _Positional[tuple[Path, ...]] = (),
+    /,
+    out: Path = Path("figures"),
+    data_dir: Path = Path("data"),
+    count: int = 64,
+    reduce: _Reduce = "min",
+    format: Literal["svg", "png", "pdf"] = "svg",
+) -> None:
+    """Make one of the paper's analyses: the numbers as JSON, and the figure.
+
+    `example` is the one-dimensional example and needs no run. `noise` asks how sensitive every
+    estimator of RUN is to noise. `value` compares the Q that guidance reaches, by its own critic
+    and by that of a second, independent RUN, with best-of-N and the distance to the data.
+
+    Args:
+        what: Which analysis.
+        runs: Folders of training runs: none, one, or one and its judge.
+        out: Folder for the JSON and the figure.
+        data_dir: Folder of the datasets.
+        count: Observations of the validation data.
+        reduce: How the critics' values become one: the minimum (the paper's) or the mean.
+        format: Of the figure.
+    """
+    needed = {"example": 0, "noise": 1, "value": 2}[what]
+    if len(runs) != needed:
+        raise ValueError(f"`analyse {what}` takes {needed} training runs, got {len(runs)}.")
+    options = {"count": count, "reduce": _REDUCE[reduce]}
+    if what == "example":
+        found = figures.example()
+    else:
+        found = getattr(figures, what)(*runs, data_dir, **options)
+        found |= {"task": load_nets(runs[0])[1].env, "critics reduced by": reduce}
+    found |= {"versions": experiment.versions(), "machine": experiment.machine()}
+    out.mkdir(parents=True, exist_ok=True)
+    experiment.write_json(out / f"{what}.json", found)
+    path = getattr(plot, what)(found, out / f"{what}.{format}")
+    print(f"The numbers are in {out / f'{what}.json'}, the figure in {path}")
+
+
 def _offline(run: Path, count: int, reduce: str, data_dir: Path):
     """Policy, bounded critic, every member's value, and observations of the validation data."""
     nets, config = load_nets(run)
@@ -322,6 +363,7 @@ def main(arguments: list[str] | None = None) -> None:
         "evaluate": evaluate,
         "choose": choose,
         "diagnose": diagnose,
+        "analyse": analyse,
         "plot": plot_results,
     }
     try:

@@ -117,7 +117,91 @@ def diagnostics(found: Diagnostics, path: str | Path) -> Path:
     return _save(figure, path)
 
 
+_ESTIMATORS = {
+    "flow": "#7f7f7f",
+    "OOD": "#d95f02",
+    "QGF": "#1f77b4",
+    "QGF-Jacobian": "#2ca02c",
+    "QGF-chain": "#9467bd",
+    "BPTT": "#8c564b",
+}
+
+
+def example(found: dict[str, Any], path: str | Path) -> Path:
+    """The one-dimensional example of `figures.example`: for every estimator the guided field and
+    some paths, and the share of samples on the best mode by weight.
+    """
+    names = list(found["methods"])
+    figure, grid = pyplot.subplots(2, 4, figsize=(12, 5.4), layout="constrained")
+    panels = grid.flat
+    t, a = np.array(found["t"]), np.array(found["a"])
+    for axes, name in zip(panels, names, strict=False):
+        method = found["methods"][name]
+        slope = np.array(method["field"]).T
+        axes.streamplot(t, a, np.ones_like(slope), slope, color="#cccccc", linewidth=0.6, density=1)
+        paths = np.array(method["paths"])
+        axes.plot(np.linspace(0, 1, paths.shape[1]), paths.T, color=_ESTIMATORS[name], lw=0.7)
+        axes.set(title=name, xlim=(0, 1), ylim=(-3, 7), xlabel="t", yticks=[1, 3, 5])
+        axes.axhline(3, color="#e6ab02", linewidth=0.8)
+    last = grid.flat[len(names)]
+    for name in names:
+        style = {"color": _ESTIMATORS[name], "marker": "o", "markersize": 3, "label": name}
+        last.plot(found["weights"], found["methods"][name]["share"], **style)
+    last.set(xscale="log", xlabel="weight", title=f"share on 3, n = {found['samples']}")
+    last.legend(fontsize=7, frameon=False)
+    for axes in grid.flat[len(names) + 1 :]:
+        axes.axis("off")
+    return _save(figure, path)
+
+
+def noise(found: dict[str, Any], path: str | Path) -> Path:
+    """The sensitivity to noise of `figures.noise`: a panel for every noise scale, over time."""
+    figure, panels = pyplot.subplots(
+        1,
+        len(found["std"]),
+        figsize=(4 * len(found["std"]), 3.4),
+        layout="constrained",
+        sharey=True,
+    )
+    for k, axes in enumerate(panels):
+        for name, method in found["methods"].items():
+            axes.errorbar(
+                found["t"],
+                method["cosine"][k],
+                yerr=1.96 * np.array(method["error"][k]),
+                color=_ESTIMATORS[name],
+                marker="o",
+                markersize=3,
+                label=name,
+            )
+        axes.set(title=f"noise of std {found['std'][k]}", xlabel="t")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("cos(g(a_t), g(a_t + noise))")
+    panels[0].legend(fontsize=7, frameon=False)
+    return _save(figure, path)
+
+
+def value(found: dict[str, Any], path: str | Path) -> Path:
+    """The values of `figures.value` against the distance to the data: by the critic that guides and
+    by the judge, one point a weight or N.
+    """
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for axes, who in zip(panels, ("critic", "judge"), strict=True):
+        for name, rows in found["methods"].items():
+            x, y = ([row[key] for row in rows] for key in ("distance", who))
+            axes.plot(x, y, color=_ESTIMATORS[name], marker="o", markersize=3, label=name)
+        x, y = ([row[key] for row in found["best-of-N"]] for key in ("distance", who))
+        axes.plot(x, y, color="black", marker="s", markersize=4, label="best-of-N")
+        axes.set(xlabel="distance to the nearest data action", xscale="log")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="Q", title="by the critic that guides")
+    panels[1].set(title="by an independent critic")
+    panels[0].legend(fontsize=7, frameon=False)
+    return _save(figure, path)
+
+
 def _save(figure, path: str | Path) -> Path:
+    pyplot.rcParams["svg.hashsalt"] = "qgf_eqx"  # the same numbers, the same file
     figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith("svg") else None)
     pyplot.close(figure)
     return Path(path)

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from qgf_eqx import Guided, bounded, guidance, guided_flow
-from qgf_eqx.analysis import choose_weight, diagnose, flow_distance, flow_kl, judge
+from qgf_eqx.analysis import (
+    choose_weight,
+    diagnose,
+    flow_distance,
+    flow_kl,
+    gradient_cosine,
+    judge,
+    value_gain,
+)
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.weights import LinearDecay
 
@@ -115,3 +123,34 @@ class _Still:
 
     def __call__(self, obs, a_t, t):
         return 0.0 * a_t
+
+
+def test_the_cosine_under_noise_by_closed_form(x64):
+    flow, key, t = GaussianFlow(jnp.array([0.3, -0.2]), 0.5), jax.random.key(0), 0.4
+    a_t = jnp.array([0.4, 1.0])
+    critic = lambda o, a: -jnp.sum((a - 1.0) ** 2)  # noqa: E731
+    noisy = a_t + 0.3 * jax.random.normal(key, (2,))
+    g, other = (flow.one_step(a, t) - 1.0 for a in (a_t, noisy))
+    expected = g @ other / (np.linalg.norm(g) * np.linalg.norm(other))
+    found = gradient_cosine(flow, critic, None, a_t, t, key, std=0.3)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    still = gradient_cosine(flow, critic, None, a_t, t, key, std=0.0, guidance=guidance.bptt)
+    np.testing.assert_allclose(still, 1.0)
+
+
+def test_values_are_those_of_the_actions_by_both_critics(x64):
+    flow = GaussianFlow(jnp.zeros((2, 1)), 0.5)
+    critic = bounded(lambda o, a: o * jnp.sum(a))
+    other = lambda o, a: -jnp.sum((a - 0.5) ** 2)  # noqa: E731
+    noises = jax.random.normal(jax.random.key(0), (2, 3, 2, 1))
+    data = jnp.array([[[0.0], [0.0]], [[1.0], [1.0]]])
+    observations = jnp.array([1.0, -2.0])
+    found = value_gain(flow, critic, other, observations, noises, data, weight=0.7, steps=4)
+    for i, obs in enumerate(observations):
+        for j in range(3):
+            action = guided_flow(flow, critic, obs, noises[i, j], weight=0.7, steps=4)
+            action = np.clip(action, -1, 1)
+            np.testing.assert_allclose(found["critic"][i, j], obs * action.sum())
+            np.testing.assert_allclose(found["judge"][i, j], -((action - 0.5) ** 2).sum())
+            nearest = min(np.sqrt(((action - d) ** 2).mean()) for d in np.asarray(data))
+            np.testing.assert_allclose(found["distance"][i, j], nearest)

@@ -213,3 +213,32 @@ def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
     assert (workplace / "run" / "diagnostics.png").stat().st_size > 10_000
     cli.main([*arguments, "--decay", "1e9", "--out", str(workplace / "strong.svg")])
     assert "far too strong" in capsys.readouterr().out and (workplace / "strong.svg").exists()
+
+
+def test_the_example_is_analysed_with_the_known_shares(tmp_path, capsys):
+    cli.main(["analyse", "example", "--out", str(tmp_path)])
+    assert "the figure in" in capsys.readouterr().out
+    found = json.loads((tmp_path / "example.json").read_text())
+    share = {name: m["share"][found["weights"].index(1.0)] for name, m in found["methods"].items()}
+    known = {"flow": 0.4, "OOD": 0.0, "BPTT": 0.71, "QGF-Jacobian": 0.95, "QGF": 1.0}
+    for name, expected in known.items():
+        assert abs(share[name] - expected) < 0.03
+    assert (tmp_path / "example.svg").read_text().startswith("<?xml")
+
+
+def test_a_run_is_analysed_for_noise_and_value(workplace, capsys):
+    run, options = str(workplace / "run"), ["--data-dir", str(workplace / "data"), "--count", "3"]
+    options += ["--out", str(workplace / "figures")]
+    cli.main(["analyse", "noise", run, *options])
+    found = json.loads((workplace / "figures" / "noise.json").read_text())
+    assert np.shape(found["methods"]["QGF"]["cosine"]) == (3, 4) and found["task"] == ENV
+    cli.main(["analyse", "value", run, run, *options])
+    found = json.loads((workplace / "figures" / "value.json").read_text())
+    for row in found["methods"]["OOD"] + found["best-of-N"]:
+        assert row["critic"] == row["judge"] and row["distance"] >= 0  # its own judge here
+    values = [row["critic"] for row in found["best-of-N"]]
+    assert values == sorted(values)
+    assert {p.name for p in (workplace / "figures").iterdir()} >= {"noise.svg", "value.svg"}
+    with pytest.raises(SystemExit):
+        cli.main(["analyse", "value", run, *options])
+    assert "takes 2 training runs, got 1" in capsys.readouterr().err

@@ -1,0 +1,182 @@
+"""The paper's analyses, each from one function: what is computed, as plain numbers for JSON.
+
+`plot` draws them, `qgf-eqx analyse` runs them. The example needs nothing; the others need trained
+runs, of which a second one is the independent judge.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import guidance
+from ._fields import bounded
+from ._sample import Guided, best, guided_flow
+from .analysis import gradient_cosine, value_gain
+from .analytic import MixtureFlow
+from .datasets import Dataset, load
+from .evaluate import target_critic
+from .train import load_nets
+
+ESTIMATORS = {
+    "OOD": guidance.ood,
+    "QGF": guidance.qgf,
+    "QGF-Jacobian": guidance.qgf_jacobian,
+    "QGF-chain": guidance.qgf_chain,
+    "BPTT": guidance.bptt,
+}
+MODES, BEST = (1.0, 3.0, 5.0), 3.0
+
+
+def example(*, samples: int = 4000, weights: tuple[float, ...] = (0.1, 0.3, 1.0, 2.0, 4.0)) -> dict:
+    """The one-dimensional example: modes at 1, 3 and 5, `Q = -(a - 3)^2`, T = 10.
+
+    **Returns:** for each estimator the share of samples within 0.5 of 3 by weight, some paths at
+    weight 1, and the guided field on a grid at weight 1.
+    """
+    policy = MixtureFlow(jnp.array(MODES), 0.1)
+    critic = lambda obs, a: -((a - BEST) ** 2)  # noqa: E731
+    noises = jax.random.normal(jax.random.key(0), (samples,))
+    times, levels = np.linspace(0, 0.98, 25), np.linspace(-3, 7, 41)
+    found = {"weights": weights, "samples": samples, "t": times, "a": levels, "methods": {}}
+    for name, estimator in {"flow": guidance.zero, **ESTIMATORS}.items():
+
+        @jax.jit
+        def ends(weight, estimator=estimator):
+            options = {"guidance": estimator, "weight": weight}
+            return jax.vmap(lambda n: guided_flow(policy, critic, None, n, **options))(noises)
+
+        @jax.jit
+        def paths(noises, estimator=estimator):
+            field = Guided(policy, critic, estimator, 1.0)
+            step = lambda a, t: (a + field(None, a, t) / 10, a)  # noqa: E731
+            walk = lambda n: jax.lax.scan(step, n, jnp.arange(10) / 10)  # noqa: E731
+            end, way = jax.vmap(walk)(noises)
+            return jnp.concatenate([way, end[:, None]], axis=1)
+
+        field = Guided(policy, critic, estimator, 1.0)
+        grid = jax.vmap(jax.vmap(lambda a, t: field(None, a, t), (0, None)), (None, 0))  # noqa: B023
+        found["methods"][name] = {
+            "share": [float(np.mean(np.abs(ends(w) - BEST) < 0.5)) for w in weights],
+            "paths": paths(noises[:40]),
+            "field": grid(jnp.asarray(levels), jnp.asarray(times)),
+        }
+    return _plain(found)
+
+
+def noise(run: str | Path, data_dir: str | Path, *, count: int = 64, reduce: Callable = jnp.min):
+    """Sensitivity to noise: `cos(g(a_t), g(a_t + std eps))` by estimator, noise scale and time, at
+    points on the flow of validation chunks. Means over `count` points, with standard errors.
+    """
+    nets, held_out, critic = _open(run, data_dir, reduce)
+    obs, actions = _draw(held_out, count, nets.policy.action_shape)
+    times, scales = (0.0, 0.3, 0.6, 0.9), (0.03, 0.1, 0.3)
+    keys = jax.random.split(jax.random.key(0), 2 * count).reshape(2, count)
+    noises = jax.vmap(lambda k: jax.random.normal(k, actions.shape[1:]))(keys[0])
+    found = {"t": times, "std": scales, "count": count, "methods": {}}
+    for name, estimator in ESTIMATORS.items():
+
+        @jax.jit
+        def cosines(t, std, estimator=estimator):
+            def one(obs, action, noise, key):
+                a_t = (1 - t) * noise + t * action
+                options = {"std": std, "guidance": estimator}
+                return gradient_cosine(nets.policy, critic, obs, a_t, t, key, **options)
+
+            return jax.vmap(one)(obs, actions, noises, keys[1])
+
+        each = np.array([[cosines(t, std) for t in times] for std in scales])
+        found["methods"][name] = {
+            "cosine": each.mean(-1),
+            "error": each.std(-1) / count**0.5,
+        }
+    return _plain(found)
+
+
+def value(
+    run: str | Path,
+    judge: str | Path,
+    data_dir: str | Path,
+    *,
+    count: int = 64,
+    noises: int = 16,
+    candidates: tuple[int, ...] = (1, 4, 16, 64),
+    weights: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0),
+    reduce: Callable = jnp.min,
+) -> dict:
+    """Q of the final action by estimator and weight, and of best-of-N, by the run's own critic and
+    by the judge's; and the distance to the nearest of 10,000 data actions. Means over `count`
+    validation observations (and `noises` noises), with standard errors over the observations.
+    """
+    nets, held_out, critic = _open(run, data_dir, reduce)
+    other = bounded(target_critic(load_nets(judge)[0], reduce))
+    obs, _ = _draw(held_out, count, nets.policy.action_shape)
+    config = load_nets(run)[1]
+    _, data = _draw(load(config.env, data_dir), 10_000, nets.policy.action_shape)
+    shape = (count, max(noises, *candidates), *nets.policy.action_shape)
+    starts = jax.random.normal(jax.random.key(0), shape)
+    found = {"weights": weights, "candidates": candidates, "count": count, "noises": noises}
+    found |= {"methods": {}, "best-of-N": []}
+    for name, estimator in ESTIMATORS.items():
+        gain = partial(value_gain, nets.policy, critic, other, guidance=estimator)
+        gain = jax.jit(lambda w, gain=gain: gain(obs, starts[:, :noises], data, weight=w))
+        found["methods"][name] = [_means(gain(weight)) for weight in weights]
+    for n in candidates:
+
+        @jax.jit
+        def of_n(n=n):
+            def one(obs, starts):
+                walk = lambda a: guided_flow(nets.policy, critic, obs, a, weight=0)  # noqa: E731
+                chosen = best(critic, obs, jax.vmap(lambda a: critic.to_bounds(walk(a)))(starts))
+                stay = lambda obs, a, t: jnp.zeros_like(a)  # noqa: E731
+                one_obs = jax.tree.map(lambda x: x[None], obs)
+                return value_gain(
+                    stay, critic, other, one_obs, chosen[None, None], data, weight=0, steps=1
+                )
+
+            each = jax.vmap(one)(obs, starts[:, :n])
+            return jax.tree.map(lambda x: x[:, 0], each)
+
+        found["best-of-N"].append(_means(of_n()))
+    return _plain(found)
+
+
+def _means(each: dict) -> dict:
+    """Over the noises, then over the observations, with the standard error of the latter."""
+    found = {}
+    for name, values in each.items():
+        by_obs = np.asarray(values).mean(axis=1)
+        found[name] = by_obs.mean()
+        found[f"{name} error"] = by_obs.std() / len(by_obs) ** 0.5
+    return found
+
+
+def _open(run, data_dir, reduce):
+    nets, config = load_nets(run)
+    held_out = load(config.env, data_dir, split="val")
+    return nets, held_out, bounded(target_critic(nets, reduce))
+
+
+def _draw(data: Dataset, count: int, shape: tuple[int, ...]):
+    """Observations, and the chunks of actions that begin there, evenly over whole chunks."""
+    horizon = shape[0]
+    starts = np.arange(len(data.terminals) - horizon)
+    ends = np.cumsum(np.concatenate([[0], np.asarray(data.terminals)]))
+    starts = starts[ends[starts + horizon] == ends[starts]]
+    starts = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
+    actions = np.asarray(data.actions)[starts[:, None] + np.arange(horizon)]
+    return jnp.asarray(data.observations[starts]), jnp.asarray(actions)
+
+
+def _plain(found) -> Any:
+    """Arrays as lists of rounded numbers, for JSON."""
+    if isinstance(found, dict):
+        return {name: _plain(part) for name, part in found.items()}
+    if eqx.is_array(found) or isinstance(found, np.ndarray | np.generic):
+        return np.round(np.asarray(found, float), 5).tolist()
+    return [_plain(part) for part in found] if isinstance(found, list | tuple) else found
