@@ -1,5 +1,6 @@
 """The command line, `qgf-eqx VERB`: one thin function a verb."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -17,8 +18,9 @@ try:
     from .checkpoint import CheckpointError
     from .datasets import DatasetError, env_id, load, make_env
     from .datasets import collect as collect_data
-    from .evaluate import ESTIMATORS, target_critic
+    from .evaluate import ESTIMATORS, method, target_critic
     from .experiment import paths_of
+    from .film import film as film_run
     from .train import RunError, TrainConfig, load_nets
     from .train import train as train_run
     from .weights import LinearDecay
@@ -129,7 +131,7 @@ def evaluate(
 
     Args:
         runs: Folders of training runs of one task, one or more.
-        methods: flow, best-of-N, qgf, ood, qgf-jacobian, qgf-chain, bptt.
+        methods: flow, qgf, ood, qgf-jacobian, qgf-chain, bptt; best-of-N, qgf-best-of-N.
         weights: Guidance weights to choose from; a single one is used as it is.
         decays: Further weights to choose from, which fall linearly from this to zero.
         episodes: Reported episodes, per run.
@@ -285,8 +287,45 @@ def diagnose(
     print(f"The figure is in {path}")
 
 
+def film(
+    run: _Positional[Path],
+    /,
+    methods: tuple[str, ...] = ("flow", "qgf"),
+    weight: float = 0.1,
+    decay: float | None = None,
+    episodes: int = 3,
+    first: int = experiment.REPORT_FROM,
+    steps: int = 10,
+    reduce: _Reduce = "min",
+    out: Path | None = None,
+) -> None:
+    """Film methods side by side on the same episodes: a row a method, a column an episode.
+
+    Args:
+        run: Folder of a training run.
+        methods: The rows, named as for `evaluate`.
+        weight: Of guidance.
+        decay: A weight that falls linearly from this to zero, in place of `weight`.
+        episodes: The columns.
+        first: The first episode's number. Default: the first of those that `evaluate` reports.
+        steps: Euler steps of the flow.
+        reduce: How the critics' values become one: the minimum (the paper's) or the mean.
+        out: The film, .webp or .gif. Default: film.webp in the run's folder.
+    """
+    chosen = weight if decay is None else LinearDecay(decay)
+    shown = [
+        dataclasses.replace(method(name, weight=chosen, steps=steps), reduce=_REDUCE[reduce])
+        for name in methods
+    ]
+    path = out or run / "film.webp"
+    reached = film_run(run, shown, range(first, first + episodes), path)
+    for m, successes in zip(shown, reached, strict=True):
+        print(f"{m.name:>12}  {sum(successes)} of {episodes} succeed")
+    print(f"The film is in {path}")
+
+
 def analyse(
-    what: _Positional[Literal["example", "noise", "value"]],
+    what: _Positional[Literal["example", "instability", "noise", "value"]],
     runs: _Positional[tuple[Path, ...]] = (),
     /,
     out: Path = Path("figures"),
@@ -297,7 +336,8 @@ def analyse(
 ) -> None:
     """Make one of the paper's analyses: the numbers as JSON, and the figure.
 
-    `example` is the one-dimensional example and needs no run. `noise` asks how sensitive every
+    `example` and `instability` are the one-dimensional example, without and with a look at
+    back-propagation through the chain; they need no run. `noise` asks how sensitive every
     estimator of RUN is to noise. `value` compares the Q that guidance reaches, by its own critic
     and by that of a second, independent RUN, with best-of-N and the distance to the data.
 
@@ -310,12 +350,12 @@ def analyse(
         reduce: How the critics' values become one: the minimum (the paper's) or the mean.
         format: Of the figure.
     """
-    needed = {"example": 0, "noise": 1, "value": 2}[what]
+    needed = {"example": 0, "instability": 0, "noise": 1, "value": 2}[what]
     if len(runs) != needed:
         raise ValueError(f"`analyse {what}` takes {needed} training runs, got {len(runs)}.")
     options = {"count": count, "reduce": _REDUCE[reduce]}
-    if what == "example":
-        found = figures.example()
+    if needed == 0:
+        found = getattr(figures, what)()
     else:
         found = getattr(figures, what)(*runs, data_dir, **options)
         found |= {"task": load_nets(runs[0])[1].env, "critics reduced by": reduce}
@@ -364,6 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
         "choose": choose,
         "diagnose": diagnose,
         "analyse": analyse,
+        "film": film,
         "plot": plot_results,
     }
     try:
@@ -397,6 +438,8 @@ def _report(results: dict, path: Path) -> None:
 def _draw(results: dict, path: Path, format: str) -> list[Path]:
     prefix = path.stem.removeprefix("results")
     drawn = [plot.success_bars(results, path.with_name(f"{prefix}success.{format}"))]
+    if sum("best-of" in row["method"] for row in results["table"]) > 1:
+        drawn.append(plot.best_of(results, path.with_name(f"{prefix}best_of.{format}")))
     paths = paths_of(path)
     if paths.exists():
         maze = make_env(env_id(results["task"]))

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,19 +51,21 @@ class Method:
 
 
 def method(text: str, *, weight: float | LinearDecay = 0.0, steps: int = 10) -> Method:
-    """A method from its name: `flow`, `best-of-16`, or an estimator such as `qgf` or `ood`.
+    """A method from its name: `flow`, an estimator such as `qgf`, `best-of-16` of the plain flow,
+    or `qgf-best-of-4`. Only estimators take the weight.
 
     **Raises:** `ValueError` if there is no such method.
     """
-    if text == "flow":
-        return Method(text, steps=steps)
-    if text.startswith("best-of-") and text[8:].isdigit() and int(text[8:]) > 0:
-        return Method(text, best_of=int(text[8:]), steps=steps)
-    if text not in ESTIMATORS:
+    match = re.fullmatch(r"(?:(.+)-)?best-of-([1-9][0-9]*)", text)
+    plain, best_of = (match[1] or "flow", int(match[2])) if match else (text, 1)
+    if plain not in ("flow", *ESTIMATORS):
         raise ValueError(
-            f"unknown method `{text}`; known are flow, best-of-N, {', '.join(ESTIMATORS)}."
+            f"unknown method `{text}`; known are flow, {', '.join(ESTIMATORS)}, "
+            "and of each the best of several, such as best-of-16 or qgf-best-of-4."
         )
-    return Method(text, ESTIMATORS[text], weight, steps=steps)
+    if plain == "flow":
+        return Method(text, best_of=best_of, steps=steps)
+    return Method(text, ESTIMATORS[plain], weight, best_of, steps)
 
 
 ESTIMATORS: dict[str, Guidance] = {

@@ -200,7 +200,7 @@ def compare(
     plain = [dataclasses.replace(method(name, steps=steps), reduce=reduce) for name in methods]
     options = {"processes": processes, "progress": progress}
 
-    guided = [m.name for m in plain if m.name in ESTIMATORS]
+    guided = [m.name for m in plain if method(m.name, weight=1.0).weight]
     grid = [dataclasses.replace(m, weight=w) for m in plain if m.name in guided for w in weights]
     tuning = {}
     if len(weights) > 1 and guided:

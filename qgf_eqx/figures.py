@@ -39,8 +39,7 @@ def example(*, samples: int = 4000, weights: tuple[float, ...] = (0.1, 0.3, 1.0,
     **Returns:** for each estimator the share of samples within 0.5 of 3 by weight, some paths at
     weight 1, and the guided field on a grid at weight 1.
     """
-    policy = MixtureFlow(jnp.array(MODES), 0.1)
-    critic = lambda obs, a: -((a - BEST) ** 2)  # noqa: E731
+    policy, critic = _one_dimension()
     noises = jax.random.normal(jax.random.key(0), (samples,))
     times, levels = np.linspace(0, 0.98, 25), np.linspace(-3, 7, 41)
     found = {"weights": weights, "samples": samples, "t": times, "a": levels, "methods": {}}
@@ -51,22 +50,48 @@ def example(*, samples: int = 4000, weights: tuple[float, ...] = (0.1, 0.3, 1.0,
             options = {"guidance": estimator, "weight": weight}
             return jax.vmap(lambda n: guided_flow(policy, critic, None, n, **options))(noises)
 
-        @jax.jit
-        def paths(noises, estimator=estimator):
-            field = Guided(policy, critic, estimator, 1.0)
-            step = lambda a, t: (a + field(None, a, t) / 10, a)  # noqa: E731
-            walk = lambda n: jax.lax.scan(step, n, jnp.arange(10) / 10)  # noqa: E731
-            end, way = jax.vmap(walk)(noises)
-            return jnp.concatenate([way, end[:, None]], axis=1)
-
         field = Guided(policy, critic, estimator, 1.0)
         grid = jax.vmap(jax.vmap(lambda a, t: field(None, a, t), (0, None)), (None, 0))  # noqa: B023
         found["methods"][name] = {
             "share": [float(np.mean(np.abs(ends(w) - BEST) < 0.5)) for w in weights],
-            "paths": paths(noises[:40]),
+            "paths": _paths(policy, critic, estimator, 1.0, noises[:40]),
             "field": grid(jnp.asarray(levels), jnp.asarray(times)),
         }
     return _plain(found)
+
+
+def instability(*, weights: tuple[float, ...] = (1.0, 2.0, 4.0)) -> dict:
+    """Back-propagation through the chain, in the one-dimensional example: each exact-Jacobian
+    gradient and QGF's as a function of `a_t`, at four times; the largest slope of each; and paths
+    of BPTT by weight.
+    """
+    policy, critic, levels = *_one_dimension(), np.linspace(-2, 6, 801)
+    times = (0.0, 0.3, 0.6, 0.9)
+    found = {"a": levels, "t": times, "weights": weights, "gradient": {}, "slope": {}}
+    for name in ("QGF", "QGF-Jacobian", "BPTT"):
+        of = jax.vmap(
+            jax.vmap(partial(ESTIMATORS[name], policy, critic, None), (0, None)), (None, 0)
+        )
+        found["gradient"][name] = of(jnp.asarray(levels), jnp.asarray(times))
+        slopes = np.diff(found["gradient"][name], axis=1) / np.diff(levels)
+        found["slope"][name] = np.abs(slopes).max(axis=1)
+    noises = jax.random.normal(jax.random.key(0), (60,))
+    found["paths"] = [_paths(policy, critic, guidance.bptt, w, noises) for w in weights]
+    found["QGF's paths"] = [_paths(policy, critic, guidance.qgf, w, noises) for w in weights]
+    return _plain(found)
+
+
+def _one_dimension():
+    return MixtureFlow(jnp.array(MODES), 0.1), lambda obs, a: -((a - BEST) ** 2)
+
+
+@eqx.filter_jit
+def _paths(policy, critic, estimator, weight, noises):
+    """Ten Euler steps, all points of them."""
+    field = Guided(policy, critic, estimator, weight)
+    step = lambda a, t: (a + field(None, a, t) / 10, a)  # noqa: E731
+    end, way = jax.vmap(lambda n: jax.lax.scan(step, n, jnp.arange(10) / 10))(noises)
+    return jnp.concatenate([way, end[:, None]], axis=1)
 
 
 def noise(run: str | Path, data_dir: str | Path, *, count: int = 64, reduce: Callable = jnp.min):

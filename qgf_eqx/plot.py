@@ -41,6 +41,34 @@ def success_bars(results: dict[str, Any], path: str | Path) -> Path:
     return _save(figure, path)
 
 
+def best_of(results: dict[str, Any], path: str | Path) -> Path:
+    """Success by the number of candidates, of the plain flow and of guided ones.
+
+    Arguments as for `success_bars`.
+    """
+    lines: dict[str, list] = {}
+    for row in results["table"]:
+        name, _, count = row["method"].partition("best-of-")
+        lines.setdefault(name.rstrip("-") or "flow", []).append((int(count or 1), row))
+    figure, axes = pyplot.subplots(figsize=(4.6, 3.4), layout="constrained")
+    for name, points in lines.items():
+        points.sort(key=lambda point: point[0])
+        counts = [count for count, _ in points]
+        rates = np.array([row["success"] for _, row in points])
+        errors = np.abs(np.array([row["interval"] for _, row in points]).T - rates)
+        style = {"color": _COLOURS.get(name), "marker": "o", "capsize": 3, "label": name}
+        axes.errorbar(counts, 100 * rates, yerr=100 * errors, **style)
+    ticks = sorted({count for points in lines.values() for count, _ in points})
+    axes.set(xscale="log", xlabel="best of N", ylabel="success, %", ylim=(0, 105))
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, frameon=False)
+    n = results["table"][0]["n"]
+    axes.set_title(f"{results['task']}\nn = {n} episodes, 95 % Wilson", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
 def maze_paths(
     maze: Any, paths: dict[str, list], path: str | Path, methods: tuple[str, ...] = ("flow", "qgf")
 ) -> Path:
@@ -134,7 +162,8 @@ def example(found: dict[str, Any], path: str | Path) -> Path:
     names = list(found["methods"])
     figure, grid = pyplot.subplots(2, 4, figsize=(12, 5.4), layout="constrained")
     panels = grid.flat
-    t, a = np.array(found["t"]), np.array(found["a"])
+    # streamplot wants equal spacing to the last bit, which rounded numbers lack.
+    t, a = (np.linspace(x[0], x[-1], len(x)) for x in (found["t"], found["a"]))
     for axes, name in zip(panels, names, strict=False):
         method = found["methods"][name]
         slope = np.array(method["field"]).T
@@ -148,9 +177,34 @@ def example(found: dict[str, Any], path: str | Path) -> Path:
         style = {"color": _ESTIMATORS[name], "marker": "o", "markersize": 3, "label": name}
         last.plot(found["weights"], found["methods"][name]["share"], **style)
     last.set(xscale="log", xlabel="weight", title=f"share on 3, n = {found['samples']}")
-    last.legend(fontsize=7, frameon=False)
     for axes in grid.flat[len(names) + 1 :]:
         axes.axis("off")
+    grid.flat[-1].legend(*last.get_legend_handles_labels(), loc="center left", frameon=False)
+    return _save(figure, path)
+
+
+def instability(found: dict[str, Any], path: str | Path) -> Path:
+    """The figure of `figures.instability`: gradients by place above, paths by weight below."""
+    a, columns = np.array(found["a"]), len(found["t"])
+    figure, grid = pyplot.subplots(2, columns, figsize=(3 * columns, 5.4), layout="constrained")
+    for k, axes in enumerate(grid[0]):
+        for name in reversed(found["gradient"]):
+            gradient = found["gradient"][name][k]
+            axes.plot(a, gradient, color=_ESTIMATORS[name], linewidth=1, label=name)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set(xlabel="a_t", title=f"gradient at t = {found['t'][k]}")
+    grid[0, 0].legend(fontsize=7, frameon=False)
+    for axes, weight, paths in zip(grid[1], found["weights"], found["paths"], strict=False):
+        paths = np.array(paths)
+        axes.plot(np.linspace(0, 1, paths.shape[1]), paths.T, color=_ESTIMATORS["BPTT"], lw=0.7)
+        axes.axhline(3, color="#e6ab02", linewidth=0.8)
+        axes.set(title=f"BPTT, weight {weight:g}", xlabel="t", ylim=(-3, 8), yticks=[1, 3, 5])
+    paths = np.array(found["QGF's paths"][-1])
+    axes = grid[1, -1]
+    axes.plot(np.linspace(0, 1, paths.shape[1]), paths.T, color=_ESTIMATORS["QGF"], lw=0.7)
+    axes.axhline(3, color="#e6ab02", linewidth=0.8)
+    title = f"QGF, weight {found['weights'][-1]:g}"
+    axes.set(title=title, xlabel="t", ylim=(-3, 8), yticks=[1, 3, 5])
     return _save(figure, path)
 
 

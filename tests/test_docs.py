@@ -5,6 +5,8 @@ import inspect
 import json
 import pkgutil
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -23,7 +25,11 @@ def blocks(path, language="python"):
     return ["\n" * text[: block.start(1)].count("\n") + block[1] for block in found]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+WITH_CODE = [p for p in PAGES if blocks(p) and p.name != "tutorials.md"]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: p.name)
 def test_the_examples_of_a_page_run(unchecked, page, capsys):
     for package in ("flax", "haiku"):  # only in the `dev` extra
         if f"import {package}" in page.read_text():
@@ -37,6 +43,25 @@ def test_the_examples_of_a_page_run(unchecked, page, capsys):
         assert abs(float(first) - 3) < 0.5
         flow, qgf = map(int, re.findall(r"(\d+)%", shares))
         assert 35 < flow < 45 and qgf >= 99
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "pointmaze"), id=p.stem)
+        for p in TUTORIALS
+    ],
+)
+def test_the_tutorials_run(script, tmp_path):
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_tutorial_is_on_its_page():
+    page = (ROOT / "docs" / "tutorials.md").read_text()
+    assert {p.stem for p in TUTORIALS} == set(
+        re.findall(r'^--8<-- "tutorials/(\w+).py"$', page, re.M)
+    )
 
 
 def test_the_readmes_first_example_has_four_lines():

@@ -107,10 +107,12 @@ def test_methods_are_known_by_name():
     assert method("qgf-jacobian", weight=0.2, steps=20) == Method(
         "qgf-jacobian", module.guidance.qgf_jacobian, 0.2, 1, 20
     )
-    for bad in ("qfg", "best-of-0", "best-of-x", ""):
-        with pytest.raises(
-            ValueError, match="unknown method .*; known are flow, best-of-N, qgf, ood"
-        ):
+    assert method("ood-best-of-4", weight=0.2) == Method(
+        "ood-best-of-4", module.guidance.ood, 0.2, 4
+    )
+    assert method("flow-best-of-4", weight=0.2).weight == 0
+    for bad in ("qfg", "best-of-0", "best-of-x", "", "qgf-best-of", "qgfbest-of-2", "-best-of-2"):
+        with pytest.raises(ValueError, match="unknown method .*; known are flow, qgf, ood"):
             method(bad)
 
 

@@ -36,6 +36,7 @@ def test_this_test_can_fail():
         ("train", "optax", "train"),
         ("checkpoint", "safetensors", "train"),
         ("plot", "matplotlib", "plot"),
+        ("film", "PIL", "plot"),
         ("cli", "tyro", "cli"),
     ],
 )
@@ -46,7 +47,8 @@ def test_an_edge_without_its_extra_says_what_to_install(module, missing, extra):
 
 ORDER = ["_types", "_fields", "_denoise", "guidance", "weights", "_sample", "steering"]
 ORDER += ["likelihood", "objectives", "nn", "analytic", "analysis", "flops", "_jit_sampler"]
-EDGES = ["datasets", "train", "evaluate", "checkpoint", "experiment", "figures", "plot", "cli"]
+EDGES = ["datasets", "train", "evaluate", "checkpoint", "experiment", "figures", "plot", "film"]
+EDGES += ["cli"]
 
 
 def test_the_core_never_imports_an_edge():

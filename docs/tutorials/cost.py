@@ -1,0 +1,66 @@
+# %% [markdown]
+# # The cost of an action
+#
+# Operations are counted, latency is measured, and on your machine the two may well disagree.
+
+# %%
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import qgf_eqx
+from qgf_eqx import flops, guidance
+from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+
+keys = jax.random.split(jax.random.key(0), 2)
+policy = VelocityMLP(46, (5, 5), width=256, key=keys[0])
+critic = Ensemble(lambda key: CriticMLP(46, (5, 5), width=256, key=key), 2, key=keys[1])
+obs, key = np.zeros(46, np.float32), jax.random.key(1)
+
+methods = {
+    "flow": {"weight": 0},
+    "qgf": {},
+    "qgf_jacobian": {"guidance": guidance.qgf_jacobian},
+    "best-of-4": {"weight": 0, "best_of": 4},
+    "best-of-16": {"weight": 0, "best_of": 16},
+}
+
+# %% [markdown]
+# **Count.** `flops.count` reads the program and runs nothing. A scan of ten steps counts ten
+# times, what the compiler removes does not count, and what cannot be counted is refused.
+
+# %%
+counted = {
+    name: flops.count(eqx.Partial(qgf_eqx.sample, **options), policy, critic, jnp.asarray(obs), key)
+    for name, options in methods.items()
+}
+assert counted["best-of-16"] > 10 * counted["flow"]
+
+# %% [markdown]
+# **Measure** as a control loop would: one observation from the host, wait for the action. The
+# median and the 95th percentile of three hundred ticks, after one that compiles.
+
+
+# %%
+def ticks(act, key, count=300):
+    took = []
+    for _ in range(count + 1):
+        start = time.perf_counter()
+        action, key = act(obs, key)
+        np.asarray(action)
+        took.append(time.perf_counter() - start)
+    return 1e3 * np.percentile(took[1:], [50, 95])
+
+
+print(f"{jax.devices()[0].device_kind}: width 256, T = 10, two critics, batch 1")
+for name, options in methods.items():
+    p50, p95 = ticks(qgf_eqx.jit_sampler(policy, critic, **options), key)
+    print(f"{name:>14} {counted[name] / 1e9:7.4f} GFLOP {p50:7.2f} ms, p95 {p95:.2f}")
+
+# %% [markdown]
+# At batch 1 the clock pays for reading weights and for launching small operations. Sixteen
+# candidates share both, so best-of-16 costs far less time than its operations say.
+# `benchmarks/cost.py` measures every method this way, beside the plain formulation of each.
