@@ -20,6 +20,7 @@ try:
     from .datasets import collect as collect_data
     from .evaluate import ESTIMATORS, method, target_critic
     from .experiment import paths_of
+    from .film import RenderError
     from .film import film as film_run
     from .train import RunError, TrainConfig, load_nets
     from .train import train as train_run
@@ -415,7 +416,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-    except (DatasetError, CheckpointError, RunError, ValueError) as error:
+    except (DatasetError, CheckpointError, RunError, RenderError, ValueError) as error:
         raise SystemExit(_complain(str(error))) from None
     except OSError as error:
         raise SystemExit(_complain(f"{error.filename or 'a file'}: {error.strerror}.")) from None

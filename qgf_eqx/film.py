@@ -23,6 +23,10 @@ SIZE = {"width": 320, "height": 240}
 _GREEN, _GREY = (60, 180, 75), (110, 110, 110)
 
 
+class RenderError(RuntimeError):
+    """This machine cannot draw the environment, or the environment broke."""
+
+
 class _Filmed(gymnasium.Wrapper):
     """Keeps a picture of every `stride`-th state, and of the last."""
 
@@ -77,7 +81,7 @@ def film(
     **Returns:** for every method and episode, whether it succeeded.
 
     **Raises:** `ValueError` if there is nothing to film, or `path` has another ending;
-    `RuntimeError` if this machine cannot render. Without a display MuJoCo renders by EGL, unless
+    `RenderError` if this machine cannot render. Without a display MuJoCo renders by EGL, unless
     `MUJOCO_GL` says otherwise.
     """
     path = Path(path)
@@ -103,7 +107,7 @@ def film(
             for number in numbers:
                 (episode,) = rollout([env], act, [number], seed=seed)
                 if episode.error:
-                    raise RuntimeError(f"episode {number} cannot be filmed: {episode.error}")
+                    raise RenderError(f"episode {number} cannot be filmed: {episode.error}")
                 caption = f"{method.name}: {'success' if episode.success else 'no success'}"
                 panels.append(_captioned(env.frames, caption, episode.success))
                 reached.append(episode.success)
@@ -130,7 +134,7 @@ def _rendering(name: str) -> gymnasium.Env:
         env.reset(seed=0)
         env.render()
     except Exception as error:  # whatever the graphics library of this machine raises
-        raise RuntimeError(
+        raise RenderError(
             f"this machine cannot render ({type(error).__name__}: {error}); "
             "set MUJOCO_GL to egl, osmesa or glfw, whichever it has, before Python starts."
         ) from error

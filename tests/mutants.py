@@ -99,7 +99,17 @@ def killed(number: int) -> bool:
             raise SystemExit(f"mutant {number}: `{right}` is no longer in {file}")
         path.write_text(text.replace(right, wrong, 1))
         # `python -m pytest` puts the copy first on the path, before the installed package.
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-n0",
+            "-p",
+            "no:cacheprovider",
+            *tests,
+        ]
         return subprocess.run(command, cwd=copy, capture_output=True).returncode == 1
 
 

@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
+from PIL import Image
 
-from qgf_eqx import cli, experiment
+from qgf_eqx import cli, experiment, film
+from qgf_eqx.datasets import env_id, make_env
+from qgf_eqx.evaluate import evaluate, method
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -33,6 +37,7 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
         "flow",
         "qgf",
         "best-of-2",
+        "qgf-best-of-2",
         "--weights",
         "0.1",
         "1",
@@ -46,9 +51,15 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
     assert printed.rstrip().splitlines()[-1].startswith(f"The results are in {out}")
     assert "95 % interval" in printed and "qgf - flow" in printed
     results = json.loads(out.read_text())
-    assert [row["method"] for row in results["table"]] == ["flow", "qgf", "best-of-2"]
+    assert [row["method"] for row in results["table"]] == [
+        "flow",
+        "qgf",
+        "best-of-2",
+        "qgf-best-of-2",
+    ]
+    assert results["table"][2]["weight"] == 0 and results["table"][3]["weight"] > 0
     assert all(row["n"] == 3 and row["errors"] == 0 for row in results["table"])
-    assert [row["weight"] for row in results["tuning"]] == [0.1, 1.0]
+    assert [row["weight"] for row in results["tuning"]] == [0.1, 1.0] * 2
     assert results["table"][1]["weight"] in (0.1, 1.0) and results["table"][0]["weight"] == 0
     assert results["versions"]["jax"] and results["machine"]["cores"]
     assert results["episodes"]["flow"][0]["numbers"] == "2000000..2000002"
@@ -56,6 +67,7 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
         "results.json",
         "paths.json",
         "success.png",
+        "best_of.png",
         "maze.png",
     }
     paths = json.loads(out.with_name("paths.json").read_text())
@@ -224,6 +236,63 @@ def test_the_example_is_analysed_with_the_known_shares(tmp_path, capsys):
     for name, expected in known.items():
         assert abs(share[name] - expected) < 0.03
     assert (tmp_path / "example.svg").read_text().startswith("<?xml")
+
+
+def test_the_instability_of_bptt_is_analysed(tmp_path):
+    cli.main(["analyse", "instability", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "instability.json").read_text())
+    slope = {name: np.array(slopes) for name, slopes in found["slope"].items()}
+    assert np.all(slope["BPTT"][:3] > 1000 * slope["QGF"][:3])  # at t = 0, .3 and .6
+    assert np.allclose(slope["BPTT"][3], slope["QGF-Jacobian"][3], rtol=1e-3)  # one step is left
+    ends = np.array(found["paths"])[:, :, -1], np.array(found["QGF's paths"])[:, :, -1]
+    assert np.abs(ends[1] - 3).max() < 0.5 < np.abs(ends[0] - 3).max()
+    assert (tmp_path / "instability.svg").read_text().startswith("<?xml")
+
+
+class Painted(gymnasium.Wrapper):
+    """Pictures without a graphics library: as bright as the episode is old."""
+
+    def reset(self, **options):
+        self.age = 0
+        return super().reset(**options)
+
+    def step(self, action):
+        self.age += 1
+        return super().step(action)
+
+    def render(self):
+        return np.full((48, 64, 3), self.age // 10, np.uint8)
+
+
+def test_a_film_shows_the_episodes_that_are_evaluated(workplace, capsys, monkeypatch):
+    monkeypatch.setattr(film, "_rendering", lambda name: Painted(make_env(env_id(name))))
+    run, path = workplace / "run", workplace / "film.webp"
+    cli.main(["film", str(run), "--episodes", "3", "--out", str(path), "--methods", "flow", "ood"])
+    printed = capsys.readouterr().out
+    outcomes = evaluate(run, [method("flow"), method("ood", weight=0.1)], range(2000000, 2000003))
+    for name, episodes in zip(("flow", "ood"), outcomes, strict=True):
+        assert f"{name}  {sum(e.success for e in episodes)} of 3 succeed" in printed
+    with Image.open(path) as shown:
+        assert shown.size == (3 * 64, 2 * 48) and 5 < shown.n_frames <= 72  # equal ones merge
+        first = np.asarray(shown.convert("L"))
+        shown.seek(shown.n_frames - 1)
+        last = np.asarray(shown.convert("L"))
+    assert np.median(first) < 5 and abs(np.median(last) - 100) < 10  # 1,000 steps later
+    for arguments in (["--out", "film.mp4"], ["--episodes", "0"]):
+        with pytest.raises(SystemExit):
+            cli.main(["film", str(run), *arguments])
+        assert "must" in capsys.readouterr().err
+
+
+def test_a_machine_that_cannot_render_says_what_to_set(workplace):
+    code = "import sys; from qgf_eqx import cli; cli.main(['film', sys.argv[1]])"
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(workplace / "run")],
+        env={**os.environ, "MUJOCO_GL": "disabled"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 2 and "set MUJOCO_GL" in found.stderr, found.stderr
 
 
 def test_a_run_is_analysed_for_noise_and_value(workplace, capsys):
