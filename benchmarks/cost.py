@@ -219,6 +219,41 @@ def starts(results):
     return markdown(lines)
 
 
+def summary(results):
+    """Three short tables for the documentation: latency, throughput, and ratios to plain."""
+    rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
+    widths = sorted({width for name, width in rows if name != "training"})
+    names = list(dict.fromkeys(name for name, _ in rows if name != "training"))
+    names.sort(key=list(METHODS).index)
+    batches = sorted({int(b) for r in rows.values() for b in r.get("batches", {})} - {1})
+    heads = [f"4 x {width}" for width in widths]
+
+    def found(name, width, batch):
+        return rows.get((name, width), {}).get("batches", {}).get(str(batch), {})
+
+    latency = [["method", *(f"GFLOP, {h}" for h in heads), *(f"ms, {h}: p50, p95" for h in heads)]]
+    throughput = [["actions per second", *(f"{b}, {h}" for h in heads for b in batches)]]
+    ratios = [["method", "batch", "nets", "clock", "CPU time"]]
+    for name in names:
+        flop = [rows.get((name, w), {}).get("GFLOP per action") for w in widths]
+        times = [
+            [found(name, w, 1).get(f"latency {p} (us)") for p in ("p50", "p95")] for w in widths
+        ]
+        both = [", ".join(f"{1e-3 * x:.2f}" for x in pair if x) for pair in times]
+        latency.append([name, *("" if x is None else f"{x:.3f}" for x in flop), *both])
+        key = "throughput (actions/s)"
+        rates = [found(name, w, b).get(key) for w in widths for b in batches]
+        throughput.append([name, *("" if x is None else f"{x:.0f}" for x in rates)])
+        for width, head in zip(widths, heads, strict=True):
+            for batch in [1, *batches]:
+                plain = found(name, width, batch).get("plain", {})
+                if "ours / plain, clock" in plain:
+                    shares = (1 / plain[f"ours / plain, {c}"] for c in ("clock", "CPU"))
+                    ratios.append([name, str(batch), head, *(f"{x:.2f}" for x in shares)])
+    ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in (latency, throughput, ratios))
+    return "\n\n".join(map(markdown, ruled))
+
+
 def number(x):
     return "" if x is None else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
 
@@ -292,7 +327,7 @@ def main():
     if not options.only_show:
         measure(options, platform, device, path)
     results = json.loads(path.read_text())
-    print(table(results))
+    print(table(results), summary(results), sep="\n\n")
     if options.figure:
         figure(results, options.figure)
     if any("failed" in row for row in results["rows"]):

@@ -246,7 +246,7 @@ def value(found: dict[str, Any], path: str | Path) -> Path:
             axes.plot(x, y, color=_ESTIMATORS[name], marker="o", markersize=3, label=name)
         x, y = ([row[key] for row in found["best-of-N"]] for key in ("distance", who))
         axes.plot(x, y, color="black", marker="s", markersize=4, label="best-of-N")
-        axes.set(xlabel="distance to the nearest data action", xscale="log")
+        axes.set(xlabel="distance to the nearest data action")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="Q", title="by the critic that guides")
     panels[1].set(title="by an independent critic")

@@ -24,7 +24,7 @@ from pathlib import Path
 from websockets.sync.client import connect
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
-SCREENSHOTS = ["live/", "", "api/guidance/"]
+SCREENSHOTS = ["live/", "", "estimators/", "analyses/", "costs/", "tutorials/", "api/guidance/"]
 
 
 class Site(http.server.SimpleHTTPRequestHandler):
@@ -161,8 +161,18 @@ def check_every_page(tab, root, pages):
             tab.open(root + page, size)
             complaints = list(tab.complaints(root))
             assert not complaints, (page, complaints)
+            broken = tab.js("[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)")
+            assert not broken, (page, broken)
         width = tab.js("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")
         assert width <= PHONE[0], f"{page} is {width} pixels wide on a phone"
+
+
+def check_formulas(tab, root):
+    tab.open(root + "estimators/")
+    count = "document.querySelectorAll('{}').length"
+    written = tab.js(count.format(".arithmatex"))
+    assert written > 5 and tab.js(count.format(".arithmatex .katex-html")) == written
+    assert not tab.js(count.format(".katex-error"))
 
 
 def check_search(tab, root):
@@ -224,6 +234,7 @@ def main():
     assert pages, "no pages there"
     with served(arguments.site) as root, chromium() as tab:
         check_every_page(tab, root, pages)
+        check_formulas(tab, root)
         check_search(tab, root)
         check_live_page(tab, root)
         if arguments.screenshots:
@@ -235,7 +246,7 @@ def main():
                         title = page.strip("/").replace("/", "-") or "index"
                         tab.screenshot(arguments.screenshots / f"{title}-{name}-{scheme}.png")
     print(
-        f"{len(pages)} pages: no errors, no other hosts, no overflow; search and the live page work"
+        f"{len(pages)} pages: no errors, no other hosts, no overflow; formulas, search and the live page work"
     )
 
 

@@ -1,12 +1,15 @@
 """Every example runs, every public name has an entry, and the README's commands are the real ones."""
 
+import ast
 import importlib.util
 import inspect
+import io
 import json
 import pkgutil
 import re
 import subprocess
 import sys
+import tokenize
 from importlib import import_module
 from pathlib import Path
 
@@ -157,3 +160,28 @@ def test_the_tables_of_the_closed_form_bench_are_its_results():
     page = (ROOT / "docs" / "estimators.md").read_text()
     for table in bench.tables(results).split("\n\n"):
         assert table in page
+
+
+def lines_of_code(path):
+    """Without comments, docstrings and blank lines."""
+    text, nothing = path.read_text(), (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE)
+    nothing += (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in nothing:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+            lines -= set(range(node.lineno, node.end_lineno + 1))
+    return len(lines)
+
+
+def test_the_files_are_as_long_as_the_page_says():
+    page = (ROOT / "docs" / "inside.md").read_text()
+    rows = re.findall(r"^\| (`.*`) \| .* \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) > 15
+    for names, said in rows:
+        paths = [ROOT / "qgf_eqx" / name for name in re.findall(r"`(.*?)`", names)]
+        files = [f for p in paths for f in (p.rglob("*.py") if p.is_dir() else [p])]
+        count = sum(map(lines_of_code, files))
+        assert abs(count - int(said)) <= 0.1 * count + 5, (names, count)
