@@ -16,8 +16,10 @@ On a GPU all of it is done with TF32, with full float32 and with bfloat16 weight
 and without command buffers, scanned and unrolled. The method `training` needs the extras `train`
 and `ogbench`, the figure needs `plot`.
 
-Writes `benchmarks/results/cost_<device>.json` after every process; results of the same machine and
-versions that are there already are kept, so that a long measurement may be made in parts.
+Writes `benchmarks/results/cost_<device>.json` after every process. What is there already of the
+same machine and versions is kept, but for what is measured again, so that a long measurement may be
+made in parts; every row names its commit. Results of another machine or other versions are never
+overwritten.
 """
 
 import argparse
@@ -149,9 +151,14 @@ def measure(options, platform, device, path):
         for batch, found in row.get("batches", {}).items():
             if "skipped" in found:
                 tqdm.write(f"{name}, width {width}, batch {batch}: {found['skipped']}", sys.stderr)
-        same = [identity(row) == identity(other) for other in results["rows"]]
-        rows = [r for r, gone in zip(results["rows"], same, strict=True) if not gone]
-        results["rows"] = [*rows, row]
+        row["commit"] = results["versions"]["commit"]
+        others = [r for r in results["rows"] if identity(r) != identity(row)]
+        (before,) = [r for r in results["rows"] if identity(r) == identity(row)] or [{}]
+        if before.get("commit") == row["commit"] and "batches" in row:
+            row["batches"] = before.get("batches", {}) | {
+                str(b): m for b, m in row["batches"].items()
+            }
+        results["rows"] = [*others, row]
         write_json(path, results)
     return results
 
@@ -161,12 +168,18 @@ def identity(row):
 
 
 def earlier_rows(path):
-    """Those of the same machine and versions; all others would be no comparison."""
+    """Of the same machine and versions, whatever the commit: all others would be no comparison."""
     if not path.exists():
         return []
     found = json.loads(path.read_text())
-    same = found["machine"] == machine() and found["versions"] == versions()
-    return found["rows"] if same else []
+    for name, now in ("machine", machine()), ("versions", versions()):
+        changed = {k for k in now if found[name].get(k) != now[k]} - {"commit"}
+        if changed:
+            raise SystemExit(
+                f"{path} was measured with another {name} ({', '.join(sorted(changed))}), and is "
+                "not overwritten: move it away, or name another file by --out."
+            )
+    return found["rows"]
 
 
 def table(results):
