@@ -232,7 +232,7 @@ def starts(results):
     return markdown(lines)
 
 
-def summary(results):
+def tables(results):
     """Three short tables for the documentation: latency, throughput, and ratios to plain."""
     rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
     widths = sorted({width for name, width in rows if name != "training"})
@@ -246,7 +246,7 @@ def summary(results):
 
     latency = [["method", *(f"GFLOP, {h}" for h in heads), *(f"ms, {h}: p50, p95" for h in heads)]]
     throughput = [["actions per second", *(f"{b}, {h}" for h in heads for b in batches)]]
-    ratios = [["method", "batch", "nets", "clock", "CPU time"]]
+    ratios = [["method", "nets", *(f"batch {batch}" for batch in [1, *batches])]]
     for name in names:
         flop = [rows.get((name, w), {}).get("GFLOP per action") for w in widths]
         times = [
@@ -258,13 +258,19 @@ def summary(results):
         rates = [found(name, w, b).get(key) for w in widths for b in batches]
         throughput.append([name, *("" if x is None else f"{x:.0f}" for x in rates)])
         for width, head in zip(widths, heads, strict=True):
-            for batch in [1, *batches]:
-                plain = found(name, width, batch).get("plain", {})
-                if "ours / plain, clock" in plain:
-                    shares = (1 / plain[f"ours / plain, {c}"] for c in ("clock", "CPU"))
-                    ratios.append([name, str(batch), head, *(f"{x:.2f}" for x in shares)])
+            plain = [found(name, width, b).get("plain", {}) for b in [1, *batches]]
+            cells = [speedups(p) for p in plain]
+            if any(cells):
+                ratios.append([name, head, *cells])
     ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in (latency, throughput, ratios))
     return "\n\n".join(map(markdown, ruled))
+
+
+def speedups(plain):
+    """How many times faster than plain: by the clock, and by CPU time."""
+    if "ours / plain, clock" not in plain:
+        return ""
+    return ", ".join(f"{1 / plain[f'ours / plain, {by}']:.2f}" for by in ("clock", "CPU"))
 
 
 def number(x):
@@ -340,7 +346,7 @@ def main():
     if not options.only_show:
         measure(options, platform, device, path)
     results = json.loads(path.read_text())
-    print(table(results), summary(results), sep="\n\n")
+    print(table(results), tables(results), sep="\n\n")
     if options.figure:
         figure(results, options.figure)
     if any("failed" in row for row in results["rows"]):

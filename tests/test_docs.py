@@ -1,7 +1,6 @@
 """Every example runs, every public name has an entry, and the README's commands are the real ones."""
 
 import ast
-import importlib.util
 import inspect
 import io
 import json
@@ -152,14 +151,16 @@ def test_no_page_names_a_machine_or_an_index():
         assert "index-url" not in text and "/simple" not in text, path
 
 
-def test_the_tables_of_the_closed_form_bench_are_its_results():
-    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "closed_form.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    results = json.loads((ROOT / "benchmarks" / "results" / "closed_form.json").read_text())
-    page = (ROOT / "docs" / "estimators.md").read_text()
-    for table in bench.tables(results).split("\n\n"):
-        assert table in page
+@pytest.mark.parametrize(
+    ("bench", "results", "page"),
+    [("closed_form", "closed_form", "estimators"), ("cost", "cost_cpu", "costs")],
+)
+def test_the_tables_of_a_bench_are_its_results(bench, results, page, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    found = json.loads((ROOT / "benchmarks" / "results" / f"{results}.json").read_text())
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    for table in import_module(bench).tables(found).split("\n\n"):
+        assert table in text
 
 
 def lines_of_code(path):
