@@ -294,8 +294,11 @@ def figure(results, path):
     rows = [r for r in results["rows"] if r["variant"] == "default"]
     rows = [r for r in rows if "latency p50 (us)" in r.get("batches", {}).get("1", {})]
     width = max(r["width"] for r in rows)
-    rows = [r for r in rows if r["width"] == width][::-1]
+    rows = [r for r in rows if r["width"] == width]
+    rows.sort(key=lambda r: list(METHODS).index(r["method"]), reverse=True)
     names = [r["method"] for r in rows]
+    cpu = f"{results['machine']['cores']} cores, {results['machine']['processor']}"
+    title = cpu if results["platform"] == "cpu" else results["device"]
     pyplot.rcParams["svg.hashsalt"] = "cost"
     size = (9, 1 + 0.28 * len(rows))
     drawn, (left, right) = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
@@ -306,7 +309,7 @@ def figure(results, path):
     )
     spread = [[0] * len(rows), [b - a for a, b in zip(p50, p95, strict=True)]]
     right.barh(names, p50, xerr=spread, ecolor="grey")
-    right.set(xlabel="latency at batch 1 (ms), p50 and p95", title=results["device"])
+    right.set(xlabel="latency at batch 1 (ms), p50 and p95", title=title)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def main():
         runs = []
         for gradient, q in ((ours, critic), (written_plainly, plain.stack(critic))):
             one = eqx.Partial(gradient, policy, q)
-            runs.append(eqx.filter_jit(eqx.Partial(jax.vmap(one), obs, a_t)))
+            runs.append(eqx.Partial(eqx.filter_jit(eqx.filter_vmap(one)), obs, a_t))
         found = [run() for run in runs]
         np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=2e-5)
         times = []
