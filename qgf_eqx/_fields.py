@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from ._types import Action, Critic, Obs, Time, Velocity
@@ -117,6 +118,23 @@ def bounded(
     return Bounded(critic, low, high, clip)
 
 
+def _ask(name: str, model: Callable, **arguments: Any) -> Any:
+    """A foreign callable's answer; what it raises is told of the shapes it was called with."""
+    if not callable(model):
+        raise TypeError(f"`{name}` must be callable, got {model!r}.")
+    try:
+        return model(*arguments.values())
+    except Exception as error:
+        notes = getattr(error, "__notes__", ())
+        if not any("raised this when it was asked" in note for note in notes):  # further in
+            shapes = ", ".join(f"{k}: {jax.tree.map(np.shape, x)}" for k, x in arguments.items())
+            error.add_note(
+                f"`{name}` raised this when it was asked at one example, of shapes {shapes}. "
+                "If `obs` is a batch, wrap the call in `jax.vmap`."
+            )
+        raise
+
+
 def velocity(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
     """The velocity `v(obs, a_t, t)` of a policy, checked to have the shape of `a_t`.
 
@@ -129,9 +147,10 @@ def velocity(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
 
     **Returns:** an array of the shape and dtype of `a_t`.
 
-    **Raises:** `ValueError` if the answer has another shape.
+    **Raises:** `ValueError` if the answer has another shape. What the policy itself raises passes
+    through, with a note of the shapes it was called with.
     """
-    v = jnp.asarray(policy(obs, a_t, t))
+    v = jnp.asarray(_ask("policy", policy, obs=obs, a_t=a_t, t=t))
     if v.shape != jnp.shape(a_t):
         raise ValueError(
             f"`policy` returned a velocity of shape {v.shape} for an `a_t` of shape "
@@ -154,7 +173,7 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
 
     **Raises:** `ValueError` if the answer is not a scalar, or no float.
     """
-    value = jnp.asarray(q(obs, action))
+    value = jnp.asarray(_ask("critic", q, obs=obs, action=action))
     if value.shape != ():
         raise ValueError(
             f"`critic` returned an array of shape {value.shape}; it must return a scalar. "

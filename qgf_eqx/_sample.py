@@ -54,6 +54,11 @@ class Guided(eqx.Module):
         v = velocity(self.policy, obs, a_t, t)
         if _is_zero(self.weight):
             return v
+        if not callable(self.guidance):
+            raise TypeError(
+                "`guidance` must be a function, such as `qgf_eqx.guidance.qgf`, "
+                f"got {self.guidance!r}."
+            )
         g = _as_gradient(self.guidance(self.policy, self.critic, obs, a_t, t), a_t)
         w = _as_weight(weight_at(self.weight, t, v, g), a_t)
         return v + w * jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)
@@ -288,7 +293,12 @@ def _as_gradient(g, a_t: Array) -> Array:
 
 
 def _as_weight(weight, a_t: Array) -> Array:
-    w = jnp.asarray(weight)
+    try:
+        w = jnp.asarray(weight)
+    except TypeError:
+        raise TypeError(
+            f"`weight` must be a number, an array or a function of (t, v, g), got {weight!r}."
+        ) from None
     if jnp.issubdtype(w.dtype, jnp.complexfloating):
         raise ValueError(f"`weight` must be real numbers, got {w.dtype}.")
     try:

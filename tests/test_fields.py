@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import qgf_eqx
 from qgf_eqx import action_gradient, bounded, critic, velocity
 
 
@@ -44,3 +45,37 @@ def test_wrong_shapes_are_refused(unchecked):
         velocity(lambda o, a, t: jnp.zeros(3), None, jnp.zeros(2), 0.5)
     with pytest.raises(ValueError, match=r"`critic` returned an array of shape \(1,\)"):
         critic(lambda o, a: jnp.zeros(1), None, jnp.zeros(2))
+
+
+def notes(error):
+    return [n for n in error.value.__notes__ if "raised this when it was asked" in n]
+
+
+def test_what_a_foreign_callable_raises_says_who_was_asked_and_with_what_shapes():
+    policy = qgf_eqx.Flow(lambda obs, a_t, t: jnp.concatenate([obs["x"], a_t]), (2,))
+    batch = {"x": jnp.zeros((8, 3))}
+    for act in (qgf_eqx.sample, jax.jit(qgf_eqx.sample, static_argnums=(0, 1))):
+        with pytest.raises(TypeError, match="concatenate") as error:
+            act(policy, lambda obs, a: jnp.sum(a), batch, jax.random.key(0))
+        (note,) = notes(error)
+        assert note.startswith("`policy` raised this") and "{'x': (8, 3)}, a_t: (2,)" in note
+        assert "jax.vmap" in note
+    with pytest.raises(KeyError) as error:
+        qgf_eqx.critic(qgf_eqx.bounded(lambda obs, a: obs["y"]), batch, jnp.zeros(2))
+    (note,) = notes(error)
+    assert note.startswith("`critic` raised this") and "action: (2,)" in note
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"critic": None}, "`critic` must be callable, got None"),
+        ({"guidance": "qgf"}, "`guidance` must be a function, such as .*, got 'qgf'"),
+        ({"weight": "0.1"}, "`weight` must be a number, an array or a function .*, got '0.1'"),
+    ],
+)
+def test_what_is_no_choice_is_refused_by_name(options, message, unchecked):
+    given = {"critic": lambda obs, a: jnp.sum(a)} | options
+    policy = qgf_eqx.Flow(lambda obs, a_t, t: -a_t, (2,))
+    with pytest.raises(TypeError, match=message):
+        qgf_eqx.sample(policy, given.pop("critic"), None, jax.random.key(0), **given)
