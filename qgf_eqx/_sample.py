@@ -37,6 +37,13 @@ class Guided(eqx.Module):
     guidance: Guidance = qgf
     weight: Weight = 0.1
 
+    def __check_init__(self):
+        if not callable(self.guidance):
+            raise TypeError(
+                "`guidance` must be a function, such as `qgf_eqx.guidance.qgf`, "
+                f"got {self.guidance!r}."
+            )
+
     @property
     def action_shape(self) -> tuple[int, ...]:
         """The policy's."""
@@ -54,11 +61,6 @@ class Guided(eqx.Module):
         v = velocity(self.policy, obs, a_t, t)
         if _is_zero(self.weight):
             return v
-        if not callable(self.guidance):
-            raise TypeError(
-                "`guidance` must be a function, such as `qgf_eqx.guidance.qgf`, "
-                f"got {self.guidance!r}."
-            )
         g = _as_gradient(self.guidance(self.policy, self.critic, obs, a_t, t), a_t)
         w = _as_weight(weight_at(self.weight, t, v, g), a_t)
         return v + w * jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)
