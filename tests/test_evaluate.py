@@ -70,7 +70,7 @@ def test_an_environment_that_breaks_is_a_failure_and_reported(fault, message):
     )
     assert not episodes[0].success and episodes[0].length == (3 if fault == "raise" else 4)
     assert re.match(message, episodes[0].error)
-    assert episodes[1].error == "" and episodes[1].length == 9
+    assert episodes[1].error == "" and episodes[1].length == 9 and not episodes[1].success
 
 
 def test_the_noise_is_a_function_of_seed_episode_and_chunk_and_not_of_the_batch():
