@@ -24,7 +24,8 @@ from pathlib import Path
 from websockets.sync.client import connect
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
-SCREENSHOTS = ["live/", "", "estimators/", "analyses/", "costs/", "tutorials/", "api/guidance/"]
+SCREENSHOTS = ["", "guide/", "live/", "tutorials/analytic/", "tutorials/pointmaze/", "estimators/"]
+SCREENSHOTS += ["own/", "analyses/", "costs/", "api/guidance/", "api/datasets/"]
 
 
 class Site(http.server.SimpleHTTPRequestHandler):
@@ -103,6 +104,9 @@ class Tab:
 
     def open(self, url, size=DESKTOP, scheme="light", motion="reduce"):
         phone = size == PHONE
+        # A page that sees the colour scheme change would store its palette for the next.
+        self.call("Page.navigate", url="about:blank")
+        until(lambda: self.js("location.href === 'about:blank'"))
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=size[0],
@@ -243,6 +247,8 @@ def main():
                 for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
                     for scheme in ("light", "dark"):
                         tab.open(root + page, size, scheme)
+                        shown = tab.js("document.body.dataset.mdColorScheme")
+                        assert shown == {"light": "default", "dark": "slate"}[scheme], (page, shown)
                         title = page.strip("/").replace("/", "-") or "index"
                         tab.screenshot(arguments.screenshots / f"{title}-{name}-{scheme}.png")
     print(
