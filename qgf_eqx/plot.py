@@ -160,40 +160,42 @@ def example(found: dict[str, Any], path: str | Path) -> Path:
     some paths, and the share of samples on the best mode by weight.
     """
     names = list(found["methods"])
-    figure, grid = pyplot.subplots(2, 4, figsize=(12, 5.4), layout="constrained")
-    panels = grid.flat
+    layout = [names[:3], names[3:], ["share", "share", "legend"]]
+    figure, panels = pyplot.subplot_mosaic(layout, figsize=(8.4, 8), layout="constrained")
     # streamplot wants equal spacing to the last bit, which rounded numbers lack.
     t, a = (np.linspace(x[0], x[-1], len(x)) for x in (found["t"], found["a"]))
-    for axes, name in zip(panels, names, strict=False):
-        method = found["methods"][name]
+    for name in names:
+        axes, method = panels[name], found["methods"][name]
         slope = np.array(method["field"]).T
-        axes.streamplot(t, a, np.ones_like(slope), slope, color="#cccccc", linewidth=0.6, density=1)
+        style = {"color": "#b0b0b0", "linewidth": 0.6, "arrowsize": 0.6, "density": 0.8}
+        axes.streamplot(t, a, np.ones_like(slope), slope, **style)
         paths = np.array(method["paths"])
         axes.plot(np.linspace(0, 1, paths.shape[1]), paths.T, color=_ESTIMATORS[name], lw=0.7)
         axes.set(title=name, xlim=(0, 1), ylim=(-3, 7), xlabel="t", yticks=[1, 3, 5])
         axes.axhline(3, color="#e6ab02", linewidth=0.8)
-    last = grid.flat[len(names)]
+    axes = panels["share"]
     for name in names:
         style = {"color": _ESTIMATORS[name], "marker": "o", "markersize": 3, "label": name}
-        last.plot(found["weights"], found["methods"][name]["share"], **style)
-    last.set(xscale="log", xlabel="weight", title=f"share on 3, n = {found['samples']}")
-    for axes in grid.flat[len(names) + 1 :]:
-        axes.axis("off")
-    grid.flat[-1].legend(*last.get_legend_handles_labels(), loc="center left", frameon=False)
+        axes.plot(found["weights"], found["methods"][name]["share"], **style)
+    axes.set(xscale="log", xlabel="weight", title=f"share on 3, n = {found['samples']}")
+    axes.set_xticks(found["weights"], [f"{w:g}" for w in found["weights"]])
+    axes.minorticks_off()
+    panels["legend"].axis("off")
+    panels["legend"].legend(*axes.get_legend_handles_labels(), loc="center left", frameon=False)
     return _save(figure, path)
 
 
 def instability(found: dict[str, Any], path: str | Path) -> Path:
     """The figure of `figures.instability`: gradients by place above, paths by weight below."""
     a, columns = np.array(found["a"]), len(found["t"])
-    figure, grid = pyplot.subplots(2, columns, figsize=(3 * columns, 5.4), layout="constrained")
+    figure, grid = pyplot.subplots(2, columns, figsize=(2.4 * columns, 5.4), layout="constrained")
     for k, axes in enumerate(grid[0]):
         for name in reversed(found["gradient"]):
             gradient = found["gradient"][name][k]
             axes.plot(a, gradient, color=_ESTIMATORS[name], linewidth=1, label=name)
         axes.set_yscale("symlog", linthresh=1)
-        axes.set(xlabel="a_t", title=f"gradient at t = {found['t'][k]}")
-    grid[0, 0].legend(fontsize=7, frameon=False)
+        axes.set(xlabel="a_t", title=f"gradient, t = {found['t'][k]}")
+    grid[0, 0].legend(fontsize=8, frameon=False)
     for axes, weight, paths in zip(grid[1], found["weights"], found["paths"], strict=False):
         paths = np.array(paths)
         axes.plot(np.linspace(0, 1, paths.shape[1]), paths.T, color=_ESTIMATORS["BPTT"], lw=0.7)
@@ -213,7 +215,7 @@ def noise(found: dict[str, Any], path: str | Path) -> Path:
     figure, panels = pyplot.subplots(
         1,
         len(found["std"]),
-        figsize=(4 * len(found["std"]), 3.4),
+        figsize=(3 * len(found["std"]), 3.6),
         layout="constrained",
         sharey=True,
     )
@@ -231,7 +233,7 @@ def noise(found: dict[str, Any], path: str | Path) -> Path:
         axes.set(title=f"noise of std {found['std'][k]}", xlabel="t")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("cos(g(a_t), g(a_t + noise))")
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[0].legend(fontsize=9, frameon=False)
     return _save(figure, path)
 
 
@@ -250,7 +252,7 @@ def value(found: dict[str, Any], path: str | Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="Q", title="by the critic that guides")
     panels[1].set(title="by an independent critic")
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[0].legend(fontsize=9, frameon=False)
     return _save(figure, path)
 
 
