@@ -1,5 +1,6 @@
 """The border where foreign callables are called, and their answers checked."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Scalar
 
 from ._types import Action, Critic, Obs, Time, Velocity
@@ -25,6 +27,16 @@ def given(model: Any, obs: Obs) -> Any:
     return model.given(obs) if hasattr(model, "given") else model
 
 
+def _as_shape(shape) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, shape))
+    except TypeError:
+        raise TypeError(
+            f"`action_shape` must be a tuple of integers, got {shape!r}: `(2,)` for an action of "
+            "two dimensions, `(5, 2)` for a chunk of five, `()` for a number."
+        ) from None
+
+
 class Flow(eqx.Module):
     """Gives any velocity field the shape of its actions, which `sample` needs to
     draw noise.
@@ -35,7 +47,7 @@ class Flow(eqx.Module):
     """
 
     field: Callable
-    action_shape: tuple[int, ...] = eqx.field(static=True, converter=tuple)
+    action_shape: tuple[int, ...] = eqx.field(static=True, converter=_as_shape)
 
     def given(self, obs: Obs) -> "Flow":
         """The same at one observation."""
@@ -114,7 +126,12 @@ def bounded(
     - `clip`: a function `(action, low, high) -> action`.
 
     **Returns:** a critic.
+
+    **Raises:** `ValueError` if `low` is not below `high`.
     """
+    known = not any(isinstance(b, Tracer) for b in (low, high))
+    if known and not np.all(np.asarray(low) < np.asarray(high)):
+        raise ValueError(f"`low` must be below `high`, got {low} and {high}.")
     return Bounded(critic, low, high, clip)
 
 
@@ -130,7 +147,8 @@ def _ask(name: str, model: Callable, **arguments: Any) -> Any:
             shapes = ", ".join(f"{k}: {jax.tree.map(np.shape, x)}" for k, x in arguments.items())
             error.add_note(
                 f"`{name}` raised this when it was asked at one example, of shapes {shapes}. "
-                "If `obs` is a batch, wrap the call in `jax.vmap`."
+                "Is there a batch's axis too many? Wrap the call in `jax.vmap`. Is one missing? "
+                "Then a batch was wanted where one example was given."
             )
         raise
 

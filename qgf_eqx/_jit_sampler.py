@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._fields import Bounded, bounded
-from ._sample import sample
+from ._sample import check_key, sample
 from ._types import Action, Critic, Key, Obs, Policy
 from .nn import Ensemble, LeastMember
 
@@ -43,6 +43,7 @@ def jit_sampler(
 
     @jax.jit
     def run(obs, key):
+        check_key(key)  # while it is traced, so that a call does not pay for it
         key, draw = jax.random.split(key)
         return sample(policy, critic, obs, draw, **options), key
 

@@ -28,7 +28,7 @@ class Guided(eqx.Module):
 
     - `guidance`: the estimator of `g`, one of `qgf_eqx.guidance` or your own.
     - `weight`: the guidance weight `w` (1 / beta in the paper): a number, an array that
-      broadcasts to the action, or a function `(t, v, g) -> w`. In units of action per Q:
+      broadcasts to the action, or a function `(t, v, g) -> w`. In units of action² per Q:
       useful values shrink as the critic's scale grows.
     """
 
@@ -121,7 +121,7 @@ def guided_flow(
     **Raises:** as `guided_step`, and `TypeError` or `ValueError` for a bad `steps`.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
-    noise = _as_noise(noise)
+    noise = as_noise(noise)
     field = Guided(policy, critic, guidance, weight).given(obs)
     times = np.arange(steps) / steps
 
@@ -167,7 +167,7 @@ def guided_solve(
     **Raises:** as `guided_flow`.
     """
     steps = check_count("steps", steps, "it sets the first step")
-    noise = _as_noise(noise)
+    noise = as_noise(noise)
     field = Guided(policy, critic, guidance, weight).given(obs)
     adaptive = stepsize_controller is not None
     solution = diffrax.diffeqsolve(
@@ -267,7 +267,7 @@ def sample(
 
 def _draw(policy, critic, obs, key, guidance, weight, steps, i) -> Action:
     check_count("steps", steps, "it sets the length of the scan")
-    _check_key(key)
+    check_key(key)
     noise = jax.random.normal(jax.random.fold_in(key, i), _action_shape(policy, critic))
     action = guided_flow(policy, critic, obs, noise, guidance=guidance, weight=weight, steps=steps)
     return critic.to_bounds(action) if isinstance(critic, Bounded) else action
@@ -277,8 +277,13 @@ def _is_zero(weight: Weight) -> bool:
     return isinstance(weight, int | float) and weight == 0
 
 
-def _as_noise(noise) -> Array:
-    noise = jnp.asarray(noise)
+def as_noise(noise) -> Array:
+    try:
+        noise = jnp.asarray(noise)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`noise` must be an array of floats, got {noise!r}: `jax.random.normal(key, shape)`."
+        ) from None
     if not jnp.issubdtype(noise.dtype, jnp.floating):
         raise ValueError(f"`noise` must be an array of floats, got {noise.dtype}.")
     return noise
@@ -297,7 +302,7 @@ def _as_gradient(g, a_t: Array) -> Array:
 def _as_weight(weight, a_t: Array) -> Array:
     try:
         w = jnp.asarray(weight)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(
             f"`weight` must be a number, an array or a function of (t, v, g), got {weight!r}."
         ) from None
@@ -322,7 +327,7 @@ def _action_shape(policy, critic) -> tuple[int, ...]:
         swapped = (
             " `critic` has one: are the first two arguments swapped?"
             if hasattr(critic, "action_shape")
-            else ""
+            else " The order is `sample(policy, critic, obs, key)`."
         )
         raise TypeError(
             "`policy` has no `action_shape`, so `sample` cannot draw noise for it. Wrap it: "
@@ -331,7 +336,7 @@ def _action_shape(policy, critic) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _check_key(key) -> None:
+def check_key(key) -> None:
     if isinstance(key, jax.Array | np.ndarray):
         dtype = key.dtype
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):

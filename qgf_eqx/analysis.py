@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from ._denoise import check_count, denoise, one_step
-from ._fields import Bounded, velocity
+from ._fields import Bounded, action_gradient, velocity
 from ._fields import critic as value_of
-from ._sample import Guided, guided_flow, guided_step
-from ._types import Action, Critic, Guidance, Key, Obs, Time, Velocity, Weight
+from ._sample import Guided, as_noise, guided_flow, guided_step, sample
+from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
 from .likelihood import kl_to_reference
 from .weights import weight_at
@@ -69,7 +69,7 @@ def diagnose(
     Costs `guided_flow`, the plain flow, and the critics once more per step.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
-    dt = 1 / steps
+    dt, noise = 1 / steps, as_noise(noise)
 
     def outside(action):
         if not isinstance(critic, Bounded):
@@ -107,8 +107,10 @@ def judge(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -> list
 
     The yardstick is the flow's own spread: the root mean square of the plain actions around their
     mean over the noises. Guidance that moves actions by less than `weak` of it can hardly change
-    what the robot does; by more than `strong` of it, actions leave the region where the flow has
-    data and the critic was trained. Heuristics, not laws: they say where to look.
+    what the robot does. By more than `strong` of it, actions have changed to another mode of the
+    data, which may be what guidance is for, or have left the data, where the critic was never
+    trained: `nearest_distance` tells which. Heuristics, not laws: they say where to look, and that
+    nothing is said does not mean that actions are better.
 
     **Arguments:**
 
@@ -137,8 +139,9 @@ def judge(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -> list
         )
     elif moved > strong * own:
         said.append(
-            f"far too strong: actions move by {moved / own:.2f} of the flow's own spread, away "
-            "from where the critic was trained; lower the weight, or add weights.ClipNorm"
+            f"very strong: actions move by {moved / own:.2f} of the flow's own spread, to another "
+            "mode or off the data (analysis.nearest_distance tells which); if off it, lower the "
+            "weight, or add weights.ClipNorm"
         )
     clipped = float(np.mean(found.clipped[..., -1]))
     if clipped > 0.25:
@@ -164,6 +167,37 @@ def flow_distance(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, step
 def flow_kl(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, steps: int = 20) -> Scalar:
     """`likelihood.kl_to_reference` of the guided policy and its own flow, in nats."""
     return kl_to_reference(guided, guided.policy, obs, key, samples=samples, steps=steps)[0]
+
+
+def starting_weight(
+    policy: Policy, critic: Critic, observations: Obs, key: Key, *, noises: int = 16
+) -> Scalar:
+    """A weight to start the search from: the flow's own spread over the size of the gradient.
+
+    `w = rms(a - mean a) / rms(grad Q(a))` over plain actions `a`, their means at each observation.
+    With `J = I` the pushes of a guided flow add up to `w` times a mean gradient, so this is where
+    guidance can first move an action as far as noise does. It knows nothing of whether that
+    helps: try a few weights from a quarter of it to four times it on episodes.
+
+    **Arguments:**
+
+    - `policy`, `critic`: as for `sample`.
+    - `observations`: a batch, along the first axis of every leaf.
+    - `key`: for the noises.
+    - `noises`: how many at each observation.
+
+    **Returns:** a scalar. Costs the plain flow and one gradient for every observation and noise.
+    """
+
+    def one(obs, key):
+        draw = lambda key: sample(policy, critic, obs, key, weight=0)  # noqa: E731
+        plain = jax.vmap(draw)(jax.random.split(key, noises))
+        g = jax.vmap(partial(action_gradient, critic, obs))(plain)
+        return jnp.mean((plain - plain.mean(0)[None]) ** 2), jnp.mean(g**2)
+
+    keys = jax.random.split(key, jax.tree.leaves(observations)[0].shape[0])
+    spread, slope = jax.vmap(one)(observations, keys)
+    return jnp.sqrt(jnp.mean(spread) / jnp.mean(slope))
 
 
 class WeightChoice(eqx.Module):

@@ -251,8 +251,8 @@ def diagnose(
     """Look at what guidance does, step by step, before trusting its gain.
 
     Prints the strength of guidance beside the flow, its direction, how much is clipped, how far
-    the critics disagree and actions move, warns where guidance is far too weak or too strong, and
-    draws it all.
+    the critics disagree and actions move, warns where guidance is far too weak or very strong, says
+    around which weight to search, and draws it all.
 
     Args:
         run: Folder of a training run.
@@ -282,8 +282,10 @@ def diagnose(
     print("".join(f"{name:>10}" for name in columns))
     for row in np.stack([np.mean(getattr(found, name), (0, 1)) for name in columns], 1):
         print("".join(f"{x:10.3f}" for x in row))
-    for warning in analysis.judge(found) or ["neither far too weak nor far too strong"]:
+    for warning in analysis.judge(found) or ["neither far too weak nor very strong"]:
         print(f"Guidance: {warning}.")
+    start = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
+    print(f"A weight to start a search from: {start(obs, jax.random.key(0)):.2g}")
     path = plot.diagnostics(found, out or run / "diagnostics.png")
     print(f"The figure is in {path}")
 

@@ -12,6 +12,7 @@ from qgf_eqx.analysis import (
     flow_kl,
     gradient_cosine,
     judge,
+    starting_weight,
     value_gain,
 )
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
@@ -69,9 +70,9 @@ def diagnosed(weight, critic=slope):
 
 
 @pytest.mark.parametrize(
-    ("weight", "said"), [(0.001, "too weak"), (0.1, None), (3.0, "too strong")]
+    ("weight", "said"), [(0.001, "too weak"), (0.1, None), (3.0, "very strong")]
 )
-def test_the_warning_rule_says_too_weak_and_too_strong(weight, said):
+def test_the_warning_rule_says_too_weak_and_very_strong(weight, said):
     warnings = judge(diagnosed(weight))
     assert warnings == [] if said is None else said in warnings[0]
 
@@ -106,6 +107,25 @@ def test_the_strongest_weight_within_the_budget_is_chosen_in_one_trace(module):
     assert choose_weight(flow, critic, observations, budget=0.0, **options).weight is None
     with pytest.raises(ValueError, match="weights"):
         choose_weight(flow, critic, observations, jax.random.key(0), weights=[], budget=1.0)
+
+
+def test_the_starting_weight_is_the_flows_spread_over_the_slope():
+    flow, key = GaussianFlow(jnp.zeros(2), 0.5), jax.random.key(0)
+    observations = jnp.array([[1.0, 3.0], [2.0, -1.0]])
+
+    def linear(obs, action):
+        return obs @ action  # its mean squared slope in a dimension is 15 / 4
+
+    def found(critic, noises=2000):
+        # Euler's ten steps widen or narrow a normal law a little: compare with the flow's own.
+        return starting_weight(flow, critic, observations, key, noises=noises)
+
+    ends = jax.vmap(lambda n: guided_flow(flow, linear, None, n, weight=0))
+    spread = ends(jax.random.normal(key, (4000, 2))).std()
+    np.testing.assert_allclose(found(linear), spread / (15 / 4) ** 0.5, rtol=0.03)
+    np.testing.assert_allclose(
+        1000 * found(lambda obs, a: 1000 * linear(obs, a) + 7.0), found(linear), rtol=1e-5
+    )
 
 
 def test_the_measures_of_distance_by_closed_form():

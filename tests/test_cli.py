@@ -224,7 +224,7 @@ def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
     assert "Guidance: far too weak" in printed
     assert (workplace / "run" / "diagnostics.png").stat().st_size > 10_000
     cli.main([*arguments, "--decay", "1e9", "--out", str(workplace / "strong.svg")])
-    assert "far too strong" in capsys.readouterr().out and (workplace / "strong.svg").exists()
+    assert "very strong" in capsys.readouterr().out and (workplace / "strong.svg").exists()
 
 
 def test_the_example_is_analysed_with_the_known_shares(tmp_path, capsys):

@@ -71,6 +71,7 @@ def test_what_a_foreign_callable_raises_says_who_was_asked_and_with_what_shapes(
     [
         ({"critic": None}, "`critic` must be callable, got None"),
         ({"guidance": "qgf"}, "`guidance` must be a function, such as .*, got 'qgf'"),
+        ({"weight": None}, "`weight` must be a number, an array or a function .*, got None"),
         ({"weight": "0.1"}, "`weight` must be a number, an array or a function .*, got '0.1'"),
     ],
 )
@@ -79,3 +80,15 @@ def test_what_is_no_choice_is_refused_by_name(options, message, unchecked):
     policy = qgf_eqx.Flow(lambda obs, a_t, t: -a_t, (2,))
     with pytest.raises(TypeError, match=message):
         qgf_eqx.sample(policy, given.pop("critic"), None, jax.random.key(0), **given)
+
+
+@pytest.mark.parametrize("shape", [2, "2", (2.5, "a"), None])
+def test_a_shape_of_actions_that_is_none_is_refused(shape):
+    with pytest.raises(TypeError, match="`action_shape` must be a tuple of integers"):
+        qgf_eqx.Flow(lambda obs, a_t, t: -a_t, shape)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, -1.0), (0.0, 0.0), (jnp.array([0.0, 2.0]), 1.0)])
+def test_bounds_the_wrong_way_round_are_refused(low, high):
+    with pytest.raises(ValueError, match="`low` must be below `high`"):
+        bounded(lambda obs, a: jnp.sum(a), low, high)

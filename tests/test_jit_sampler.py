@@ -102,3 +102,10 @@ def test_an_observation_that_is_not_finite_is_refused_by_place(obs, place):
 def test_a_weight_that_is_not_finite_is_refused(weight):
     with pytest.raises(ValueError, match="`weight` must be finite"):
         jit_sampler(*nets(), weight=weight)
+
+
+@pytest.mark.parametrize("key", [None, 0, jnp.zeros(3)])
+def test_what_is_no_key_is_refused(key, unchecked):
+    act = jit_sampler(*nets())
+    with pytest.raises(TypeError, match="`key` must be one key"):
+        act(OBS, key)

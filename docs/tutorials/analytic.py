@@ -42,6 +42,20 @@ for weight, share in shares.items():
 assert shares[0.0] < 0.5 and shares[1.0] > 0.99
 
 # %% [markdown]
+# A picture of the same. (Matplotlib comes with `qgf_eqx[plot]`.)
+
+# %%
+from matplotlib import pyplot
+
+figure, axes = pyplot.subplots(figsize=(7, 2.6), layout="constrained")
+for weight in shares:
+    bars = {"bins": 60, "range": (0, 6), "histtype": "step", "linewidth": 1.5}
+    axes.hist(actions(weight), label=f"weight {weight}", **bars)
+axes.set(xlabel="action", ylabel="of a thousand")
+axes.legend(frameon=False)
+figure.savefig("actions.svg")
+
+# %% [markdown]
 # The same with another estimator is another name. OOD asks the critic at the noisy action, and
 # everything lands on the wrong mode.
 
@@ -50,7 +64,7 @@ for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
     act = lambda key: qgf_eqx.sample(policy, critic, None, key, guidance=estimator, weight=1.0)
     found = jax.jit(jax.vmap(act))(keys)
     nearest = jnp.argmin(jnp.abs(found[:, None] - policy.means), axis=1)
-    print(f"{estimator.__name__:>5}:", jnp.bincount(nearest, length=3) / 1000, "on 1, 3 and 5")
+    print(f"{estimator.__name__:>5}:", jnp.bincount(nearest, length=3), "of 1000 on 1, 3 and 5")
 
 # %% [markdown]
 # Along the way: where an Euler leap from `a_t` would land, and one guided step, which is all that

@@ -56,11 +56,23 @@ def ticks(act, key, count=300):
 
 
 print(f"{jax.devices()[0].device_kind}: width 256, T = 10, two critics, batch 1")
+latency = {}
 for name, options in methods.items():
-    p50, p95 = ticks(qgf_eqx.jit_sampler(policy, critic, **options), key)
+    p50, p95 = latency[name] = ticks(qgf_eqx.jit_sampler(policy, critic, **options), key)
     print(f"{name:>14} {counted[name] / 1e9:7.4f} GFLOP {p50:7.2f} ms, p95 {p95:.2f}")
 
+# %%
+from matplotlib import pyplot
+
+figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 2.6), layout="constrained", sharey=True)
+left.barh(list(counted), [n / 1e9 for n in counted.values()])
+left.set(xlabel="GFLOP per action")
+right.barh(list(latency), [p50 for p50, _ in latency.values()])
+right.set(xlabel="ms per action, median")
+figure.savefig("cost.svg")
+
 # %% [markdown]
-# At batch 1 the clock pays for reading weights and for launching small operations. Sixteen
-# candidates share both, so best-of-16 costs far less time than its operations say.
-# `benchmarks/cost.py` measures every method this way, beside the plain formulation of each.
+# Compare the two pictures. At batch 1 the clock pays for reading weights and for launching small
+# operations, and sixteen candidates share both: beside the flow, best-of-16 takes less of the clock
+# than of the operations. `benchmarks/cost.py` measures every method this way, beside the plain
+# formulation of each.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import qgf_eqx
-from qgf_eqx import datasets
+from qgf_eqx import datasets, plot
 from qgf_eqx.evaluate import target_critic, wilson
 from qgf_eqx.train import TrainConfig, load_nets, train
 
@@ -54,14 +54,15 @@ def act(obs, key, weight):
 
 def episode(env, number, weight):
     obs, _ = env.reset(seed=number)
-    key, done, chunk = jax.random.key(number), False, []
+    key, done, chunk, way = jax.random.key(number), False, [], []
     while not done:
+        way.append(obs[:2])
         if len(chunk) == 0:
             key, now = jax.random.split(key)
             chunk = np.asarray(act(np.asarray(obs, np.float32), now, weight))
         obs, _, terminated, truncated, info = env.step(chunk[0])
         chunk, done = chunk[1:], terminated or truncated
-    return bool(info["success"])
+    return bool(info["success"]), way
 
 
 # %% [markdown]
@@ -69,9 +70,18 @@ def episode(env, number, weight):
 
 # %%
 env = datasets.make_env(datasets.env_id(TASK))
-reached = {}
-for weight in (0.0, 1.0):
-    reached[weight] = sum(episode(env, number, weight) for number in range(20))
+reached, ways = {}, {}
+for weight, name in ((0.0, "flow"), (1.0, "qgf")):
+    successes, ways[name] = zip(
+        *(episode(env, number, weight) for number in range(20)), strict=True
+    )
+    reached[weight] = sum(successes)
     low, high = wilson(reached[weight], 20)
     print(f"weight {weight}: {reached[weight]} of 20 reach the goal [{low:.0%}, {high:.0%}]")
 assert reached[1.0] > reached[0.0] + 10
+
+# %% [markdown]
+# Their ways through the maze.
+
+# %%
+plot.maze_paths(env, ways, "maze.png")

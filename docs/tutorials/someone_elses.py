@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import qgf_eqx
-from qgf_eqx import analysis
+from qgf_eqx import analysis, plot
 
 # %% [markdown]
 # What you were given. Time 1 is noise and time 0 an action; `x` is a normalised action.
@@ -99,9 +99,12 @@ print("the weight:", found.weight, "which moves actions by", found.spent)
 noises = jax.random.normal(jax.random.key(3), (32, 16, 2))
 one = lambda obs, noise: analysis.diagnose(policy, critic, obs, noise, weight=found.weight)
 seen = jax.vmap(jax.vmap(one, (None, 0)))(observations, noises)
-print("||w g|| / ||v|| by step:", jnp.round(seen.share.mean((0, 1)), 2))
+print("||w g|| / ||v|| by step:", [f"{share:.2f}" for share in seen.share.mean((0, 1))])
 print("warnings:", analysis.judge(seen))
 assert analysis.judge(seen) == []
+
+# %%
+plot.diagnostics(seen, "diagnostics.svg")
 
 # %% [markdown]
 # **Better?** By the critic that guides, of course. Whether it is true is for episodes to say, or
