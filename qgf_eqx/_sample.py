@@ -278,6 +278,7 @@ def _is_zero(weight: Weight) -> bool:
 
 
 def as_noise(noise) -> Array:
+    """An array of floats, or an error that names the argument."""
     try:
         noise = jnp.asarray(noise)
     except (TypeError, ValueError):
@@ -337,6 +338,7 @@ def _action_shape(policy, critic) -> tuple[int, ...]:
 
 
 def check_key(key) -> None:
+    """Refuses what is not one key."""
     if isinstance(key, jax.Array | np.ndarray):
         dtype = key.dtype
         if jnp.issubdtype(dtype, jax.dtypes.prng_key):

@@ -45,7 +45,8 @@ def demo(
     """Collect data, train a flow and a critic, guide at test time, print the table.
 
     `pointmaze` takes some minutes on two cores: a point in a maze. `cube` takes about a quarter of
-    an hour: a robot arm moves a cube. Interrupted, the same command goes on where it was.
+    an hour: a robot arm moves a cube. Interrupted, the same command goes on with the collection or
+    the training where it was.
 
     Args:
         task: Which of the two.
@@ -423,7 +424,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         raise SystemExit(_complain(f"{error.filename or 'a file'}: {error.strerror}.")) from None
     except KeyboardInterrupt:
-        _complain("interrupted. The same command goes on where it was.")
+        _complain(
+            "interrupted. `collect` and `train` go on where they were, the others begin again."
+        )
         raise SystemExit(130) from None
 
 

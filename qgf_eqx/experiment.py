@@ -94,7 +94,7 @@ def run(
     processes: int | None = None,
     progress: bool = True,
 ) -> dict:
-    """Runs an experiment; started again, it goes on where it was.
+    """Runs an experiment; started again, collection and training go on where they were.
 
     **Arguments:**
 

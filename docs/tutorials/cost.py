@@ -74,5 +74,5 @@ figure.savefig("cost.svg")
 # %% [markdown]
 # Compare the two pictures. At batch 1 the clock pays for reading weights and for launching small
 # operations, and sixteen candidates share both: beside the flow, best-of-16 takes less of the clock
-# than of the operations. `benchmarks/cost.py` measures every method this way, beside the plain
-# formulation of each.
+# than of the operations. `benchmarks/cost.py` measures every method this way, and half of
+# them against a plain implementation.

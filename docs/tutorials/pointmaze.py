@@ -19,11 +19,11 @@ from qgf_eqx.evaluate import target_critic, wilson
 from qgf_eqx.train import TrainConfig, load_nets, train
 
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
-DATA, RUN = Path("data"), Path("runs/tutorial")
+DATA, RUN = Path("data/tutorial"), Path("runs/tutorial")
 
 # %% [markdown]
-# **Data.** OGBench's oracle walks to random goals. Collecting uses processes of its own, so that
-# in a script it is best left to the command line. What is there already is not made again.
+# **Data.** OGBench's oracle walks to random goals. `collect` starts worker processes, which import
+# the main script again, so a script calls it by the command line. Data that are there are used.
 
 # %%
 collect = ["collect", datasets.dataset_name(TASK), "--transitions", "200000"]
