@@ -90,6 +90,12 @@ MUTANTS = [
     ("nn.py", "centre - self.rho", "centre + self.rho", LEARN),
     ("objectives.py", "jnp.expm1(difference) - difference", "jnp.expm1(-difference) + difference", LEARN),
     ("objectives.py", "better * error(1) + share", "error(1) + share", LEARN),
+    ("analysis.py", "(plain - plain.mean(0)[None]) ** 2", "plain ** 2", ["tests/test_analysis.py"]),
+    ("analysis.py", "jnp.mean(spread) / jnp.mean(slope)", "jnp.mean(spread) * jnp.mean(slope)", ["tests/test_analysis.py"]),
+    ("analysis.py", "elif moved > strong * own", "elif moved > 100 * strong * own", ["tests/test_analysis.py"]),
+    ("_fields.py", "np.asarray(low) < np.asarray(high)", "np.asarray(low) <= np.asarray(high)", ["tests/test_fields.py"]),
+    ("_fields.py", "tuple(map(operator.index, shape))", "tuple(shape)", ["tests/test_fields.py"]),
+    ("_jit_sampler.py", "        check_key(key)  #", "        #", ["tests/test_jit_sampler.py"]),
 ]  # fmt: skip
 
 
