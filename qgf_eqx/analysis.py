@@ -284,7 +284,11 @@ def gradient_cosine(
 
 
 def nearest_distance(action: Action, data: Float[Array, "rows ..."]) -> Scalar:
-    """The root mean square distance, over dimensions, to the nearest of some data actions."""
+    """The root mean square distance, over dimensions, to the nearest of some data actions.
+
+    Give it actions of the same observation, or of similar ones: pooled over all observations it
+    calls an action near that fits another observation.
+    """
     squares = (data - action[None]) ** 2
     return jnp.sqrt(jnp.min(jnp.mean(squares.reshape(len(data), -1), axis=1)))
 
