@@ -25,10 +25,12 @@ import optax
 from scipy import stats
 
 from qgf_eqx import denoise
+from qgf_eqx._provenance import machine, versions, write_json
 from qgf_eqx.analytic import MixtureFlow
-from qgf_eqx.datasets import load
-from qgf_eqx.evaluate import evaluate, method, wilson
-from qgf_eqx.experiment import machine, versions, write_json
+from qgf_eqx.data import load
+from qgf_eqx.evaluate import evaluate
+from qgf_eqx.evaluate.names import method
+from qgf_eqx.evaluate.statistics import wilson
 from qgf_eqx.nn import VelocityMLP, low_frequency_time, paper_time
 from qgf_eqx.objectives import flow_matching, grid_time, uniform_time
 from qgf_eqx.train import load_nets
@@ -115,9 +117,9 @@ def cube(runs, data_dir, episodes):
     rows = []
     for kind, run in runs.items():
         nets, config = load_nets(run)
-        starts = np.arange(0, len(held_out.terminals) - config.horizon, 3)
+        starts = np.arange(0, len(held_out.episode_end) - config.horizon, 3)
         rows_of = starts[:, None] + np.arange(config.horizon)
-        whole = held_out.terminals[rows_of].sum(axis=1) == 0
+        whole = held_out.episode_end[rows_of].sum(axis=1) == 0
         starts, rows_of = starts[whole], rows_of[whole]
         actions = held_out.actions[rows_of].reshape(len(starts), -1)
         noises = jax.random.normal(jax.random.key(0), (len(starts), *nets.policy.action_shape))
@@ -135,7 +137,7 @@ def cube(runs, data_dir, episodes):
             draw = jax.jit(
                 jax.vmap(lambda o, a, p=nets.policy, n=steps: denoise(p, o, a, 0.0, steps=n))
             )
-            samples = np.asarray(draw(jnp.asarray(held_out.observations[starts]), noises))
+            samples = np.asarray(draw(jnp.asarray(held_out.obs[starts]), noises))
             samples = np.clip(samples.reshape(len(starts), -1), -1, 1)
             distances = [
                 stats.wasserstein_distance(s, a) for s, a in zip(samples.T, actions.T, strict=True)

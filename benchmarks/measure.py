@@ -268,7 +268,7 @@ def measure_batches(job, method, act, nets, first, flop):
 def measure_training(job):
     """Updates per second of `qgf_eqx.train` and of the plain loop, at every batch above 1."""
     try:
-        from qgf_eqx.datasets import Dataset
+        from qgf_eqx.data import Dataset
         from qgf_eqx.train import TrainConfig, init, make_updates
     except ImportError as error:
         return {"skipped": str(error)}
@@ -279,7 +279,7 @@ def measure_training(job):
         rng.normal(size=(rows, OBS)).astype(np.float32),
         rng.uniform(-1, 1, (rows, SHAPE[1])).astype(np.float32),
         -np.ones(rows, np.float32),
-        np.ones(rows, np.float32),
+        np.zeros(rows, np.float32),
         (np.arange(rows) % 1001 == 1000).astype(np.float32),
     )
     on_device = jax.tree.map(jnp.asarray, data)

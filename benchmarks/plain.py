@@ -133,20 +133,20 @@ SAMPLERS = {
 
 def chunks(dataset, starts, horizon, gamma):
     """Transitions of `horizon` steps, cut by NumPy on the host."""
-    last, end = starts + horizon, len(dataset.terminals) - 1
+    last, end = starts + horizon, len(dataset.episode_end) - 1
     rows = np.minimum(starts[:, None] + np.arange(horizon), end)
-    whole = (dataset.terminals[rows] == 0).all(axis=1) & (last <= end)
+    whole = (dataset.episode_end[rows] == 0).all(axis=1) & (last <= end)
     return (
-        dataset.observations[starts],
+        dataset.obs[starts],
         dataset.actions[rows],
         (dataset.rewards[rows] * gamma ** np.arange(horizon)).sum(axis=1),
-        gamma**horizon * dataset.masks[rows].min(axis=1),
-        dataset.observations[np.minimum(last, end)],
+        gamma**horizon * (1 - dataset.terminated[rows].max(axis=1)),
+        dataset.obs[np.minimum(last, end)],
         whole.astype(dataset.rewards.dtype),
     )
 
 
-def losses(trained, target, chunk, key, tau):
+def losses(trained, target, chunk, key, expectile):
     policy, critic, net = trained
     obs, action, reward, discount, next_obs, weight = chunk
     noise_key, time_key = jax.random.split(key)
@@ -157,7 +157,7 @@ def losses(trained, target, chunk, key, tau):
     return weight * (
         jnp.mean((v - (action - noise)) ** 2)
         + jnp.mean((values(critic, obs, action) - backup) ** 2)
-        + jnp.abs(tau - (difference < 0)) * difference**2
+        + jnp.abs(expectile - (difference < 0)) * difference**2
     )
 
 
@@ -168,7 +168,7 @@ def update(nets, optimizer_state, chunk, key, config):
     keys = jax.random.split(key, config.batch)
 
     def loss(trained):
-        one = lambda chunk, key: losses(trained, target, chunk, key, config.tau)  # noqa: E731
+        one = lambda chunk, key: losses(trained, target, chunk, key, config.expectile)  # noqa: E731
         return jnp.mean(jax.vmap(one)(chunk, keys))
 
     gradients = eqx.filter_grad(loss)(trained)
@@ -188,7 +188,7 @@ def init_optimizer(nets, config):
 def train(nets, optimizer_state, dataset, rng, count, config):
     """`count` updates: a batch is drawn on the host and sent to the device for each."""
     for _ in range(count):
-        starts = rng.integers(len(dataset.terminals), size=config.batch)
+        starts = rng.integers(len(dataset.episode_end), size=config.batch)
         chunk = chunks(dataset, starts, config.horizon, config.gamma)
         key = jax.random.key(rng.integers(2**31))
         nets, optimizer_state = update(nets, optimizer_state, chunk, key, config)

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_eqx.datasets import Dataset, draw_chunks
-from qgf_eqx.experiment import machine, versions, write_json
+from qgf_eqx._provenance import machine, versions, write_json
+from qgf_eqx.data import Dataset, draw_chunks
 from qgf_eqx.train import TrainConfig, init, make_updates, update
 
 OBS, ACTION, ROWS = 28, 5, 100_000  # the sizes of cube-single
@@ -31,7 +31,7 @@ def fake_data():
         jnp.asarray(rng.normal(size=(ROWS, OBS)), jnp.float32),
         jnp.asarray(rng.uniform(-1, 1, (ROWS, ACTION)), jnp.float32),
         -jnp.ones(ROWS),
-        jnp.ones(ROWS),
+        jnp.zeros(ROWS),
         jnp.asarray(np.arange(ROWS) % 1001 == 1000, jnp.float32),
     )
 

@@ -1,34 +1,35 @@
-"""What success costs on cube-single: per millisecond of latency, and per GFLOP.
+"""What success costs on cube-single: in latency, and in FLOPs.
 
     python benchmarks/worth.py
 
-Takes the success rates of `results/cube_single_task2.json`, and measures latency at batch
-1 and GFLOP per action of the same methods with networks of that run's sizes (obs 28, chunk 5 x 5,
-4 x 128, two critics, their mean). Writes `benchmarks/results/worth_cube.json`.
+Takes the success rates of the four training runs in `results/best_of_cube*.json`, and measures
+latency at batch 1 and GFLOP per action of the same methods with networks of those runs' sizes (obs
+28, chunk 5 x 5, 4 x 128, two critics, their mean). Writes `benchmarks/results/worth_cube.json`,
+prints the table of docs/costs.md.
 """
 
-import json
+import os
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from training_runs import FIXED, NAMES, RESULTS, interval, rates
 
-from qgf_eqx import bounded, guidance, jit_sampler, sample
+from qgf_eqx import bounded, jit_sampler, sample
 from qgf_eqx._provenance import machine, versions, write_json
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.weights import LinearDecay
 
-RESULTS = Path(__file__).parent / "results"
 OBS, SHAPE, WIDTH = 28, (5, 5), 128
 GUIDED = {"weight": LinearDecay(0.15)}
 METHODS = {
     "flow": {"weight": 0},
+    "best-of-4": {"weight": 0, "best_of": 4},
     "qgf": GUIDED,
-    "ood": GUIDED | {"guidance": guidance.ood},
     "best-of-16": {"weight": 0, "best_of": 16},
+    "qgf-best-of-4": GUIDED | {"best_of": 4},
 }
 
 
@@ -51,38 +52,36 @@ def ticks(act, repeats):
 
 
 def main():
-    table = json.loads((RESULTS / "cube_single_task2.json").read_text())["table"]
-    success = {row["method"]: row for row in table}
     policy, critic = nets()
     acts = {name: jit_sampler(policy, critic, **options) for name, options in METHODS.items()}
     clock = {name: [] for name in METHODS}
-    for _ in range(10):  # alternately, so that a slow moment hits them all
+    for _ in range(50):  # alternately, so that a slow moment hits them all
         for name, act in acts.items():
-            clock[name] += ticks(act, 200)
+            clock[name] += ticks(act, 100)[1:]
     rows = []
     for name, options in METHODS.items():
         call = lambda obs, key, o=options: sample(policy, critic, obs, key, **o)  # noqa: E731
+        success, low, high = interval(rates(FIXED, name))
         latency = 1e3 * float(np.median(clock[name]))
         gflop = count(call, jnp.zeros(OBS), jax.random.key(0)) / 1e9
-        rate, interval = success[name]["success"], success[name]["interval"]
-        rows.append(
-            {
-                "method": name,
-                "success": rate,
-                "interval": interval,
-                "n": success[name]["n"],
-                "latency p50 (ms)": latency,
-                "GFLOP per action": gflop,
-                "success per ms": rate / latency,
-                "success per GFLOP": rate / gflop,
-            }
-        )
-        print(
-            f"| {name} | {100 * rate:.1f} % | {latency:.2f} | {gflop:.4f} | {rate / latency:.2f} "
-            f"| {rate / gflop:.0f} |"
-        )
-    results = {"rows": rows, "machine": machine(), "versions": versions()}
-    write_json(RESULTS / "worth_cube.json", results)
+        row = {"success (%)": success, "interval over training runs": [low, high]}
+        row |= {"latency p50 (ms)": latency, "GFLOP per action": gflop}
+        rows.append({"method": name} | row)
+    results = {"rows": rows, "load": os.getloadavg()[0], "machine": machine()}
+    write_json(RESULTS / "worth_cube.json", results | {"versions": versions()})
+    print(tables(results))
+
+
+def tables(results):
+    """What the docs show, in Markdown."""
+    lines = ["| | success (%) [95 % over runs] | latency at batch 1 (ms) | MFLOP |"]
+    lines += ["|---|---|---|---|"]
+    for row in results["rows"]:
+        low, high = row["interval over training runs"]
+        cells = [NAMES[row["method"]], f"{row['success (%)']:.1f} [{low:.1f}, {high:.1f}]"]
+        cells += [f"{row['latency p50 (ms)']:.2f}", f"{1e3 * row['GFLOP per action']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import warnings
 from pathlib import Path
 
 from mkdocs.exceptions import PluginError
@@ -82,10 +83,15 @@ def public_names():
     names = set()
     walked = pkgutil.walk_packages(qgf_eqx.__path__, "qgf_eqx.")
     for module in ["qgf_eqx", *(m.name for m in walked)]:
-        if "._" in module or module == "qgf_eqx.cli":
+        if "._" in module or module.startswith("qgf_eqx.cli"):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # an old name says the new one
+            found = importlib.import_module(module)
+        if (found.__doc__ or "").startswith("The old name of"):
             continue
         names |= {module} - {"qgf_eqx"}
-        for name, thing in vars(importlib.import_module(module)).items():
+        for name, thing in vars(found).items():
             owner = re.sub(r"\._.*", "", getattr(thing, "__module__", None) or "")
             mine = owner == module and (inspect.isfunction(thing) or inspect.isclass(thing))
             if mine and not name.startswith("_"):

@@ -1,6 +1,5 @@
 """From a point on the flow to a clean action: one Euler leap, or the whole way."""
 
-import operator
 from functools import partial
 
 import diffrax
@@ -9,26 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ._checks import as_floats, as_number, check_count
 from ._fields import given, velocity
 from ._types import Action, Obs, Time, Velocity
-
-
-def check_count(name: str, value: int, hint: str) -> int:
-    """`value` as an int that is at least 1, or an error that names the argument."""
-    if isinstance(value, Tracer):
-        raise TypeError(
-            f"`{name}` is traced; it must be a Python int, because {hint}. Keep it out of "
-            "the jitted function's arguments, or mark it static."
-        )
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be a Python int, got {value!r}.") from None
-    if count < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {count}.")
-    return count
 
 
 def one_step(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
@@ -37,6 +19,8 @@ def one_step(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
     For an exact flow this is the posterior mean `E[a_1 | a_t]`. Arguments as for
     `velocity`. Costs one call of the policy.
     """
+    a_t = as_floats("a_t", a_t)
+    t = as_number("t", t, a_t.dtype)
     return a_t + (1 - t) * velocity(policy, obs, a_t, t)
 
 
@@ -75,9 +59,11 @@ def denoise(
     `adjoint` without a `solver`.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
+    a_t = as_floats("a_t", a_t)
     policy = given(policy, obs)
+    t = as_number("t", t, a_t.dtype)
     traced = isinstance(t, Tracer)
-    t = t.astype(a_t.dtype) if traced else t
+    t = t if traced else float(t)
     ceil, maximum = (jnp.ceil, jnp.maximum) if traced else (np.ceil, np.maximum)
     # A point on the grid may miss it by rounding: that must not cost a step more.
     slack = min(1e-3 + 4 * steps * float(jnp.finfo(a_t.dtype).eps), 0.4)

@@ -1,8 +1,7 @@
 """The border where foreign callables are called, and their answers checked."""
 
-import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,9 +10,20 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Scalar
 
-from ._types import Action, Critic, Obs, Time, Velocity
-
-_Field = TypeVar("_Field", bound=Callable)
+from ._checks import (
+    as_answer,
+    as_floats,
+    as_gradient,
+    as_number,
+    as_reals,
+    as_scalar,
+    as_shape,
+    as_vector,
+    check_broadcasts,
+    check_same_shape,
+    known_shape,
+)
+from ._types import Action, Critic, Obs, Time, TimedCritic, Velocity
 
 
 def given(model: Any, obs: Obs) -> Any:
@@ -27,16 +37,6 @@ def given(model: Any, obs: Obs) -> Any:
     return model.given(obs) if hasattr(model, "given") else model
 
 
-def _as_shape(shape) -> tuple[int, ...]:
-    try:
-        return tuple(map(operator.index, shape))
-    except TypeError:
-        raise TypeError(
-            f"`action_shape` must be a tuple of integers, got {shape!r}: `(2,)` for an action of "
-            "two dimensions, `(5, 2)` for a chunk of five, `()` for a number."
-        ) from None
-
-
 class Flow(eqx.Module):
     """Gives any velocity field the shape of its actions, which `sample` needs to
     draw noise.
@@ -47,7 +47,7 @@ class Flow(eqx.Module):
     """
 
     field: Callable
-    action_shape: tuple[int, ...] = eqx.field(static=True, converter=_as_shape)
+    action_shape: tuple[int, ...] = eqx.field(static=True, converter=as_shape)
 
     def given(self, obs: Obs) -> "Flow":
         """The same at one observation."""
@@ -63,14 +63,17 @@ def straight_through_clip(action: Array, low: Array, high: Array) -> Array:
     """`jnp.clip(action, low, high)` whose derivative in `action` is the identity.
 
     A gradient asked through it is the gradient *at* the clipped point; a hard clip
-    would zero it wherever the action is outside the bounds.
+    would zero it wherever the action is outside the bounds. That gradient is itself a
+    function of the action, and a second derivative is the true one: zero in the dimensions
+    that are outside, where moving the action does not move the clipped point.
     """
     return jnp.clip(action, low, high)
 
 
 @straight_through_clip.defjvp
 def _(primals, tangents):
-    return straight_through_clip(*primals), tangents[0]
+    # A hard clip, for a derivative around this one differentiates the clipped point itself.
+    return jnp.clip(*primals), tangents[0]
 
 
 class Bounded(eqx.Module):
@@ -92,14 +95,21 @@ class Bounded(eqx.Module):
     def action_gradient(self, obs: Obs, action: Action) -> Action:
         """The gradient at the clipped action, the critic's own if it has one."""
         if self.clip is straight_through_clip:
-            return action_gradient(self.critic, obs, self.clip(action, *self._bounds(action)))
+            return action_gradient(self.critic, obs, self.to_bounds(action))
         return jax.grad(lambda a: critic(self, obs, a))(action)
 
     def to_bounds(self, action: Action) -> Action:
         """The action, clipped to the bounds; a NaN stays a NaN."""
         return jnp.clip(action, *self._bounds(action))
 
+    def inside(self, action: Action) -> Action:
+        """1 where the action is within the bounds, 0 where it is clipped."""
+        low, high = self._bounds(action)
+        return ((low <= action) & (action <= high)).astype(action.dtype)
+
     def _bounds(self, action):
+        for name in ("low", "high"):
+            check_broadcasts(name, getattr(self, name).shape, jnp.shape(action))
         cast = (jax.lax.stop_gradient(b).astype(action.dtype) for b in (self.low, self.high))
         return tuple(jnp.broadcast_to(b, jnp.shape(action)) for b in cast)
 
@@ -122,20 +132,33 @@ def bounded(
     **Arguments:**
 
     - `critic`: any callable `(obs, action) -> scalar`.
-    - `low`, `high`: numbers, or arrays that broadcast to the action.
+    - `low`, `high`: numbers, or arrays that broadcast to the action. A dimension in which they
+      are equal is locked: it always has that value.
     - `clip`: a function `(action, low, high) -> action`.
 
     **Returns:** a critic.
 
-    **Raises:** `ValueError` if `low` is not below `high`.
+    **Raises:** `ValueError` if `low` is above `high` or NaN; when called, if the bounds do not
+    broadcast to the action.
     """
-    known = not any(isinstance(b, Tracer) for b in (low, high))
-    if known and not np.all(np.asarray(low) < np.asarray(high)):
-        raise ValueError(f"`low` must be below `high`, got {low} and {high}.")
+    if not any(isinstance(b, Tracer) for b in (low, high)):
+        try:
+            ordered = np.all(np.asarray(low, float) <= np.asarray(high, float))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`low` and `high` must be numbers, or arrays of one shape, got {low} and {high}."
+            ) from None
+        if not ordered:
+            raise ValueError(f"`low` must not be above `high`, got {low} and {high}.")
     return Bounded(critic, low, high, clip)
 
 
-def _ask(name: str, model: Callable, **arguments: Any) -> Any:
+def asked_at(q: Critic, action: Action) -> Action:
+    """Where a critic is asked about an action: at the action, clipped if the critic is bounded."""
+    return q.to_bounds(action) if isinstance(q, Bounded) else action
+
+
+def ask(name: str, model: Callable, **arguments: Any) -> Any:
     """A foreign callable's answer; what it raises is told of the shapes it was called with."""
     if not callable(model):
         raise TypeError(f"`{name}` must be callable, got {model!r}.")
@@ -147,8 +170,9 @@ def _ask(name: str, model: Callable, **arguments: Any) -> Any:
             shapes = ", ".join(f"{k}: {jax.tree.map(np.shape, x)}" for k, x in arguments.items())
             error.add_note(
                 f"`{name}` raised this when it was asked at one example, of shapes {shapes}. "
-                "Is there a batch's axis too many? Wrap the call in `jax.vmap`. Is one missing? "
-                "Then a batch was wanted where one example was given."
+                "A policy is called as `(obs, a_t, t)`, a critic as `(obs, action)`: are the two "
+                "swapped? Is there a batch's axis too many? Wrap the call in `jax.vmap`. Is one "
+                "missing? Then a batch was wanted where one example was given."
             )
         raise
 
@@ -165,10 +189,17 @@ def velocity(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
 
     **Returns:** an array of the shape and dtype of `a_t`.
 
-    **Raises:** `ValueError` if the answer has another shape. What the policy itself raises passes
-    through, with a note of the shapes it was called with.
+    **Raises:** `TypeError` if the answer is not one array, `ValueError` if it has another shape or
+    is complex, if `a_t` is not of floats, or if `a_t` has another shape than the policy's
+    `action_shape`. What the policy itself raises passes through, with a note of the shapes it was
+    called with.
     """
-    v = jnp.asarray(_ask("policy", policy, obs=obs, a_t=a_t, t=t))
+    a_t = as_floats("a_t", a_t)
+    wanted = known_shape(policy)
+    if wanted is not None:
+        check_same_shape("a_t", a_t.shape, "policy.action_shape", wanted)
+    t = as_number("t", t, a_t.dtype)
+    v = as_answer("policy", ask("policy", policy, obs=obs, a_t=a_t, t=t))
     if v.shape != jnp.shape(a_t):
         raise ValueError(
             f"`policy` returned a velocity of shape {v.shape} for an `a_t` of shape "
@@ -189,21 +220,23 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
 
     **Returns:** a scalar of the dtype of `action`, where that is a float.
 
-    **Raises:** `ValueError` if the answer is not a scalar, or no float.
+    **Raises:** `TypeError` if the answer is not one array, `ValueError` if it is not a scalar, or
+    not a float.
     """
-    value = jnp.asarray(_ask("critic", q, obs=obs, action=action))
-    if value.shape != ():
-        raise ValueError(
-            f"`critic` returned an array of shape {value.shape}; it must return a scalar. "
-            "Squeeze a trailing axis of size 1, reduce an ensemble (say with `jnp.min`), "
-            "and if `obs` is a batch, wrap the call in `jax.vmap`."
-        )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"`critic` returned {value.dtype}; it must return a float, or it has no gradient."
-        )
-    floating = jnp.issubdtype(jnp.result_type(action), jnp.floating)
-    return value.astype(jnp.result_type(action)) if floating else value
+    action = as_reals("action", action)
+    value = as_scalar("critic", ask("critic", q, obs=obs, action=action))
+    return value.astype(action.dtype) if jnp.issubdtype(action.dtype, jnp.floating) else value
+
+
+def timed_value(robust_critic: TimedCritic, obs: Obs, a_t: Action, t: Time) -> Scalar:
+    """The value `Q_r(obs, a_t, t)` of a critic of noisy actions, checked to be a scalar."""
+    answer = ask("robust_critic", robust_critic, obs=obs, a_t=a_t, t=t)
+    return as_scalar("robust_critic", answer).astype(a_t.dtype)
+
+
+def values_of(values: Callable, obs: Obs, action: Action) -> Float[Array, " members"]:
+    """Every member's value `Q_e(obs, action)`, checked to be a vector."""
+    return as_vector("values", ask("values", values, obs=obs, action=action))
 
 
 def action_gradient(q: Critic, obs: Obs, action: Action) -> Action:
@@ -212,7 +245,9 @@ def action_gradient(q: Critic, obs: Obs, action: Action) -> Action:
     Arguments and errors as for `critic`; a critic that has a method `action_gradient(obs, action)`
     is asked for it. Costs the critic's forward and backward pass.
     """
+    action = as_floats("action", action)
     own = getattr(q, "action_gradient", None)
     if own is not None:
-        return own(obs, action)
+        g = ask("critic.action_gradient", own, obs=obs, action=action)
+        return as_gradient("critic.action_gradient", g, action)
     return jax.grad(lambda a: critic(q, obs, a))(action)

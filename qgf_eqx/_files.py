@@ -1,6 +1,8 @@
 """Files that are whole or absent."""
 
+import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -14,9 +16,9 @@ def write_atomically(path: Path) -> Iterator[BufferedIOBase]:
     A kill at any moment leaves the old file or the new one; an error leaves no leftover.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -27,10 +29,18 @@ def write_atomically(path: Path) -> Iterator[BufferedIOBase]:
         raise
 
 
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other process or thread takes; `.<name>.*.tmp`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
 def sync_folder(folder: Path) -> None:
-    """Makes renames inside the folder durable."""
+    """Makes renames inside the folder durable, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

@@ -1,14 +1,16 @@
 """The sampler of a control loop: compiled once, called thousands of times."""
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from ._checks import check_finite_weight, check_key, check_readable
 from ._fields import Bounded, bounded
-from ._sample import check_key, sample
+from ._sample import sample
 from ._types import Action, Critic, Key, Obs, Policy
 from .nn import Ensemble, LeastMember
 
@@ -32,26 +34,44 @@ def jit_sampler(
 
     **Arguments:** as for `sample`, but for `obs` and `key`, which the returned function takes.
 
-    **Raises:** `ValueError` if the weight is not finite, and, when called, if the observation is
-    not: a robot should stop then, and not act on it. The error names the place.
+    The action is always finite. Where guidance gives NaN or infinity (a critic or a schedule that
+    is not finite somewhere), the plain flow's action from the same noise takes its place, with a
+    `RuntimeWarning`. The call waits for the action, to look at it.
+
+    **Raises:** `TypeError` or `ValueError` if the weight is not a finite number, and, when called,
+    `TypeError` if the observation holds anything but numbers, and `ValueError` if it is not finite
+    in the dtype that JAX computes in, or if the plain flow's action is not: a robot should stop
+    then, and not act on it. The errors name the place.
     """
-    weight = options.get("weight", 0.0)
-    if not callable(weight) and not np.isfinite(weight).all():
-        raise ValueError(f"`weight` must be finite, got {weight}.")
+    check_finite_weight(options.get("weight", 0.0))
     if options.get("best_of", 1) == 1:
         critic = _for_one(critic)
+
+    unguided: dict[str, Any] = options | {"weight": 0}
 
     @jax.jit
     def run(obs, key):
         check_key(key)  # while it is traced, so that a call does not pay for it
         key, draw = jax.random.split(key)
-        return sample(policy, critic, obs, draw, **options), key
+        guided = sample(policy, critic, obs, draw, **options)
+        sound = jnp.all(jnp.isfinite(guided))
+        plain = partial(sample, policy, critic, obs, draw, **unguided)
+        action = jax.lax.cond(sound, lambda: guided, plain)
+        return action, key, sound, jnp.all(jnp.isfinite(action))
 
     def act(obs: Obs, key: Key) -> tuple[Action, Key]:
-        for leaf in jax.tree.leaves(obs):
-            if not np.isfinite(leaf).all():
-                raise ValueError(_where_not_finite(obs))
-        return run(obs, key)
+        check_readable(obs)
+        action, key, sound, finite = run(obs, key)
+        if not sound:
+            if not finite:
+                raise ValueError("`policy` gave an action that is not finite: refusing to act.")
+            warnings.warn(
+                "guidance gave an action that is not finite: the plain flow's is used. Look for "
+                "NaN in `critic` or `weight`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return action, key
 
     return act
 
@@ -62,13 +82,3 @@ def _for_one(critic: Critic) -> Critic:
     if isinstance(critic, Ensemble) and critic.reduce is jnp.min:
         return LeastMember(critic)
     return critic
-
-
-def _where_not_finite(obs: Obs) -> str:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(obs):
-        bad = np.argwhere(~np.isfinite(leaf))
-        if len(bad):
-            index = tuple(bad[0].tolist())
-            place = f"obs{jax.tree_util.keystr(path)}{list(index) if index else ''}"
-            return f"`{place}` is {np.asarray(leaf)[index]}: refusing to act on it."
-    return ""

@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the checkout that this package runs from; `unknown` if it is none."""
+    """The commit of the checkout that this package runs from; `unknown` if there is none."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         run_git = partial(subprocess.run, capture_output=True, text=True, check=True)

@@ -1,11 +1,13 @@
-"""What makes a run's folder safe: one process at a time, its own config, mended metrics."""
+"""What makes a run's folder safe: one process at a time, its own config, whole metrics."""
 
 import fcntl
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ._files import write_atomically
 
@@ -16,20 +18,54 @@ class RunError(Exception):
 
 @contextmanager
 def alone_in(run_dir: Path) -> Iterator[None]:
-    """Holds the folder's lock, and clears what a killed process left half-written.
+    """Makes the folder, holds its lock, and clears what a killed process left half-written.
 
-    **Raises:** `RunError` if another process holds it.
+    After an error, folders that it made and that are still empty are gone.
+
+    **Raises:** `RunError` if another process holds the lock, the file system has no locks, or a
+    file of the run cannot be read or written, now or inside.
     """
-    with open(run_dir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"another process is training in {run_dir}. Wait for it, or stop it."
-            ) from None
-        for leftover in run_dir.glob(".*.tmp"):
-            leftover.unlink()
-        yield
+    made = [folder for folder in (run_dir, *run_dir.parents) if not os.path.exists(folder)]
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with open(run_dir / ".lock", "w") as lock:
+            _hold(lock, run_dir)
+            for leftover in run_dir.glob(".*.tmp"):
+                if leftover.is_file():
+                    leftover.unlink()
+            yield
+    except OSError as error:
+        _remove_empty(made)
+        raise RunError(
+            f"{error.filename or run_dir} cannot be read or written: {error.strerror}. What was "
+            "saved before is intact; fix this and run again, or choose another folder."
+        ) from None
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _hold(lock: IO[str], run_dir: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"another process is training in {run_dir}. Wait for it, or stop it."
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"the file system of {run_dir} cannot lock files ({error.strerror}), so two processes "
+            "could write one run. Choose a folder on a local disk."
+        ) from None
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders that hold nothing, or a lock and nothing else; the innermost first."""
+    for folder in folders:
+        if not os.path.isdir(folder) or set(os.listdir(folder)) - {".lock"}:
+            return
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @contextmanager
@@ -38,7 +74,7 @@ def termination_flag() -> Iterator[list]:
     flag: list = []
     try:
         previous = signal.signal(signal.SIGTERM, lambda *_: flag.append(True))
-    except ValueError:  # not in the main thread, where signals are none of our business
+    except ValueError:  # only the main thread can ask for signals
         yield flag
         return
     try:
@@ -48,14 +84,14 @@ def termination_flag() -> Iterator[list]:
 
 
 class MetricsLog:
-    """Appends JSON lines; at the start, drops a line cut short and those after the checkpoint."""
+    """Appends JSON lines; at the start, drops lines that are damaged or after the checkpoint."""
 
     def __init__(self, path: Path, step: int):
         """**Arguments:** the file, and the step of the checkpoint that training goes on from."""
         self._path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        kept = {line["step"]: line for line in read_metrics(path) if line["step"] <= step}
         with write_atomically(path) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+            file.write("".join(json.dumps(line) + "\n" for line in kept.values()).encode())
 
     def append(self, line: dict) -> None:
         """Writes one line."""
@@ -64,12 +100,22 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a `metrics.jsonl` that are whole; none if there is no file."""
-    lines = []
-    if Path(path).exists():
-        for text in Path(path).read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-    return lines
+    """The lines of a `metrics.jsonl` that are whole and have a step; none if there is no file.
+
+    **Raises:** `RunError` if it is there and cannot be read.
+    """
+    try:
+        texts = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.") from None
+    return [line for line in map(_parsed, texts) if line is not None]
+
+
+def _parsed(text: bytes) -> dict | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):  # cut short, or not JSON, or not even text
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None

@@ -9,8 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._denoise import check_count
-from ._fields import Bounded, given, velocity
+from ._checks import (
+    as_factor,
+    as_floats,
+    as_gradient,
+    as_number,
+    as_rows,
+    check_count,
+    check_key,
+    shape_of_action,
+)
+from ._fields import asked_at, given, velocity
 from ._fields import critic as value_of
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
@@ -21,8 +30,10 @@ class Guided(eqx.Module):
     """The guided field, `v + w g`: a policy again, for whatever takes one.
 
     So it can be solved, scored with `likelihood.log_prob`, or guided again by another critic.
-    Where the weight is zero it is the plain policy, bit for bit, even if the critic is NaN there;
-    a weight that is the Python number 0 does not call the critic at all.
+    Where the weight is zero it is the plain policy, even if the critic is NaN there. A weight that
+    is the Python number 0 does not call the critic at all, and is the plain policy bit for bit.
+    With an array of 0 that holds as far as XLA rounds two programs alike: `guided_flow` and
+    `sample` are tested to the bit on CPU, with JAX 0.10 to 0.12.
 
     **Arguments:** `policy` and `critic` as for `guidance.qgf`, and
 
@@ -47,7 +58,7 @@ class Guided(eqx.Module):
     @property
     def action_shape(self) -> tuple[int, ...]:
         """The policy's."""
-        return _action_shape(self.policy, self.critic)
+        return shape_of_action(self.policy, self.critic)
 
     def given(self, obs: Obs) -> "Guided":
         """The same at one observation."""
@@ -58,12 +69,17 @@ class Guided(eqx.Module):
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The guided velocity at `(obs, a_t, t)`."""
+        a_t = as_floats("a_t", a_t)
+        t = as_number("t", t, a_t.dtype)
         v = velocity(self.policy, obs, a_t, t)
-        if _is_zero(self.weight):
-            return v
-        g = _as_gradient(self.guidance(self.policy, self.critic, obs, a_t, t), a_t)
-        w = _as_weight(weight_at(self.weight, t, v, g), a_t)
-        return v + w * jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)
+        return v if _is_zero(self.weight) else v + push(self, obs, a_t, t, v)[0]
+
+
+def push(guided: Guided, obs: Obs, a_t: Action, t: Time, v: Action) -> tuple[Action, Action]:
+    """What guidance adds to the velocity `v`: `w g`, and `g` itself."""
+    g = as_gradient("guidance", guided.guidance(guided.policy, guided.critic, obs, a_t, t), a_t)
+    w = as_factor("weight", weight_at(guided.weight, t, v, g), a_t.shape, a_t.dtype)
+    return w * jnp.where((w == 0) & ~jnp.isfinite(g), 0, g), g
 
 
 def guided_step(
@@ -91,7 +107,15 @@ def guided_step(
 
     Source: arXiv 2606.11087, Algorithm 1.
     """
-    return a_t + dt * Guided(policy, critic, guidance, weight)(obs, a_t, t)
+    a_t = as_floats("a_t", a_t)
+    t, dt = (as_number(name, x, a_t.dtype) for name, x in (("t", t), ("dt", dt)))
+    return _advance(Guided(policy, critic, guidance, weight), obs, a_t, t, dt)
+
+
+def _advance(field: Velocity, obs: Obs, a_t: Action, t: Time, dt: Time) -> Action:
+    # XLA may fuse the product and the sum into one operation with one rounding, and does so in one
+    # program and not in another. Behind the barrier the step is the same in all of them.
+    return a_t + dt * jax.lax.optimization_barrier(field(obs, a_t, t))
 
 
 def guided_flow(
@@ -120,13 +144,17 @@ def guided_flow(
 
     **Raises:** as `guided_step`, and `TypeError` or `ValueError` for a bad `steps`.
     """
+    return _walk(Guided(policy, critic, guidance, weight), obs, noise, steps, unroll)
+
+
+def _walk(guided: Guided, obs: Obs, noise: Action, steps: int, unroll: bool = False) -> Action:
     steps = check_count("steps", steps, "it sets the length of the scan")
-    noise = as_noise(noise)
-    field = Guided(policy, critic, guidance, weight).given(obs)
+    noise = as_floats("noise", noise)
+    field = guided.given(obs)
     times = np.arange(steps) / steps
 
     def step(a_t, t):
-        return a_t + 1 / steps * field(obs, a_t, t), None
+        return _advance(field, obs, a_t, t, 1 / steps), None
 
     if unroll:
         for t in times.tolist():
@@ -167,7 +195,7 @@ def guided_solve(
     **Raises:** as `guided_flow`.
     """
     steps = check_count("steps", steps, "it sets the first step")
-    noise = as_noise(noise)
+    noise = as_floats("noise", noise)
     field = Guided(policy, critic, guidance, weight).given(obs)
     adaptive = stepsize_controller is not None
     solution = diffrax.diffeqsolve(
@@ -207,17 +235,21 @@ def candidates(
     **Returns:** actions along a new first axis.
     """
     count = check_count("count", count, "it sets the number of candidates")
-    draw = partial(_draw, policy, critic, obs, key, guidance, weight, steps)
-    return jax.vmap(draw)(jnp.arange(count))
+    return _draw_several(Guided(policy, critic, guidance, weight), obs, key, steps, count)
 
 
 def best(critic: Critic, obs: Obs, actions: Float[Array, "count ..."]) -> Action:
     """The action of the highest value `Q(obs, action)`: the first of them, if several have it.
 
-    A value that is NaN ranks last. Costs the critic once per action.
+    A value that is NaN ranks last, below `-inf` too. Costs the critic once per action.
+
+    **Raises:** `ValueError` if there are no actions.
     """
+    actions = as_rows("actions", actions)
     values = jax.vmap(partial(value_of, critic, obs))(actions)
-    return actions[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
+    known = ~jnp.isnan(values)
+    highest = jnp.max(values, where=known, initial=-jnp.inf)
+    return actions[jnp.argmax(known & (values == highest))]
 
 
 def sample(
@@ -249,7 +281,9 @@ def sample(
     `guided_flow`, and
 
     - `policy`: it must have an `action_shape`; `Flow(field, action_shape)` gives it one.
-    - `key`: one key, from `jax.random.key`.
+    - `key`: one key, from `jax.random.key`. The noise depends on its implementation and on JAX's
+      default dtype: with `jax_enable_x64` the same key gives another noise. A key of the "rbg"
+      kind gives noise that depends on the batch under `jax.vmap`, as JAX documents.
     - `best_of`: how many candidates; 1 is a single guided chain, and with `weight=0` this is
       best-of-N of the plain flow.
 
@@ -259,99 +293,23 @@ def sample(
     the policy reads gives a NaN action, never a finite one; a candidate of value NaN ranks last.
     """
     best_of = check_count("best_of", best_of, "it sets the number of candidates")
+    guided = Guided(policy, critic, guidance, weight)
     if best_of == 1:
-        return _draw(policy, critic, obs, key, guidance, weight, steps, 0)
-    options = {"guidance": guidance, "weight": weight, "steps": steps}
-    return best(critic, obs, candidates(policy, critic, obs, key, count=best_of, **options))
+        return _draw(guided, obs, key, steps, 0)
+    return best(critic, obs, _draw_several(guided, obs, key, steps, best_of))
 
 
-def _draw(policy, critic, obs, key, guidance, weight, steps, i) -> Action:
+def _draw(guided: Guided, obs: Obs, key: Key, steps: int, i: int | Array) -> Action:
     check_count("steps", steps, "it sets the length of the scan")
     check_key(key)
-    noise = jax.random.normal(jax.random.fold_in(key, i), _action_shape(policy, critic))
-    action = guided_flow(policy, critic, obs, noise, guidance=guidance, weight=weight, steps=steps)
-    return critic.to_bounds(action) if isinstance(critic, Bounded) else action
+    noise = jax.random.normal(jax.random.fold_in(key, i), guided.action_shape)
+    return asked_at(guided.critic, _walk(guided, obs, noise, steps))
+
+
+def _draw_several(guided: Guided, obs: Obs, key: Key, steps: int, count: int) -> Array:
+    draw = partial(_draw, guided, obs, key, steps)
+    return jax.vmap(draw)(jnp.arange(count))
 
 
 def _is_zero(weight: Weight) -> bool:
     return isinstance(weight, int | float) and weight == 0
-
-
-def as_noise(noise) -> Array:
-    """An array of floats, or an error that names the argument."""
-    try:
-        noise = jnp.asarray(noise)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`noise` must be an array of floats, got {noise!r}: `jax.random.normal(key, shape)`."
-        ) from None
-    if not jnp.issubdtype(noise.dtype, jnp.floating):
-        raise ValueError(f"`noise` must be an array of floats, got {noise.dtype}.")
-    return noise
-
-
-def _as_gradient(g, a_t: Array) -> Array:
-    if g is None or jnp.shape(g) != a_t.shape:
-        got = "None" if g is None else f"an array of shape {jnp.shape(g)}"
-        raise ValueError(
-            f"`guidance` returned {got} for an `a_t` of shape {a_t.shape}; it must return a "
-            "gradient of that shape."
-        )
-    return jnp.asarray(g).astype(a_t.dtype)
-
-
-def _as_weight(weight, a_t: Array) -> Array:
-    try:
-        w = jnp.asarray(weight)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`weight` must be a number, an array or a function of (t, v, g), got {weight!r}."
-        ) from None
-    if jnp.issubdtype(w.dtype, jnp.complexfloating):
-        raise ValueError(f"`weight` must be real numbers, got {w.dtype}.")
-    try:
-        fits = jnp.broadcast_shapes(w.shape, a_t.shape) == a_t.shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"`weight` has shape {w.shape}, which does not broadcast to the action's shape "
-            f"{a_t.shape}. Use a number, or one weight per action dimension; for one weight "
-            "per row of a batch, `jax.vmap` over it."
-        )
-    return jnp.broadcast_to(w, a_t.shape).astype(a_t.dtype) if w.ndim else w.astype(a_t.dtype)
-
-
-def _action_shape(policy, critic) -> tuple[int, ...]:
-    shape = getattr(policy, "action_shape", None)
-    if shape is None:
-        swapped = (
-            " `critic` has one: are the first two arguments swapped?"
-            if hasattr(critic, "action_shape")
-            else " The order is `sample(policy, critic, obs, key)`."
-        )
-        raise TypeError(
-            "`policy` has no `action_shape`, so `sample` cannot draw noise for it. Wrap it: "
-            f"`qgf_eqx.Flow(policy, action_shape=(...))`.{swapped}"
-        )
-    return tuple(shape)
-
-
-def check_key(key) -> None:
-    """Refuses what is not one key."""
-    if isinstance(key, jax.Array | np.ndarray):
-        dtype = key.dtype
-        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-            extra = key.shape
-        elif dtype == np.uint32 and key.ndim > 0:  # a legacy key, as of `jax.random.PRNGKey`
-            extra = key.shape[:-1]
-        else:
-            extra = None
-        if extra == ():
-            return
-        if extra is not None:
-            raise ValueError(
-                f"`key` is a batch of keys of shape {extra}; `sample` takes one key and draws "
-                "one action. Wrap the call in `jax.vmap`."
-            )
-    raise TypeError(f"`key` must be one key, as made by `jax.random.key(0)`, got {key!r}.")

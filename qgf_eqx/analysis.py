@@ -10,14 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Scalar
 
-from ._denoise import check_count, denoise, one_step
-from ._fields import Bounded, action_gradient, velocity
+from ._checks import (
+    as_factor,
+    as_floats,
+    as_gradient,
+    as_reals,
+    as_rows,
+    as_scalar,
+    batch_size,
+    check_between,
+    check_count,
+    check_key,
+    check_same_shape,
+)
+from ._denoise import denoise, one_step
+from ._fields import Bounded, action_gradient, ask, asked_at, values_of, velocity
 from ._fields import critic as value_of
-from ._sample import Guided, as_noise, guided_flow, guided_step, sample
+from ._norms import norm, spread
+from ._sample import Guided, guided_flow, guided_step, push, sample
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
 from .likelihood import kl_to_reference
-from .weights import weight_at
 
 
 class Diagnostics(eqx.Module):
@@ -35,7 +48,8 @@ class Diagnostics(eqx.Module):
     clipped: Float[Array, "... steps"]
     """The share of the leap's dimensions that a `bounded` critic clips."""
     spread: Float[Array, "... steps"]
-    """The standard deviation of the ensemble's values at the leap, in units of Q."""
+    """The standard deviation of the ensemble's values where the critic is asked: at the leap,
+    clipped if the critic is `bounded`. In units of Q."""
     value: Float[Array, "... steps"]
     """`Q` at the leap."""
     distance: Float[Array, "... steps"]
@@ -69,7 +83,8 @@ def diagnose(
     Costs `guided_flow`, the plain flow, and the critics once more per step.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
-    dt, noise = 1 / steps, as_noise(noise)
+    dt, noise = 1 / steps, as_floats("noise", noise)
+    guided = Guided(policy, critic, guidance, weight)
 
     def outside(action):
         if not isinstance(critic, Bounded):
@@ -79,18 +94,19 @@ def diagnose(
     def step(carry, t):
         a_t, plain = carry
         v = velocity(policy, obs, a_t, t)
-        g = guidance(policy, critic, obs, a_t, t)
-        push = weight_at(weight, t, v, g) * g
+        added, g = push(guided, obs, a_t, t, v)
         leap = one_step(policy, obs, a_t, t)
-        spread = jnp.nan if values is None else jnp.std(values(obs, leap))
+        apart = (
+            jnp.nan if values is None else spread(values_of(values, obs, asked_at(critic, leap)))
+        )
         a_t = guided_step(policy, critic, obs, a_t, t, dt, guidance=guidance, weight=weight)
         plain = plain + dt * velocity(policy, obs, plain, t)
         found = {
             "t": t,
-            "share": _norm(push) / _norm(v),
-            "cosine": jnp.vdot(g, v) / (_norm(g) * _norm(v)),
+            "share": norm(added) / norm(v),
+            "cosine": _cosine(g, v),
             "clipped": outside(leap),
-            "spread": jnp.asarray(spread, a_t.dtype),
+            "spread": jnp.asarray(apart, a_t.dtype),
             "value": value_of(critic, obs, leap),
             "distance": jnp.sqrt(jnp.mean((a_t - plain) ** 2)),
         }
@@ -184,10 +200,14 @@ def starting_weight(
     - `policy`, `critic`: as for `sample`.
     - `observations`: a batch, along the first axis of every leaf.
     - `key`: for the noises.
-    - `noises`: how many at each observation.
+    - `noises`: how many at each observation, two or more: the spread is over them.
 
     **Returns:** a scalar. Costs the plain flow and one gradient for every observation and noise.
+
+    **Raises:** `ValueError` if `noises` is less than two.
     """
+    if check_count("noises", noises, "the spread is over them") < 2:
+        raise ValueError(f"`noises` must be at least 2, got {noises}: the spread is over them.")
 
     def one(obs, key):
         draw = lambda key: sample(policy, critic, obs, key, weight=0)  # noqa: E731
@@ -195,7 +215,8 @@ def starting_weight(
         g = jax.vmap(partial(action_gradient, critic, obs))(plain)
         return jnp.mean((plain - plain.mean(0)[None]) ** 2), jnp.mean(g**2)
 
-    keys = jax.random.split(key, jax.tree.leaves(observations)[0].shape[0])
+    check_key(key)
+    keys = jax.random.split(key, batch_size("observations", observations))
     spread, slope = jax.vmap(one)(observations, keys)
     return jnp.sqrt(jnp.mean(spread) / jnp.mean(slope))
 
@@ -204,11 +225,11 @@ class WeightChoice(eqx.Module):
     """What `choose_weight` chose, and what each weight spent of the budget."""
 
     weight: Weight | None
-    """The last weight within the budget; `None` if there is none."""
+    """The weight that spends the most within the budget; `None` if there is none."""
     spent: Float[np.ndarray, " weights"]
-    """The measure of every weight, a mean over the observations."""
+    """The measure of every weight, in the order given; a mean over the observations."""
     error: Float[np.ndarray, " weights"]
-    """The standard error of that mean."""
+    """The standard error of that mean; NaN if there is one observation."""
 
 
 def choose_weight(
@@ -217,22 +238,25 @@ def choose_weight(
     observations: Obs,
     key: Key,
     *,
-    weights: Sequence[Weight],
+    weights: Sequence[Weight] | Array | np.ndarray,
     budget: float,
     measure: Measure = flow_distance,
     guidance: Guidance = qgf,
 ) -> WeightChoice:
-    """Chooses a weight offline: the strongest of `weights` whose mean `measure` is within `budget`.
+    """Chooses a weight offline: of `weights`, the one that spends the most of the `budget` without
+    exceeding it, by its mean `measure`. Weights that spend the same are told apart by their
+    numbers: the smallest is taken. The order in which they are given plays no role.
 
     No environment and no reward: it bounds how far guidance goes, not whether it helps. Weights
-    chosen on held-out episodes (`experiment.choose_weight`) answer the latter.
+    chosen on held-out episodes (`comparison.choose_weight`) answer the latter.
 
     **Arguments:**
 
     - `policy`, `critic`: as for `guided_step`.
     - `observations`: a batch, along the first axis of every leaf.
     - `key`: for the noises, the same for every weight.
-    - `weights`: from weak to strong, all numbers or all of one Module, say `LinearDecay`.
+    - `weights`: to choose from: numbers, or Modules such as `LinearDecay`; each kind is compiled
+      once.
     - `budget`: in the units of `measure`.
     - `measure`: `flow_distance`, `flow_kl`, or a function `(guided, obs, key) -> scalar`; its
       options are bound by `equinox.Partial`.
@@ -240,23 +264,47 @@ def choose_weight(
 
     **Returns:** the choice, and what every weight spent.
 
-    **Raises:** `ValueError` if there are no weights.
+    **Raises:** `ValueError` if there are no weights, one is not finite or is given twice, or the
+    budget is NaN or negative.
     """
+    check_between("budget", budget, 0, np.inf)
+    try:
+        weights = list(weights)
+    except TypeError:
+        raise TypeError(f"`weights` must be several weights, got {weights!r}.") from None
     if not weights:
-        raise ValueError("`weights` is empty: give weights to choose from, weak to strong.")
-    count = jax.tree.leaves(observations)[0].shape[0]
+        raise ValueError("`weights` is empty: give weights to choose from.")
+    numbers = [_numbers(weight) for weight in weights]
+    for weight, found in zip(weights, numbers, strict=True):
+        if not np.isfinite(found[1]).all():
+            raise ValueError(f"`weights` must be finite, got {weight}.")
+        if numbers.count(found) > 1:
+            raise ValueError(f"`weights` has {weight} twice.")
+    count = batch_size("observations", observations)
+    check_key(key)
     keys = jax.random.split(key, count)
 
     @eqx.filter_jit
     def spend(weight):
         guided = Guided(policy, critic, guidance, weight)
-        return jax.vmap(partial(measure, guided))(observations, keys)
+        ask_one = lambda o, k: ask("measure", measure, guided=guided, obs=o, key=k)  # noqa: E731
+        return jax.vmap(lambda o, k: as_scalar("measure", ask_one(o, k)))(observations, keys)
 
-    spent = np.stack([spend(jax.tree.map(jnp.asarray, weight)) for weight in weights])
+    as_array = lambda leaf: leaf if callable(leaf) else jnp.asarray(leaf, float)  # noqa: E731
+    spent = np.stack([spend(jax.tree.map(as_array, weight)) for weight in weights])
     means = spent.mean(axis=1)
-    within = np.flatnonzero(means <= budget)
-    chosen = weights[within[-1]] if len(within) else None
-    return WeightChoice(chosen, means, spent.std(axis=1) / count**0.5)
+    within = [i for i in range(len(weights)) if means[i] <= budget]
+    strength = lambda i: (means[i], [-x for x in numbers[i][1]], numbers[i][0])  # noqa: E731
+    chosen = weights[max(within, key=strength)] if within else None
+    return WeightChoice(chosen, means, np.asarray(jnp.std(spent, axis=1, ddof=1)) / count**0.5)
+
+
+def _numbers(weight: Weight) -> tuple[str, list[float]]:
+    """What tells weights apart: their kind, and all numbers in them."""
+    leaves, structure = jax.tree.flatten(weight)
+    functions = [repr(leaf) for leaf in leaves if callable(leaf)]
+    numbers = [np.ravel(as_reals("weights", leaf)) for leaf in leaves if not callable(leaf)]
+    return f"{structure}{functions}", np.concatenate([*numbers, []]).tolist()
 
 
 def gradient_cosine(
@@ -278,9 +326,12 @@ def gradient_cosine(
     - `std`: its scale.
     - `guidance`: the estimator.
     """
+    check_key(key)
+    a_t = as_floats("a_t", a_t)
+    std = as_factor("std", std, a_t.shape, a_t.dtype)
     noisy = a_t + std * jax.random.normal(key, a_t.shape, a_t.dtype)
-    g, other = (jnp.ravel(guidance(policy, critic, obs, a, t)) for a in (a_t, noisy))
-    return jnp.vdot(g, other) / (_norm(g) * _norm(other))
+    both = (guidance(policy, critic, obs, a, t) for a in (a_t, noisy))
+    return _cosine(*(as_gradient("guidance", g, a_t) for g in both))
 
 
 def nearest_distance(action: Action, data: Float[Array, "rows ..."]) -> Scalar:
@@ -289,7 +340,9 @@ def nearest_distance(action: Action, data: Float[Array, "rows ..."]) -> Scalar:
     Give it actions of the same observation, or of similar ones: pooled over all observations it
     calls an action near that fits another observation.
     """
-    squares = (data - action[None]) ** 2
+    action, data = as_floats("action", action), as_rows("data", data)
+    check_same_shape("data[0]", data.shape[1:], "action", action.shape)
+    squares = (data.astype(action.dtype) - action[None]) ** 2
     return jnp.sqrt(jnp.min(jnp.mean(squares.reshape(len(data), -1), axis=1)))
 
 
@@ -325,7 +378,7 @@ def value_gain(
     def one(obs, noise):
         options = {"guidance": guidance, "weight": weight, "steps": steps}
         action = guided_flow(policy, critic, obs, noise, **options)
-        action = critic.to_bounds(action) if isinstance(critic, Bounded) else action
+        action = asked_at(critic, action)
         return {
             "critic": value_of(critic, obs, action),
             "judge": value_of(judge, obs, action),
@@ -335,5 +388,5 @@ def value_gain(
     return jax.vmap(jax.vmap(one, (None, 0)))(observations, noises)
 
 
-def _norm(x) -> Scalar:
-    return jnp.linalg.norm(jnp.ravel(x))
+def _cosine(x, y) -> Scalar:
+    return jnp.vdot(x / norm(x), y / norm(y))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._checks import as_factor, as_rows, check_same_shape
 from ._types import Action, Key, Obs, Time
 
 
@@ -88,10 +89,11 @@ class MixtureFlow(eqx.Module):
         - `stds`: one number, or one per mode.
         - `weights`: the modes' probabilities, normalised here; equal by default.
         """
-        self.means = jnp.asarray(means, float)
+        self.means = as_rows("means", means).astype(float)
         count = self.means.shape[0]
-        self.stds = jnp.broadcast_to(jnp.asarray(stds, float), (count,))
-        weights = jnp.ones(count) if weights is None else jnp.asarray(weights, float)
+        self.stds = jnp.broadcast_to(as_factor("stds", stds, (count,), float), (count,))
+        weights = jnp.ones(count) if weights is None else as_rows("weights", weights).astype(float)
+        check_same_shape("weights", weights.shape, "means[:, 0]", (count,))
         self.weights = weights / jnp.sum(weights)
 
     @property

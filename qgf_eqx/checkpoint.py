@@ -8,6 +8,8 @@ anything, and never fills a tree with numbers that were not saved from one just 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._files import write_atomically
+from ._static import describe, is_array
 
 try:
     import safetensors
@@ -27,7 +30,8 @@ except ImportError as error:
         f"qgf_eqx.checkpoint needs safetensors ({error}): pip install 'qgf_eqx[train]'"
     ) from error
 
-FORMAT = "qgf_eqx 1"
+FORMAT = "qgf_eqx 2"
+_FIRST_FORMAT = "qgf_eqx 1"  # its structure is one text, in which functions have no module
 _STORED = re.compile(r"float(16|32|64)|u?int(8|16|32|64)|bool")
 
 _Tree = TypeVar("_Tree")
@@ -43,12 +47,22 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     **Arguments:**
 
     - `path`: the file; an old one is replaced only once the new one is on disk.
-    - `tree`: any PyTree of NumPy's types. What is no array is not stored: it must be the same in
-      the tree that `load` gets, where functions are compared by their names.
+    - `tree`: any PyTree. Its arrays are stored. All else is not: it must be the same in the
+      tree that `load` gets, and is compared. Functions and classes are compared by module and
+      name, partials, methods and dataclasses by their parts, static arrays by their numbers.
     - `metadata`: anything JSON can hold.
 
-    **Raises:** `CheckpointError` for an array of another type (bfloat16, a typed key).
+    **Raises:** `CheckpointError` for an array of another type (bfloat16, a typed key), and for
+    what cannot be compared: a lambda, a function inside a function, another object.
     """
+    structure = describe(tree)
+    for where, text in structure.items():
+        if text is None:
+            raise CheckpointError(
+                f"`{where or 'the tree'}` cannot be saved: Python does not find it by a name, so "
+                "`load` could not compare it. Use a function or class at the top of a module, or "
+                "`functools.partial` of one."
+            )
     arrays = {}
     for name, leaf in _named_arrays(tree).items():
         if not _STORED.fullmatch(str(leaf.dtype)):
@@ -57,11 +71,11 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
                 "take `jax.random.key_data` of a key."
             )
         arrays[name] = np.asarray(leaf)
-    header = {
-        "format": FORMAT,
-        "structure": _structure(tree),
-        "metadata": json.loads(json.dumps(metadata)),
-    }
+    try:
+        kept = json.loads(json.dumps(metadata))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"`metadata` holds what JSON cannot: {error}.") from None
+    header = {"format": FORMAT, "structure": structure, "metadata": kept}
     header["sha256"] = _digest(arrays, header)
     # One key: safetensors does not keep the order of several, and equal trees make equal files.
     text = {"qgf_eqx": json.dumps(header, sort_keys=True)}
@@ -92,17 +106,15 @@ def load(path: str | Path, like: _Tree) -> tuple[_Tree, dict]:
                 f"{path} does not fit: `{name}` is {found} in the file, but {wanted} in the model. "
                 "Build the model with the settings it was trained with."
             )
-    if header["structure"] != _structure(like):
-        saved, wanted = header["structure"].splitlines(), _structure(like).splitlines()
-        changes = [x for x in unified_diff(saved, wanted, n=0) if not x.startswith(("---", "+++"))]
+    change = _first_change(header, like)
+    if change:
         raise CheckpointError(
-            f"{path} was saved from a model that differs in its static parts: "
-            f"{' '.join(' '.join(changes[1:3]).split())}. Build the model with the settings it was "
-            "trained with."
+            f"{path} was saved from a model that differs in its static parts: {change}. Build the "
+            "model with the settings it was trained with."
         )
     leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
     filled = [
-        jnp.asarray(arrays[jax.tree_util.keystr(path)]) if _is_array(leaf) else leaf
+        _like(leaf, arrays[jax.tree_util.keystr(path)]) if is_array(leaf) else leaf
         for path, leaf in leaves
     ]
     return jax.tree_util.tree_unflatten(treedef, filled), header["metadata"]
@@ -125,32 +137,45 @@ def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    try:
+    with _refusing(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["qgf_eqx"])
+        text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        found = json.loads(text["__metadata__"]["qgf_eqx"])
+        header = {name: found[name] for name in ("format", "structure", "metadata", "sha256")}
         arrays = safetensors.numpy.load(data)
         claimed = header.pop("sha256")
         intact = claimed == _digest(arrays, header)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint of this package, or is damaged "
-            f"({type(error).__name__}). Restore it from a copy, or train again."
-        ) from None
+        known = header["format"] in (FORMAT, _FIRST_FORMAT)
+        kind = str if header["format"] == _FIRST_FORMAT else dict
+        if known and not isinstance(header["structure"], kind):
+            raise TypeError("structure")
+        if not isinstance(header["metadata"], dict):
+            raise TypeError("metadata")
     if not intact:
         raise CheckpointError(
             f"{path} is damaged: its checksum does not match. Restore it from a copy, or train "
             "again."
         )
-    if header["format"] != FORMAT:
+    if not known:
         raise CheckpointError(
             f"{path} has the format `{header['format']}`; this version reads `{FORMAT}`. Use the "
             "version of qgf_eqx that wrote it."
         )
     return arrays, header
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turns whatever reading a foreign file raises into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this package, or is damaged "
+            f"({type(error).__name__}). Restore it from a copy, or train again."
+        ) from None
 
 
 def _digest(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> str:
@@ -162,19 +187,39 @@ def _digest(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _is_array(leaf) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+def _like(leaf: Any, array: np.ndarray) -> Any:
+    return array if isinstance(leaf, np.ndarray | np.generic) else jnp.asarray(array)
 
 
 def _named_arrays(tree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if _is_array(leaf)}
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if is_array(leaf)}
 
 
 def _describe(array) -> str:
     return "missing" if array is None else f"{np.dtype(array.dtype).name}{list(array.shape)}"
 
 
-def _structure(tree) -> str:
-    text = eqx.tree_pformat(tree, width=80, short_arrays=True, struct_as_array=True)
-    return text.replace("<wrapped function", "<function")  # a decorated function is itself
+def _first_change(header: dict[str, Any], like: Any) -> str | None:
+    """What differs first between the static parts of a file and of a model, in words."""
+    saved = header["structure"]
+    if header["format"] == _FIRST_FORMAT:
+        return _first_change_of_text(saved, like)
+    wanted = describe(like)
+    for where in [*wanted, *saved]:
+        here, there = wanted.get(where, "missing"), saved.get(where, "missing")
+        if here is None or here != there:
+            here = here or "something that Python does not find by a name"
+            return f"`{where or 'the tree'}` is `{there}` in the file, but `{here}` in the model"
+    return None
+
+
+def _first_change_of_text(saved: str, like: Any) -> str | None:
+    """As `_first_change`, of a file of the first format."""
+    if None in describe(like).values():
+        return "an older version saved it, with a lambda or an object that cannot be compared"
+    text = eqx.tree_pformat(like, width=80, short_arrays=True, struct_as_array=True)
+    text = text.replace("<wrapped function", "<function")  # a decorated function is itself
+    changes = unified_diff(saved.splitlines(), text.splitlines(), n=0)
+    changes = [x for x in changes if not x.startswith(("---", "+++"))]
+    return " ".join(" ".join(changes[1:3]).split()) or None

@@ -15,25 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import guidance
+from ._checks import check_count
 from ._fields import bounded
 from ._sample import Guided, best, guided_flow
 from .analysis import gradient_cosine, value_gain
 from .analytic import MixtureFlow
-from .datasets import Dataset, load
+from .data import Dataset, load
 from .evaluate import target_critic
-from .train import load_nets
+from .evaluate.names import METHODS, method
+from .train import load_config, load_nets
 
-ESTIMATORS = {
-    "OOD": guidance.ood,
-    "QGF": guidance.qgf,
-    "QGF-Jacobian": guidance.qgf_jacobian,
-    "QGF-chain": guidance.qgf_chain,
-    "BPTT": guidance.bptt,
-}
+SHOWN = ("ood", "qgf", "qgf-jacobian", "qgf-chain", "bptt")
+ESTIMATORS = {METHODS[name].label: method(name).guidance for name in SHOWN}
+"""By label, all of them on the ten steps that the flow takes here."""
 MODES, BEST = (1.0, 3.0, 5.0), 3.0
 
 
-def example(*, samples: int = 4000, weights: tuple[float, ...] = (0.1, 0.3, 1.0, 2.0, 4.0)) -> dict:
+def example(
+    *, samples: int = 4000, weights: tuple[float, ...] = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0)
+) -> dict:
     """The one-dimensional example: modes at 1, 3 and 5, `Q = -(a - 3)^2`, T = 10.
 
     **Returns:** for each estimator the share of samples within 0.5 of 3 by weight, some paths at
@@ -98,6 +98,7 @@ def noise(run: str | Path, data_dir: str | Path, *, count: int = 64, reduce: Cal
     """Sensitivity to noise: `cos(g(a_t), g(a_t + std eps))` by estimator, noise scale and time, at
     points on the flow of validation chunks. Means over `count` points, with standard errors.
     """
+    check_count("count", count, "it says how many observations")
     nets, held_out, critic = _open(run, data_dir, reduce)
     obs, actions = _draw(held_out, count, nets.policy.action_shape)
     times, scales = (0.0, 0.3, 0.6, 0.9), (0.03, 0.1, 0.3)
@@ -135,14 +136,19 @@ def value(
     reduce: Callable = jnp.min,
 ) -> dict:
     """Q of the final action by estimator and weight, and of best-of-N, by the run's own critic and
-    by the judge's; and the distance to the nearest of 10,000 data actions. Means over `count`
-    validation observations (and `noises` noises), with standard errors over the observations.
+    by the judge's; and the distance to the nearest of 10,000 data actions.
+
+    All begin with the same noises: the estimators and the plain flow (the best of 1) with `noises`
+    at each of `count` validation observations, best-of-N with `noises // N` groups of them (one
+    group, of further noises too, where N is larger). Means over these, with standard errors over
+    the observations.
     """
+    for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
+        check_count(name, n, "it says how many")
     nets, held_out, critic = _open(run, data_dir, reduce)
-    other = bounded(target_critic(load_nets(judge)[0], reduce))
+    other = bounded(target_critic(_nets(judge)[0], reduce))
     obs, _ = _draw(held_out, count, nets.policy.action_shape)
-    config = load_nets(run)[1]
-    _, data = _draw(load(config.env, data_dir), 10_000, nets.policy.action_shape)
+    _, data = _draw(load(load_config(run)[0].env, data_dir), 10_000, nets.policy.action_shape)
     shape = (count, max(noises, *candidates), *nets.policy.action_shape)
     starts = jax.random.normal(jax.random.key(0), shape)
     found = {"weights": weights, "candidates": candidates, "count": count, "noises": noises}
@@ -152,20 +158,18 @@ def value(
         gain = jax.jit(lambda w, gain=gain: gain(obs, starts[:, :noises], data, weight=w))
         found["methods"][name] = [_means(gain(weight)) for weight in weights]
     for n in candidates:
+        groups = max(1, noises // n)
 
         @jax.jit
-        def of_n(n=n):
+        def of_n(n=n, groups=groups):
             def one(obs, starts):
                 walk = lambda a: guided_flow(nets.policy, critic, obs, a, weight=0)  # noqa: E731
-                chosen = best(critic, obs, jax.vmap(lambda a: critic.to_bounds(walk(a)))(starts))
-                stay = lambda obs, a, t: jnp.zeros_like(a)  # noqa: E731
-                one_obs = jax.tree.map(lambda x: x[None], obs)
-                return value_gain(
-                    stay, critic, other, one_obs, chosen[None, None], data, weight=0, steps=1
-                )
+                return best(critic, obs, jax.vmap(lambda a: critic.to_bounds(walk(a)))(starts))
 
-            each = jax.vmap(one)(obs, starts[:, :n])
-            return jax.tree.map(lambda x: x[:, 0], each)
+            grouped = starts[:, : groups * n].reshape(count, groups, n, *starts.shape[2:])
+            chosen = jax.vmap(jax.vmap(one, (None, 0)))(obs, grouped)
+            stay = lambda obs, a, t: jnp.zeros_like(a)  # noqa: E731
+            return value_gain(stay, critic, other, obs, chosen, data, weight=0, steps=1)
 
         found["best-of-N"].append(_means(of_n()))
     return _plain(found)
@@ -181,8 +185,18 @@ def _means(each: dict) -> dict:
     return found
 
 
-def _open(run, data_dir, reduce):
+def _nets(run):
     nets, config = load_nets(run)
+    if config.normalise_actions != "none":
+        raise ValueError(
+            f"{run} normalises actions, and the analyses compare its actions with the data's: name "
+            "a run with `normalise_actions` none."
+        )
+    return nets, config
+
+
+def _open(run, data_dir, reduce):
+    nets, config = _nets(run)
     held_out = load(config.env, data_dir, split="val")
     return nets, held_out, bounded(target_critic(nets, reduce))
 
@@ -190,12 +204,12 @@ def _open(run, data_dir, reduce):
 def _draw(data: Dataset, count: int, shape: tuple[int, ...]):
     """Observations, and the chunks of actions that begin there, evenly over whole chunks."""
     horizon = shape[0]
-    starts = np.arange(len(data.terminals) - horizon)
-    ends = np.cumsum(np.concatenate([[0], np.asarray(data.terminals)]))
+    starts = np.arange(len(data.episode_end) - horizon)
+    ends = np.cumsum(np.concatenate([[0], np.asarray(data.episode_end)]))
     starts = starts[ends[starts + horizon] == ends[starts]]
     starts = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     actions = np.asarray(data.actions)[starts[:, None] + np.arange(horizon)]
-    return jnp.asarray(data.observations[starts]), jnp.asarray(actions)
+    return jnp.asarray(data.obs[starts]), jnp.asarray(actions)
 
 
 def _plain(found) -> Any:

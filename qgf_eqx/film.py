@@ -1,8 +1,9 @@
 """Roll-outs to look at: methods side by side, on the same episodes, as an animated WebP."""
 
-import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,11 +16,15 @@ except ImportError as error:
         f"qgf_eqx.film needs Pillow ({error}): pip install 'qgf_eqx[plot]'"
     ) from error
 
-from .datasets import env_id, make_env
-from .evaluate import Method, make_act, rollout, target_critic
-from .train import load_nets
+from ._files import write_atomically
+from .data._environment import headless
+from .evaluate import Episode, Sampler, Task, rollout, task_of
+from .evaluate._rollout import action_bounds
+from .evaluate._sources import Run, checkpoint_sha256
+from .evaluate.task import PICTURE as SIZE
+from .evaluate.task import make_seed
 
-SIZE = {"width": 320, "height": 240}
+_MOST_PIXELS = {".webp": 16383, ".gif": 65535}  # of a format, in width and in height
 _GREEN, _GREY = (60, 180, 75), (110, 110, 110)
 
 
@@ -53,15 +58,16 @@ class _Filmed(gymnasium.Wrapper):
 
 def film(
     run_dir: str | Path,
-    methods: Sequence[Method],
+    methods: Sequence[Sampler],
     numbers: Sequence[int],
     path: str | Path,
     *,
     seed: int = 0,
+    task: Task | str | None = None,
     stride: int | None = None,
     fps: int = 8,
     progress: bool = True,
-) -> list[list[bool]]:
+) -> list[list[Episode]]:
     """Films a run's episodes: a column for every episode, a row for every method.
 
     All methods begin an episode in the same state with the same noise; they are the episodes that
@@ -74,11 +80,12 @@ def film(
     - `numbers`: of the episodes.
     - `path`: of the film, `.webp` or `.gif`.
     - `seed`: of environments and noise, as for `evaluate`.
+    - `task`: a `Task`, or a name for `evaluate.task_of`; by default the run's own.
     - `stride`: environment steps from picture to picture; by default at most 70 pictures.
     - `fps`: pictures per second.
     - `progress`: show a progress bar.
 
-    **Returns:** for every method and episode, whether it succeeded.
+    **Returns:** for every method its episodes.
 
     **Raises:** `ValueError` if there is nothing to film, or `path` has another ending;
     `RenderError` if this machine cannot render. Without a display MuJoCo renders by EGL, unless
@@ -87,52 +94,86 @@ def film(
     path = Path(path)
     if not methods or not numbers or fps < 1 or (stride is not None and stride < 1):
         raise ValueError("`methods`, `numbers`, `stride` and `fps` must not be empty or zero.")
-    if path.suffix not in (".webp", ".gif"):
+    if path.suffix not in _MOST_PIXELS:
         raise ValueError(f"`path` must end in .webp or .gif, got {path.name}.")
-    nets, config = load_nets(run_dir)
-    longest = gymnasium.spec(env_id(config.env)).max_episode_steps or 1000
-    env = _Filmed(_rendering(config.env), stride or -(-longest // 70))
-    rows, successes = [], []
+    for name, panels, size in (("numbers", numbers, "width"), ("methods", methods, "height")):
+        most = _MOST_PIXELS[path.suffix] // SIZE[size]
+        if len(panels) > most:
+            raise ValueError(
+                f"`{name}` has {len(panels)} panels side by side, {most} fit into a "
+                f"{path.suffix}: film the others apart."
+            )
+    source = Run(str(run_dir), checkpoint_sha256(run_dir))
+    nets, task = source.load(), source.task() if task is None else task
+    task = task_of(task) if isinstance(task, str) else task
+    films = _Films(task, seed, stride)
     bar = tqdm(
         total=len(methods) * len(numbers),
         desc="film",
         unit=" episodes",
         disable=None if progress else True,
     )
-    with bar:
+    rows, played = [], []
+    with closing(films), bar:
         for method in methods:
-            critic = target_critic(nets, method.reduce)
-            act = make_act(nets.policy, critic, method, seed=seed)
-            panels, reached = [], []
+            act = nets.act_of(method, seed, *action_bounds(films.env(numbers[0]).action_space))
+            panels, episodes = [], []
             for number in numbers:
-                (episode,) = rollout([env], act, [number], seed=seed)
+                env = films.env(number)
+                (episode,) = rollout([env], act, [number], seed=seed, outcome=task.outcome)
                 if episode.error:
                     raise RenderError(f"episode {number} cannot be filmed: {episode.error}")
-                caption = f"{method.name}: {'success' if episode.success else 'no success'}"
+                caption = f"{method.name}: {_said(task, episode)}"
                 panels.append(_captioned(env.frames, caption, episode.success))
-                reached.append(episode.success)
+                episodes.append(episode)
                 bar.update()
             rows.append(panels)
-            successes.append(reached)
-    env.close()
+            played.append(episodes)
     length = max(len(panel) for panels in rows for panel in panels)
     pictures = [_tile(rows, i) for i in range(length)]
     path.parent.mkdir(parents=True, exist_ok=True)
     last = 2000  # the end is shown for two seconds
     times = [round(1000 / fps)] * (length - 1) + [last]
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=50
-    )
-    return successes
+    options = {"format": path.suffix[1:], "duration": times, "loop": 0, "quality": 50}
+    with write_atomically(path) as file:
+        target: Any = file
+        pictures[0].save(target, save_all=True, append_images=pictures[1:], **options)
+    return played
 
 
-def _rendering(name: str) -> gymnasium.Env:
-    if "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+def _said(task: Task, episode: Episode) -> str:
+    """How an episode ended."""
+    if task.by_return:
+        return f"return {episode.total_reward:.4g}"
+    return "success" if episode.success else "no success"
+
+
+class _Films:
+    """The environment of a film, or one an episode if the task needs that."""
+
+    def __init__(self, task: Task, seed: int, stride: int | None):
+        self.task, self.seed, self.stride, self.made = task, seed, stride, {}
+
+    def env(self, number: int) -> _Filmed:
+        key = number if self.task.new_env_each_episode else None
+        if key not in self.made:
+            option = {"seed": make_seed(self.seed, number)} if key is not None else {}
+            env = _rendering(self.task, **option)
+            longest = getattr(env.spec, "max_episode_steps", None) or 1000
+            self.made[key] = _Filmed(env, self.stride or -(-longest // 70))
+        return self.made[key]
+
+    def close(self) -> None:
+        for env in self.made.values():
+            env.close()
+
+
+def _rendering(task: Task, **options: Any) -> gymnasium.Env:
     try:
-        env = make_env(env_id(name), render_mode="rgb_array", **SIZE)
+        env = task.make_env(render_mode="rgb_array", **options)
         env.reset(seed=0)
-        env.render()
+        with headless():
+            env.render()
     except Exception as error:  # whatever the graphics library of this machine raises
         raise RenderError(
             f"this machine cannot render ({type(error).__name__}: {error}); "

@@ -6,7 +6,7 @@ whether the answer is carried back to `a_t` by the exact Jacobian `J` or as it i
 
 | the critic is asked at | `J = I` | exact `J` |
 |---|---|---|
-| the point itself | `ood` | (the same) |
+| the point itself | `ood`, `ood_clipped` | (the same) |
 | one Euler leap away | `qgf` | `qgf_jacobian` |
 | `k` Euler steps away | `look_ahead` | `look_ahead(jacobian=True)` |
 | the end of the ODE | `qgf_chain` | `bptt` |
@@ -27,30 +27,53 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._denoise import check_count, denoise, one_step
-from ._fields import action_gradient, velocity
+from ._checks import (
+    as_factor,
+    as_floats,
+    as_gradient,
+    as_number,
+    check_between,
+    check_count,
+    check_key,
+)
+from ._denoise import denoise, one_step
+from ._fields import Bounded, action_gradient, asked_at, timed_value, values_of, velocity
 from ._fields import critic as value_of
+from ._norms import norm, spread
 from ._types import Action, Critic, Guidance, Key, Obs, Time, TimedCritic, Velocity
 
 
 def ood(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
     """The critic's gradient at the noisy point: `g = grad Q(obs, a_t)`.
 
-    The critic has never seen noisy actions, so this asks it out of its distribution; for
-    `t` near 0 the pull towards an action `a` promises the endpoint `a / t`, an overshoot.
-    The gradient of QFQL. Arguments and return as for `qgf`. Costs the critic forward and
+    QFQL's gradient, and the paper's OOD baseline. The critic has never seen noisy actions, so this
+    asks it out of its distribution; for `t` near 0 the pull towards an action `a` predicts the
+    endpoint `a / t`, an overshoot. A `bounded` critic is asked at `a_t` itself, unclipped, as in
+    the paper; see `ood_clipped`. Arguments and return as for `qgf`. Costs the critic forward and
     backward.
+
+    Source: QFQL; arXiv 2606.11087.
     """
-    return action_gradient(critic, obs, a_t)
+    a_t = as_floats("a_t", a_t)
+    return action_gradient(critic.critic if isinstance(critic, Bounded) else critic, obs, a_t)
+
+
+def ood_clipped(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
+    """`ood` with a `bounded` critic asked inside its bounds: `g = grad Q(obs, clip(a_t))`.
+
+    Not a method of the paper. At `t = 0`, 32 % of the dimensions of a standard normal `a_t` lie
+    outside [-1, 1], and the two gradients differ. For a critic without bounds it is `ood`.
+    Arguments, return and cost as for `ood`.
+    """
+    return action_gradient(critic, obs, as_floats("a_t", a_t))
 
 
 def qgf(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
     """Q-Guided Flow: `g = grad Q(obs, a)` at `a = a_t + (1 - t) v(obs, a_t, t)`.
 
     The critic is asked at the clean action that one Euler leap promises, and its answer is
-    used as it is (`J = I`). The default: cheap, in distribution, and the least sensitive to
-    noise. Costs the policy forward (shared with the sampler's own call under jit) and the
-    critic forward and backward.
+    used as it is (`J = I`). The default. Costs the policy forward (shared with the sampler's
+    own call under jit) and the critic forward and backward.
 
     **Arguments:**
 
@@ -77,8 +100,13 @@ def qgf_jacobian(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Tim
     exact Gaussian flow, so the first steps are hardly guided. DPS up to its schedule.
     Arguments and return as for `qgf`. Costs the policy backward on top of `qgf`.
     """
-    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
+    action, carry_back = _leap(policy, obs, a_t, t)
     return carry_back(action_gradient(critic, obs, action))[0]
+
+
+def _leap(policy, obs, a_t, t):
+    """The Euler leap, and how a gradient there is carried back to `a_t` by the exact Jacobian."""
+    return jax.vjp(lambda a: one_step(policy, obs, a, t), as_floats("a_t", a_t))
 
 
 def qgf_chain(
@@ -114,13 +142,15 @@ def bptt(
 ) -> Action:
     """The exact gradient of the outcome: `g = d Q(obs, denoise(a_t)) / d a_t`.
 
-    Back-propagation through the whole remaining chain: dear, and very sensitive to noise.
+    Back-propagation through the whole remaining chain: expensive, and with large gradients
+    where two modes part (`figures.instability`).
     Arguments and return as for `qgf`; `steps`, `solver` and `adjoint` as for `denoise`, with
     the sampler's `steps` to follow its grid. Costs the remaining steps of the policy forward
     and backward and the critic forward and backward.
     """
     action, carry_back = jax.vjp(
-        lambda a: denoise(policy, obs, a, t, steps=steps, solver=solver, adjoint=adjoint), a_t
+        lambda a: denoise(policy, obs, a, t, steps=steps, solver=solver, adjoint=adjoint),
+        as_floats("a_t", a_t),
     )
     return carry_back(action_gradient(critic, obs, action))[0]
 
@@ -148,6 +178,8 @@ def look_ahead(
     backward.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
+    a_t = as_floats("a_t", a_t)
+    t = as_number("t", t, a_t.dtype)
 
     def ahead(a):
         def step(a, k):
@@ -203,15 +235,24 @@ def monte_carlo(
     Costs the policy forward and `samples` times the critic forward and backward. Source:
     loss-guided diffusion, Song et al., ICML 2023.
     """
-    samples = check_count("samples", samples, "it sets the number of noises")
-    noises = jax.random.normal(key, (samples, *a_t.shape), a_t.dtype)
-    spread = jnp.asarray(std(t) if callable(std) else std, a_t.dtype)
+    a_t = as_floats("a_t", a_t)
+    t = as_number("t", t, a_t.dtype)
+    noises = _noises(key, samples, a_t)
+    width = as_factor("std", std(t) if callable(std) else std, a_t.shape, a_t.dtype)
+    check_between("temperature", temperature, 0, jnp.inf, open=True)
+    temperature = as_number("temperature", temperature, a_t.dtype)
 
     def soft_value(action):
-        values = jax.vmap(lambda eps: value_of(critic, obs, action + spread * eps))(noises)
+        values = jax.vmap(lambda eps: value_of(critic, obs, action + width * eps))(noises)
         return temperature * jax.nn.logsumexp(values / temperature)
 
     return jax.grad(soft_value)(one_step(policy, obs, a_t, t))
+
+
+def _noises(key, samples, a_t):
+    samples = check_count("samples", samples, "it sets the number of noises")
+    check_key(key)
+    return jax.random.normal(key, (samples, *a_t.shape), a_t.dtype)
 
 
 def curvature(
@@ -236,8 +277,11 @@ def curvature(
 
     No matrix is formed: the system is solved by conjugate gradients in the inner product of
     `Sigma`, which needs `Sigma` and `H` only as products and never the inverse of `Sigma`. Where
-    the system is not positive definite (a critic so convex that the tilted law has no mass),
-    the correction is left out. Arguments and return as for `qgf`, and
+    the system is not positive definite (a critic so convex that the tilted law has no mass, or a
+    trained flow whose Jacobian is not a covariance), the correction is left out:
+    `g = Sigma grad Q / (1 - t)`. This is seen along the conjugate directions that are visited, so
+    in all directions that matter if `iterations` is the number of dimensions. A `bounded` critic
+    has no curvature in the dimensions that it clips. Arguments and return as for `qgf`, and
 
     - `temperature`: in units of Q; the paper's beta, the inverse of the weight.
     - `iterations`: of conjugate gradients; as many as dimensions is exact.
@@ -248,9 +292,16 @@ def curvature(
     arXiv 2502.02150, for the covariance.
     """
     iterations = check_count("iterations", iterations, "it sets the length of the scan")
-    t = jnp.maximum(jnp.asarray(t, a_t.dtype), earliest)
-    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
-    g, hessian = jax.linearize(lambda a: action_gradient(critic, obs, a), action)
+    check_between("temperature", temperature, 0, jnp.inf, open=True)
+    a_t = as_floats("a_t", a_t)
+    temperature = as_number("temperature", temperature, a_t.dtype)
+    t = jnp.maximum(jnp.asarray(as_number("t", t, a_t.dtype), a_t.dtype), earliest)
+    action, carry_back = _leap(policy, obs, a_t, t)
+    g, derivative = jax.linearize(lambda a: action_gradient(critic, obs, a), action)
+    inside = critic.inside(action) if isinstance(critic, Bounded) else jnp.ones_like(action)
+
+    def hessian(x):  # symmetric: neither from nor to a dimension that is clipped
+        return inside * derivative(inside * x)
 
     def covariance(x):
         return (1 - t) ** 2 / t * carry_back(x)[0]
@@ -259,19 +310,26 @@ def curvature(
         x, residual, z, p, dual, size = carry  # z = Sigma residual, p = Sigma dual
         image = dual - hessian(p) / temperature
         bend = jnp.vdot(p, image)
-        sound = (bend > 0) & (size > 0)
+        # What remains after the exact solution is rounding, whose sign says nothing. It is seen in
+        # `z`: a residual that a singular `Sigma` cannot carry back may remain, however large.
+        solved = norm(z) <= negligible
+        sound = (bend > 0) & (size > 0) & ~solved
         length = jnp.where(sound, size / jnp.where(sound, bend, 1), 0)
         x, residual = x + length * p, residual - length * image
         z = covariance(residual)
         smaller = jnp.vdot(residual, z)
         ratio = jnp.where(sound, smaller / jnp.where(sound, size, 1), 0)
-        return (x, residual, z, z + ratio * p, residual + ratio * dual, smaller), sound
+        moved = (x, residual, z, z + ratio * p, residual + ratio * dual, smaller)
+        return moved, sound | solved
 
+    length = norm(g)  # divided out, since squares of very small or large numbers are lost
+    g = g / jnp.where(length > 0, length, 1)
     z = covariance(g)
+    negligible = 64 * jnp.finfo(z.dtype).eps * norm(z)
     start = (jnp.zeros_like(g), g, z, z, g, jnp.vdot(g, z))
-    (x, *_), sound = jax.lax.scan(iterate, start, length=iterations)
+    (x, *_), positive = jax.lax.scan(iterate, start, length=iterations)
     # Divided by 1 - t, but for t = 1, where all is zero.
-    return jnp.where(sound[0], x, z) / jnp.where(t < 1, 1 - t, 1)
+    return length * jnp.where(jnp.all(positive), x, z) / jnp.where(t < 1, 1 - t, 1)
 
 
 def jacobian_regularized(
@@ -291,8 +349,9 @@ def jacobian_regularized(
 
     Costs what `qgf_jacobian` costs.
     """
-    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
+    action, carry_back = _leap(policy, obs, a_t, t)
     g = action_gradient(critic, obs, action)
+    shrinkage = as_factor("shrinkage", shrinkage, g.shape, g.dtype)
     return (1 - shrinkage) * carry_back(g)[0] + shrinkage * g
 
 
@@ -308,12 +367,12 @@ def jacobian_ortho(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: T
     The one estimator that forms `J`: costs the policy backward once per action dimension, and a
     singular value decomposition, on top of `qgf`.
     """
-    action, carry_back = jax.vjp(lambda a: one_step(policy, obs, a, t), a_t)
-    basis = jnp.eye(a_t.size, dtype=a_t.dtype).reshape(-1, *a_t.shape)
-    jacobian = jax.vmap(lambda row: carry_back(row)[0])(basis).reshape(a_t.size, a_t.size)
+    action, carry_back = _leap(policy, obs, a_t, t)
+    basis = jnp.eye(action.size, dtype=action.dtype).reshape(-1, *action.shape)
+    jacobian = jax.vmap(lambda row: carry_back(row)[0])(basis).reshape(action.size, action.size)
     left, _, right = jnp.linalg.svd(jacobian)
     g = jnp.ravel(action_gradient(critic, obs, action))
-    return ((left @ right).T @ g).reshape(a_t.shape)
+    return ((left @ right).T @ g).reshape(action.shape)
 
 
 def jacobian_smooth(
@@ -339,14 +398,11 @@ def jacobian_smooth(
 
     Costs `qgf`, and `samples` times the policy forward and backward.
     """
-    samples = check_count("samples", samples, "it sets the number of noises")
+    a_t = as_floats("a_t", a_t)
+    noises = as_factor("std", std, a_t.shape, a_t.dtype) * _noises(key, samples, a_t)
     g = action_gradient(critic, obs, one_step(policy, obs, a_t, t))
-
-    def carried_back(noise):
-        return jax.vjp(lambda a: one_step(policy, obs, a, t), a_t + std * noise)[1](g)[0]
-
-    noises = jax.random.normal(key, (samples, *a_t.shape), a_t.dtype)
-    return jnp.mean(jax.vmap(carried_back)(noises), axis=0)
+    carried_back = jax.vmap(lambda noise: _leap(policy, obs, a_t + noise, t)[1](g)[0])
+    return jnp.mean(carried_back(noises), axis=0)
 
 
 def robust(
@@ -370,7 +426,9 @@ def robust(
 
     Costs that critic forward and backward.
     """
-    return action_gradient(lambda obs, a: robust_critic(obs, a, t), obs, a_t)
+    a_t = as_floats("a_t", a_t)
+    t = as_number("t", t, a_t.dtype)
+    return jax.grad(lambda a: timed_value(robust_critic, obs, a, t))(a_t)
 
 
 def gated(
@@ -386,7 +444,8 @@ def gated(
 ) -> Action:
     """An estimator, trusted as far as the critics agree: `g = exp(-kappa std_e Q_e(obs, a)) like`.
 
-    The standard deviation is over the members of an ensemble at the Euler leap `a`. A gate has to
+    The standard deviation is over the members of an ensemble at the Euler leap `a`, clipped if
+    the critic is `bounded`: where the critic itself is asked. A gate has to
     know where the critic was asked, so it is an estimator and not a weight. Arguments and return
     as for `qgf`, and
 
@@ -396,13 +455,15 @@ def gated(
 
     Costs `like`, and the forward pass of every member.
     """
-    spread = jnp.std(values(obs, one_step(policy, obs, a_t, t)))
-    return jnp.exp(-kappa * spread).astype(a_t.dtype) * like(policy, critic, obs, a_t, t)
+    a_t = as_floats("a_t", a_t)
+    std = spread(values_of(values, obs, asked_at(critic, one_step(policy, obs, a_t, t))))
+    gate = jnp.exp(-as_number("kappa", kappa, std.dtype) * std)
+    return gate.astype(a_t.dtype) * as_gradient("like", like(policy, critic, obs, a_t, t), a_t)
 
 
 def zero(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
     """No guidance, `g = 0`: a control. Arguments and return as for `qgf`. Costs nothing."""
-    return jnp.zeros_like(a_t)
+    return jnp.zeros_like(as_floats("a_t", a_t))
 
 
 def random_direction(
@@ -418,15 +479,22 @@ def random_direction(
     """A random direction of the real gradient's norm: `g = ||like|| u`, a control.
 
     What a null result looks like: if it helps as much as `like`, it is the push that helps, and
-    not where it points. The direction is drawn anew at every time. Arguments and return as for
-    `qgf`, and
+    not where it points. The direction is a hash of `(key, a_t, t)`: independent for every sample,
+    since each starts from noise of its own, and at every time, and the same when it is asked
+    again. Arguments and return as for `qgf`, and
 
-    - `key`: for the direction.
+    - `key`: for the directions; one key is enough for a whole evaluation.
     - `like`: the estimator whose norm is matched.
 
     Costs what `like` costs.
     """
-    norm = jnp.linalg.norm(jnp.ravel(like(policy, critic, obs, a_t, t)))
-    bits = jax.lax.bitcast_convert_type(jnp.asarray(t, jnp.float32), jnp.uint32)
-    u = jax.random.normal(jax.random.fold_in(key, bits), a_t.shape, a_t.dtype)
-    return norm * u / jnp.linalg.norm(jnp.ravel(u))
+    check_key(key)
+    a_t = as_floats("a_t", a_t)
+    t = as_number("t", t, a_t.dtype)
+    size = norm(as_gradient("like", like(policy, critic, obs, a_t, t), a_t))
+    point = jnp.append(jnp.ravel(a_t), jnp.asarray(t, a_t.dtype)).astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(point, jnp.uint32)
+    factors = jax.random.bits(key, bits.shape, jnp.uint32) | 1  # odd, so that no bit is lost
+    key = jax.random.fold_in(key, jnp.sum(bits * factors, dtype=jnp.uint32))
+    u = jax.random.normal(key, a_t.shape, size.dtype)
+    return (size / norm(u) * u).astype(a_t.dtype)

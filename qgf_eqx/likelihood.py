@@ -9,9 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Scalar
 
-from ._denoise import check_count
-from ._fields import velocity
+from ._checks import (
+    as_floats,
+    check_count,
+    check_key,
+    check_same_shape,
+    known_shape,
+    shape_of_action,
+)
+from ._fields import Bounded, velocity
 from ._types import Action, Key, Obs, Policy, Velocity
+from .guidance import curvature, random_direction
+from .weights import NormMatched
 
 Divergence: TypeAlias = Callable[[Callable[[Action], Action], Action], tuple[Action, Scalar]]
 """From a field and a point to the field and its divergence there."""
@@ -24,12 +33,13 @@ def exact_divergence(field: Callable[[Action], Action], a_t: Action) -> tuple[Ac
 
     **Raises:** `ValueError` above 64 dimensions: use `hutchinson_divergence` there.
     """
+    a_t = as_floats("a_t", a_t)
     if a_t.size > 64:
         raise ValueError(
             f"the action has {a_t.size} dimensions, and an exact trace costs one derivative for "
             "each: pass `divergence=eqx.Partial(hutchinson_divergence, key=key)`."
         )
-    v, derivative = jax.linearize(field, a_t)
+    v, derivative = _linearized(field, a_t)
     basis = jnp.eye(a_t.size, dtype=a_t.dtype).reshape(-1, *a_t.shape)
     return v, jnp.sum(jax.vmap(lambda e: jnp.vdot(e, derivative(e)))(basis))
 
@@ -42,9 +52,16 @@ def hutchinson_divergence(
     The same signs are used along the whole way. Bind `key` with `equinox.Partial`.
     """
     samples = check_count("samples", samples, "it sets the number of probes")
-    v, derivative = jax.linearize(field, a_t)
-    signs = jax.random.rademacher(key, (samples, *a_t.shape), a_t.dtype)
+    check_key(key)
+    v, derivative = _linearized(field, as_floats("a_t", a_t))
+    signs = jax.random.rademacher(key, (samples, *v.shape), v.dtype)
     return v, jnp.mean(jax.vmap(lambda e: jnp.vdot(e, derivative(e)))(signs))
+
+
+def _linearized(field, a_t):
+    v, derivative = jax.linearize(field, a_t)
+    check_same_shape("field", jnp.shape(v), "a_t", a_t.shape)
+    return v, derivative
 
 
 def log_prob(
@@ -60,13 +77,17 @@ def log_prob(
     `log N(a_0; 0, I) - integral of div v dt`, along the ODE back from the action to its noise.
 
     `policy` may be `Guided(...)`: this is then the guided policy's density. It is that of the ODE;
-    an Euler sampler of few steps has a slightly different law. A field that jumps (best-of-N, a
-    hard mask in t) has no such density.
+    an Euler sampler of few steps has a slightly different law. A field that jumps from one action
+    to the next has no such density: a critic bounded by a hard clip, `weights.NormMatched`,
+    `guidance.curvature` and `guidance.random_direction` are refused. The gradient of an ensemble's
+    minimum jumps too, where two members are equal. It is not refused, since members that agree
+    jump little; where they do not, the density misses what gathers there (`jnp.mean` is smooth).
 
     **Arguments:**
 
     - `policy`, `obs`: as for `velocity`.
-    - `action`: a clean action.
+    - `action`: one clean action. (A policy without `action_shape` cannot tell it from a batch, of
+      which it gives the joint density.)
     - `steps`: of the solver.
     - `solver`: any explicit Diffrax solver; `diffrax.Midpoint()` by default.
     - `divergence`: `exact_divergence`, or `hutchinson_divergence` with its key bound.
@@ -74,9 +95,16 @@ def log_prob(
     **Returns:** a scalar, in nats. Costs, per call of the field, one forward derivative per
     dimension or per probe.
 
+    **Raises:** `ValueError` if the action has another shape than the policy's, or if the field
+    jumps.
+
     Source: Chen et al., *Neural Ordinary Differential Equations*, 2018; Grathwohl et al.,
     *FFJORD*, 2019.
     """
+    action = as_floats("action", action)
+    wanted = known_shape(policy)
+    if wanted is not None:
+        check_same_shape("action", action.shape, "policy.action_shape", wanted)
     noise, integral = _walk(policy, obs, action, 1.0, 0.0, steps, solver, divergence)
     return _log_normal(noise) + integral
 
@@ -104,22 +132,25 @@ def kl_to_reference(
     - `key`: for the noises.
     - `samples`: how many actions.
 
-    **Returns:** the mean over the samples and its standard error, in nats.
+    **Returns:** the mean over the samples and its standard error (NaN for one), in nats.
     """
     samples = check_count("samples", samples, "it sets the number of actions")
+    check_key(key)
+    shape = shape_of_action(policy, reference, "kl_to_reference")
     options = {"steps": steps, "solver": solver, "divergence": divergence}
 
     def log_ratio(noise):
         action, integral = _walk(policy, obs, noise, 0.0, 1.0, **options)
         return _log_normal(noise) - integral - log_prob(reference, obs, action, **options)
 
-    ratios = jax.vmap(log_ratio)(jax.random.normal(key, (samples, *policy.action_shape)))
-    return jnp.mean(ratios), jnp.std(ratios) / samples**0.5
+    ratios = jax.vmap(log_ratio)(jax.random.normal(key, (samples, *shape)))
+    return jnp.mean(ratios), jnp.std(ratios, ddof=1) / samples**0.5
 
 
 def _walk(policy, obs, start, t0, t1, steps, solver, divergence):
     """The ODE's end from `start`, and the integral of the divergence along the way."""
     steps = check_count("steps", steps, "it sets the length of a step")
+    _refuse_jumps(policy)
 
     def field(t, state, _):
         return divergence(partial(_velocity_at, policy, obs, jnp.asarray(t)), state[0])
@@ -135,6 +166,38 @@ def _walk(policy, obs, start, t0, t1, steps, solver, divergence):
         throw=False,  # Fixed steps cannot fail, and a check would call back to the host.
     ).ys
     return ends[0][0], ends[1][0]  # type: ignore[index]
+
+
+def _refuse_jumps(policy):
+    """Looks for known causes of a jump anywhere in the policy, in what it wraps too."""
+    nodes = []
+    jax.tree.leaves(policy, is_leaf=lambda node: bool(nodes.append(node)))
+    for node in nodes:
+        function = getattr(node, "func", node)  # of a partial
+        if isinstance(node, Bounded) and node.clip is jnp.clip:
+            cause = (
+                "`critic` is bounded by a hard clip, so the guided field jumps at the bounds",
+                "Leave `clip` at its default, straight-through.",
+            )
+        elif isinstance(node, NormMatched):
+            cause = (
+                "`weights.NormMatched` keeps the size of guidance where the gradient turns round, "
+                "so the guided field jumps there",
+                "Use another weight.",
+            )
+        elif function is curvature:
+            cause = (
+                "`guidance.curvature` jumps where it leaves the correction out",
+                "Use another estimator.",
+            )
+        elif function is random_direction:
+            cause = (
+                "`guidance.random_direction` jumps from one point to the next",
+                "Use another estimator.",
+            )
+        else:
+            continue
+        raise ValueError(f"{cause[0]}, and its flow has no density. {cause[1]}")
 
 
 def _velocity_at(policy, obs, t, a_t):

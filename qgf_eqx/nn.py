@@ -11,7 +11,9 @@ import numpy as np
 from jax.nn.initializers import Initializer, lecun_normal, variance_scaling
 from jaxtyping import Array, Float, Scalar
 
+from ._checks import as_reals, as_scalar, as_shape, check_count, check_key
 from ._fields import given
+from ._norms import spread
 from ._types import Action, Key, Obs, Time
 
 _hidden_init = variance_scaling(1.0, "fan_avg", "uniform")
@@ -73,14 +75,15 @@ class VelocityMLP(eqx.Module):
         - `embed`: the features of flow time.
         - `key`: for the initial parameters.
         """
-        self.obs_size, self.action_shape, self.embed = obs_size, tuple(action_shape), embed
-        action_size = prod(action_shape)
+        self.obs_size, self.action_shape = _size("obs_size", obs_size, 0), as_shape(action_shape)
+        self.embed = embed
+        action_size = prod(self.action_shape)
         time_size = jax.eval_shape(embed, jnp.zeros(())).size
         self.mlp = _MLP(
-            obs_size + action_size + time_size,
+            self.obs_size + action_size + time_size,
             action_size,
             width,
-            normed=[k < depth - 1 for k in range(depth)],
+            normed=[k < depth - 1 for k in range(_size("depth", depth))],
             head_init=lecun_normal(),
             key=key,
         )
@@ -119,8 +122,9 @@ class CriticMLP(eqx.Module):
         key: Key,
     ):
         """Arguments as for `VelocityMLP`."""
-        self.obs_size, self.action_shape = obs_size, tuple(action_shape)
-        self.mlp = _MLP(obs_size + prod(action_shape), 1, width, normed=[True] * depth, key=key)
+        self.obs_size, self.action_shape = _size("obs_size", obs_size, 0), as_shape(action_shape)
+        in_size, normed = self.obs_size + prod(self.action_shape), [True] * _size("depth", depth)
+        self.mlp = _MLP(in_size, 1, width, normed=normed, key=key)
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The value at `(obs, action)`."""
@@ -155,9 +159,11 @@ class TimedCriticMLP(eqx.Module):
         key: Key,
     ):
         """Arguments as for `VelocityMLP`."""
-        self.obs_size, self.action_shape, self.embed = obs_size, tuple(action_shape), embed
-        in_size = obs_size + prod(action_shape) + jax.eval_shape(embed, jnp.zeros(())).size
-        self.mlp = _MLP(in_size, 1, width, normed=[True] * depth, key=key)
+        self.obs_size, self.action_shape = _size("obs_size", obs_size, 0), as_shape(action_shape)
+        self.embed = embed
+        time_size = jax.eval_shape(embed, jnp.zeros(())).size
+        in_size = self.obs_size + prod(self.action_shape) + time_size
+        self.mlp = _MLP(in_size, 1, width, normed=[True] * _size("depth", depth), key=key)
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Scalar:
         """The value at `(obs, a_t, t)`."""
@@ -181,8 +187,8 @@ class ValueMLP(eqx.Module):
 
     def __init__(self, obs_size: int, *, width: int = 1024, depth: int = 4, key: Key):
         """Arguments as for `VelocityMLP`."""
-        self.obs_size = obs_size
-        self.mlp = _MLP(obs_size, 1, width, normed=[True] * depth, key=key)
+        self.obs_size = _size("obs_size", obs_size, 0)
+        self.mlp = _MLP(self.obs_size, 1, width, normed=[True] * _size("depth", depth), key=key)
 
     def __call__(self, obs: Obs) -> Scalar:
         """The value at `obs`."""
@@ -199,11 +205,7 @@ class LowerBound(eqx.Module):
 
     def __call__(self, values: Float[Array, " size"]) -> Scalar:
         """The lower bound of the members' values."""
-        centre = jnp.mean(values)
-        squares = jnp.mean(jnp.square(values - centre))
-        # Where all members agree the root has no derivative, and the bound is the mean.
-        apart = squares > 0
-        return centre - self.rho * jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1)), 0)
+        return jnp.mean(values) - self.rho * spread(values)
 
 
 class Ensemble(eqx.Module):
@@ -237,12 +239,13 @@ class Ensemble(eqx.Module):
         - `reduce`: from the vector of values to a scalar; the minimum in the paper.
         - `key`: split among the members.
         """
-        self.members = tuple(make(k) for k in jax.random.split(key, size))
+        check_key(key)
+        self.members = tuple(make(k) for k in jax.random.split(key, _size("size", size)))
         self.reduce = reduce
 
     def values(self, obs: Obs, action: Action) -> Float[Array, " size"]:
         """Every member's value at `(obs, action)`."""
-        return jnp.stack([member(obs, action) for member in self.members])
+        return jnp.stack([as_scalar("critic", member(obs, action)) for member in self.members])
 
     def given(self, obs: Obs) -> "Ensemble":
         """The ensemble at one observation."""
@@ -274,11 +277,14 @@ class LeastMember(eqx.Module):
 
     def action_gradient(self, obs: Obs, action: Action) -> Action:
         """The gradient of the least value."""
-        each = [jax.vjp(lambda a, m=m: m(obs, a), action) for m in self.ensemble.members]
+        ask = lambda m: lambda a: as_scalar("critic", m(obs, a))  # noqa: E731
+        each = [jax.vjp(ask(m), action) for m in self.ensemble.members]
         values, carry_back = zip(*each, strict=True)
         one = jnp.ones_like(values[0])
         branches = [lambda backs, i=i: backs[i](one)[0] for i in range(len(each))]
-        return jax.lax.switch(jnp.argmin(jnp.stack(values)), branches, carry_back)
+        least = jnp.argmin(jnp.stack(values))  # a NaN, if there is one
+        g = jax.lax.switch(least, branches, carry_back)
+        return jnp.where(jnp.isnan(jnp.stack(values)[least]), jnp.nan, g)
 
 
 class _MLP(eqx.Module):
@@ -296,11 +302,12 @@ class _MLP(eqx.Module):
         head_init: Initializer = _hidden_init,
         key: Key,
     ):
-        if not normed or width < 1 or in_size < 1 or out_size < 1:
+        width = _size("width", width)
+        if in_size < 1 or out_size < 1:
             raise ValueError(
-                f"`depth` ({len(normed)}), `width` ({width}), inputs ({in_size}) and outputs "
-                f"({out_size}) of a network must all be at least 1."
+                f"inputs ({in_size}) and outputs ({out_size}) of a network must be at least 1."
             )
+        check_key(key)
         *keys, head_key = jax.random.split(key, len(normed) + 1)
         sizes = [in_size] + [width] * (len(normed) - 1)
         self.layers = tuple(
@@ -357,8 +364,12 @@ def _linear(in_size: int, out_size: int, init: Initializer, key: Key) -> eqx.nn.
     return eqx.tree_at(lambda m: (m.weight, m.bias), linear, (weight, bias))
 
 
+def _size(name: str, size: int, least: int = 1) -> int:
+    return check_count(name, size, "it is a size of a network", least=least)
+
+
 def _flatten(obs: Obs, size: int, dtype) -> Float[Array, " obs"]:
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(obs)]
+    leaves = [as_reals("obs", leaf) for leaf in jax.tree.leaves(obs)]
     found = sum(leaf.size for leaf in leaves)
     if found != size:
         shapes = ", ".join(str(leaf.shape) for leaf in leaves) or "nothing"
@@ -375,4 +386,4 @@ def _check_action(action: Action, shape: tuple[int, ...], dtype) -> Action:
             f"the action has shape {jnp.shape(action)}, but the network was built for {shape}. "
             "If it is a batch, wrap the call in `jax.vmap`."
         )
-    return jnp.asarray(action, dtype)
+    return as_reals("action", action).astype(dtype)

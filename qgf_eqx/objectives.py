@@ -3,8 +3,9 @@
 The model that is differentiated comes first; everything else is held constant.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,8 +13,16 @@ import jax.numpy as jnp
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PyTree, Scalar
 
+from ._checks import (
+    as_floats,
+    as_number,
+    as_scalar,
+    check_between,
+    check_key,
+    check_same_shape,
+)
+from ._fields import ask, timed_value, velocity
 from ._fields import critic as value_of
-from ._fields import velocity
 from ._types import Action, Critic, Key, Obs, TimedCritic, Value, Velocity
 
 _Model = TypeVar("_Model", bound=PyTree)
@@ -53,33 +62,49 @@ def flow_matching(
 
 
 def _point_on_the_flow(action, key, time):
+    check_key(key)
+    action = as_floats("action", action)
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, action.shape, action.dtype)
-    t = time(time_key).astype(action.dtype)
+    t = as_number("time", ask("time", time, key=time_key), action.dtype)
     return (1 - t) * noise + t * action, t, action - noise
 
 
-def expectile(difference: Scalar, tau: float) -> Scalar:
-    """The asymmetric square `|tau - 1[difference < 0]| difference^2`.
+def expectile_loss(difference: Scalar, expectile: float | int) -> Scalar:
+    """The asymmetric square `|expectile - 1[difference < 0]| difference^2`.
 
-    Its minimiser moves from the mean (`tau = .5`) to the maximum (`tau -> 1`).
+    Its minimiser moves from the mean (`expectile = 0.5`) to the maximum (`expectile -> 1`).
+
+    **Raises:** `ValueError` if `expectile` is not in (0, 1).
     """
-    return jnp.where(difference < 0, 1 - tau, tau) * jnp.square(difference)
+    check_between("expectile", expectile, 0, 1, open=True)
+    return jnp.where(difference < 0, 1 - expectile, expectile) * jnp.square(difference)
 
 
 def iql_value(
-    value: Value, target: Critic, obs: Obs, action: Action, *, tau: float = 0.9
+    value: Value,
+    target: Critic,
+    obs: Obs,
+    action: Action,
+    *,
+    expectile: float | int = 0.9,
+    tau: float | int | None = None,
 ) -> Scalar:
-    """Implicit Q-learning's value loss: `expectile(Q_target(obs, action) - V(obs), tau)`.
+    """Implicit Q-learning's value loss: `expectile_loss(Q_target(obs, action) - V(obs))`.
 
     **Arguments:**
 
     - `value`: the state value to train.
     - `target`: the target critic, reduced over its ensemble.
     - `obs`, `action`: of one transition.
-    - `tau`: the expectile.
+    - `expectile`: in (0, 1), the higher the closer to the best action of the data.
+    - `tau`: the old name of `expectile`, for one version.
     """
-    return expectile(stop_gradient(value_of(target, obs, action)) - value(obs), tau)
+    if tau is not None:
+        _warn("`tau` is now `expectile`")
+        expectile = tau
+    now = as_scalar("value", ask("value", value, obs=obs))
+    return expectile_loss(stop_gradient(value_of(target, obs, action)) - now, expectile)
 
 
 def iql_critic(
@@ -101,7 +126,10 @@ def iql_critic(
     - `reward`: the discounted sum of the chunk's rewards.
     - `discount`: `gamma^H`, or 0 where the task was solved inside the chunk.
     """
-    backup = stop_gradient(reward + discount * value(next_obs))
+    later = as_scalar("value", ask("value", value, obs=next_obs))
+    backup = stop_gradient(
+        as_scalar("reward", reward, "is") + as_scalar("discount", discount, "is") * later
+    )
     return jnp.square(value_of(critic, obs, action) - backup)
 
 
@@ -120,7 +148,10 @@ def td_critic(
     Arguments as for `iql_critic`, and `target`, a critic already reduced to a scalar (QAM:
     mean minus rho standard deviations of ten), with `next_action` drawn from the policy.
     """
-    backup = stop_gradient(reward + discount * value_of(target, next_obs, next_action))
+    later = value_of(target, next_obs, next_action)
+    backup = stop_gradient(
+        as_scalar("reward", reward, "is") + as_scalar("discount", discount, "is") * later
+    )
     return jnp.square(value_of(critic, obs, action) - backup)
 
 
@@ -165,8 +196,10 @@ def robust_critic(
 
     Source: RobustQ, a baseline of arXiv 2606.11087.
     """
+    check_between("temperature", temperature, 0, jnp.inf, open=True)
     a_t, t, _ = _point_on_the_flow(action, key, time)
-    value = value_of(lambda obs, a: robust(obs, a, t), obs, a_t)
+    temperature = as_number("temperature", temperature, a_t.dtype)
+    value = timed_value(robust, obs, a_t, t)
     return loss((stop_gradient(value_of(target, obs, action)) - value) / temperature)
 
 
@@ -178,7 +211,7 @@ def cfgrl(
     key: Key,
     *,
     time: Callable[[Key], Scalar] = uniform_time,
-    share: float = 0.1,
+    share: float | Array = 0.1,
 ) -> Scalar:
     """CFGRL's loss: flow matching on the condition "better than the state's value", and,
     with weight `share`, on none: `1[advantage > 0] L(policy | 1) + share L(policy | 0)`.
@@ -194,24 +227,54 @@ def cfgrl(
     a_t, t, target = _point_on_the_flow(action, key, time)
 
     def error(condition):
-        v = velocity(policy, (obs, jnp.full((), condition, action.dtype)), a_t, t)
+        v = velocity(policy, (obs, jnp.full((), condition, a_t.dtype)), a_t, t)
         return jnp.mean(jnp.square(v - target))
 
-    better = (stop_gradient(advantage) > 0).astype(action.dtype)
+    better = (stop_gradient(as_scalar("advantage", advantage, "is")) > 0).astype(a_t.dtype)
+    share = as_number("share", share, a_t.dtype)
     return better * error(1) + share * error(0)
 
 
-def polyak(target: _Model, online: _Model, rate: float) -> _Model:
-    """The moving average `(1 - rate) target + rate online`, on every array of a model."""
+def polyak(target: _Model, online: _Model, rate: float | Array) -> _Model:
+    """The moving average `(1 - rate) target + rate online`, on every array of a model.
+
+    **Raises:** `ValueError` if the two models differ in structure or in the shape of an array, or
+    if `rate` is not one number in [0, 1].
+    """
+    check_between("rate", rate, 0, 1)
     arrays, static = eqx.partition(target, eqx.is_inexact_array)
-    mixed = jax.tree.map(
-        lambda old, new: (1 - rate) * old + rate * new,
-        arrays,
-        eqx.filter(online, eqx.is_inexact_array),
-    )
-    return eqx.combine(mixed, static)
+    others = eqx.filter(online, eqx.is_inexact_array)
+    if jax.tree.structure(arrays) != jax.tree.structure(others):
+        raise ValueError("`target` and `online` must be models of the same structure.")
+
+    def mix(path, old, new):
+        place = jax.tree_util.keystr(path)
+        check_same_shape(f"online{place}", new.shape, f"target{place}", old.shape)
+        share = as_number("rate", rate, old.dtype)
+        return (1 - share) * old + share * new.astype(old.dtype)
+
+    return eqx.combine(jax.tree_util.tree_map_with_path(mix, arrays, others), static)
 
 
-def discounted_sum(rewards: Float[Array, " horizon"], discount: float) -> Scalar:
-    """`sum_i discount^i rewards[i]`, the reward of a chunk."""
+def discounted_sum(rewards: Float[Array, " horizon"], discount: float | Array) -> Scalar:
+    """`sum_i discount^i rewards[i]`, the reward of a chunk.
+
+    **Raises:** `ValueError` if `rewards` is not a vector of floats.
+    """
+    rewards = as_floats("rewards", rewards)
+    if rewards.ndim != 1:
+        raise ValueError(f"`rewards` must be a vector, got an array of shape {rewards.shape}.")
+    discount = as_number("discount", discount, rewards.dtype)
     return jnp.sum(rewards * discount ** jnp.arange(len(rewards), dtype=rewards.dtype))
+
+
+def __getattr__(name: str) -> Any:  # the old name of `expectile_loss`, for one version
+    if name != "expectile":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _warn("`objectives.expectile` is now `objectives.expectile_loss`")
+    return lambda difference, tau: expectile_loss(difference, tau)
+
+
+def _warn(change: str) -> None:
+    message = f"{change}; the old name goes with the next version."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)

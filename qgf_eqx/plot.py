@@ -1,5 +1,6 @@
-"""Figures of results: success rates with intervals, and ways through a maze."""
+"""Figures of results: success rates with intervals, and paths through a maze."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,51 @@ except ImportError as error:
     ) from error
 
 from .analysis import Diagnostics
-
-_COLOURS = {"flow": "#7f7f7f", "qgf": "#1f77b4", "ood": "#d95f02"}
+from .evaluate.names import METHODS, colour
+from .evaluate.results import interval_note, seeds_of
 
 
 def success_bars(results: dict[str, Any], path: str | Path) -> Path:
-    """Success rate of every method of a result, with its 95 % interval.
+    """Success rate, or mean return, of every method of a result, with its 95 % interval, and what
+    that is over.
 
     **Arguments:**
 
-    - `results`: of `experiment.run` or `experiment.compare`.
+    - `results`: of `experiment.run` or `comparison.compare`, or a file of one by `results.read`.
     - `path`: of the picture; the ending says the format.
     """
     rows = results["table"]
-    rates = np.array([row["success"] for row in rows])
-    errors = np.abs(np.array([row["interval"] for row in rows]).T - rates)
+    rates, errors = _means_and_errors(rows)
     names = [f"{r['method']}\nw = {r['weight']}" if r["weight"] else r["method"] for r in rows]
     figure, axes = pyplot.subplots(figsize=(1.3 * len(rows) + 1, 3.2), layout="constrained")
-    colours = [_COLOURS.get(row["method"], "#66a61e") for row in rows]
-    axes.bar(names, 100 * rates, yerr=100 * errors, color=colours, capsize=4)
-    axes.set(ylim=(0, 105), ylabel="success, %")
-    axes.set_title(f"{results['task']}\nn = {rows[0]['n']} episodes, 95 % Wilson", fontsize=9)
+    colours = [colour(row["method"]) for row in rows]
+    axes.bar(names, rates, yerr=errors, color=colours, capsize=4)
+    axes.set(**_vertical(rows))
+    axes.set_title(_heading(results), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
+
+
+def _means_and_errors(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Success in percent, or the mean return; and how far the interval reaches down and up."""
+    by_return = "return" in rows[0]
+    means = np.array([row["return" if by_return else "success"] for row in rows])
+    errors = np.abs(np.array([row["interval"] for row in rows]).T - means)
+    return (means, errors) if by_return else (100 * means, 100 * errors)
+
+
+def _vertical(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if "return" in rows[0]:
+        return {"ylabel": "mean return"}
+    return {"ylim": (0, 105), "ylabel": "success, %"}
+
+
+def _heading(results: dict[str, Any]) -> str:
+    row = results["table"][0]
+    seeds = seeds_of(row)
+    n = f"{row['n'] // seeds} episodes x {seeds} training seed{'s' * (seeds > 1)}"
+    note = interval_note(row).replace(": ", ":\n")
+    return f"{results['task']}\nn = {n}. 95 % intervals.\n{note}"
 
 
 def best_of(results: dict[str, Any], path: str | Path) -> Path:
@@ -54,17 +77,15 @@ def best_of(results: dict[str, Any], path: str | Path) -> Path:
     for name, points in lines.items():
         points.sort(key=lambda point: point[0])
         counts = [count for count, _ in points]
-        rates = np.array([row["success"] for _, row in points])
-        errors = np.abs(np.array([row["interval"] for _, row in points]).T - rates)
-        style = {"color": _COLOURS.get(name), "marker": "o", "capsize": 3, "label": name}
-        axes.errorbar(counts, 100 * rates, yerr=100 * errors, **style)
+        rates, errors = _means_and_errors([row for _, row in points])
+        style = {"color": colour(name), "marker": "o", "capsize": 3, "label": name}
+        axes.errorbar(counts, rates, yerr=errors, **style)
     ticks = sorted({count for points in lines.values() for count, _ in points})
-    axes.set(xscale="log", xlabel="best of N", ylabel="success, %", ylim=(0, 105))
+    axes.set(xscale="log", xlabel="best of N", **_vertical(results["table"]))
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
-    n = results["table"][0]["n"]
-    axes.set_title(f"{results['task']}\nn = {n} episodes, 95 % Wilson", fontsize=9)
+    axes.set_title(_heading(results), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
@@ -72,7 +93,7 @@ def best_of(results: dict[str, Any], path: str | Path) -> Path:
 def maze_paths(
     maze: Any, paths: dict[str, list], path: str | Path, methods: tuple[str, ...] = ("flow", "qgf")
 ) -> Path:
-    """The maze from above, and every episode's way through it, one panel a method.
+    """The maze from above, and every episode's path through it, one panel a method.
 
     **Arguments:**
 
@@ -95,7 +116,7 @@ def maze_paths(
         ways = [way for way in paths[name] if way]  # none, if the environment broke at once
         for way in ways:
             x, y = np.array(way).T
-            axes.plot(x, y, color=_COLOURS.get(name, "#66a61e"), alpha=0.35, linewidth=0.8)
+            axes.plot(x, y, color=colour(name), alpha=0.35, linewidth=0.8)
         axes.plot(*task["init_xy"], "o", color="black", markersize=7, label="start")
         axes.plot(*task["goal_xy"], "*", color="#e6ab02", markersize=16, label="goal")
         reached = sum(
@@ -136,8 +157,8 @@ def diagnostics(found: Diagnostics, path: str | Path) -> Path:
             axes.text(0.5, 0.5, "not given", ha="center", transform=axes.transAxes)
             continue
         low, middle, high = np.nanpercentile(values, [10, 50, 90], axis=0)
-        axes.fill_between(t, low, high, alpha=0.2, color=_COLOURS["qgf"], linewidth=0)
-        axes.plot(t, middle, color=_COLOURS["qgf"], marker="o", markersize=3)
+        axes.fill_between(t, low, high, alpha=0.2, color=colour("qgf"), linewidth=0)
+        axes.plot(t, middle, color=colour("qgf"), marker="o", markersize=3)
     for axes in grid[1]:
         axes.set_xlabel("t")
     flows = np.asarray(found.t)[..., 0].size
@@ -145,14 +166,7 @@ def diagnostics(found: Diagnostics, path: str | Path) -> Path:
     return _save(figure, path)
 
 
-_ESTIMATORS = {
-    "flow": "#7f7f7f",
-    "OOD": "#d95f02",
-    "QGF": "#1f77b4",
-    "QGF-Jacobian": "#2ca02c",
-    "QGF-chain": "#9467bd",
-    "BPTT": "#8c564b",
-}
+_ESTIMATORS = {row.label: row.colour for row in METHODS.values()}
 
 
 def example(found: dict[str, Any], path: str | Path) -> Path:
@@ -258,6 +272,7 @@ def value(found: dict[str, Any], path: str | Path) -> Path:
 
 def _save(figure, path: str | Path) -> Path:
     pyplot.rcParams["svg.hashsalt"] = "qgf_eqx"  # the same numbers, the same file
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith("svg") else None)
     pyplot.close(figure)
     return Path(path)

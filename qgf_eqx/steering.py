@@ -10,8 +10,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ._denoise import check_count, one_step
-from ._fields import Bounded, action_gradient, given, velocity
+from ._checks import (
+    as_factor,
+    as_floats,
+    as_number,
+    check_between,
+    check_count,
+    check_key,
+    check_same_shape,
+    shape_of_action,
+)
+from ._denoise import one_step
+from ._fields import action_gradient, asked_at, given, velocity
 from ._fields import critic as value_of
 from ._sample import best, candidates
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
@@ -59,11 +69,12 @@ def grad_step(
     **Returns:** an action of the same shape. Costs the critic forward and backward, `steps` times.
     """
     steps = check_count("steps", steps, "it sets the length of the scan")
+    action = as_floats("action", action)
+    size = as_factor("size", size, action.shape, action.dtype)
     critic = given(critic, obs)
 
     def step(a, _):
-        a = a + size * action_gradient(critic, obs, a)
-        return (critic.to_bounds(a) if isinstance(critic, Bounded) else a), None
+        return asked_at(critic, a + size * action_gradient(critic, obs, a)), None
 
     return jax.lax.scan(step, action, length=steps)[0]
 
@@ -78,7 +89,7 @@ def fk_steering(
     temperature: float | Array = 1.0,
     steps: int = 10,
     churn: float | Array = 1.0,
-    threshold: float = 0.5,
+    threshold: float | Array = 0.5,
 ) -> Action:
     """One action of the tilted law `p(a) exp(Q / temperature)`, by sequential Monte Carlo.
 
@@ -102,12 +113,18 @@ def fk_steering(
     **Returns:** an action of shape `policy.action_shape`. Costs the policy and the critic forward,
     `particles * steps` times, and the critic `particles` times more.
 
+    **Raises:** as `sample`, and `ValueError` if `churn` or `threshold` is not in [0, 1].
+
     Source: Singhal et al., *A General Framework for Inference-time Scaling and Steering of
     Diffusion Models* (Feynman-Kac steering), 2025.
     """
     particles = check_count("particles", particles, "it sets the number of particles")
     steps = check_count("steps", steps, "it sets the length of the scan")
-    shape = policy.action_shape
+    check_between("temperature", temperature, 0, float("inf"), open=True)
+    check_between("churn", churn, 0, 1)
+    check_between("threshold", threshold, 0, 1)
+    check_key(key)
+    shape = shape_of_action(policy, critic, "fk_steering")
     policy, critic = given(policy, obs), given(critic, obs)
     noise_key, walk_key, pick_key = jax.random.split(key, 3)
     a_t = jax.random.normal(noise_key, (particles, *shape))
@@ -133,9 +150,12 @@ def fk_steering(
 
     start = (a_t, jnp.zeros(particles, a_t.dtype), jnp.zeros(particles, a_t.dtype))
     (actions, before, log_weight), _ = jax.lax.scan(step, start, jnp.arange(steps))
-    if isinstance(critic, Bounded):
-        actions = critic.to_bounds(actions)
+    actions = jax.vmap(partial(asked_at, critic))(actions)
     log_weight = log_weight + _gain(ask(actions), before)
+    # Where no particle has a value above -inf, any will do whose value is known.
+    known = ~jnp.isnan(jax.vmap(partial(value_of, critic, obs))(actions))
+    fallback = jnp.where(known, jnp.zeros_like(log_weight), -jnp.inf)
+    log_weight = jnp.where(jnp.any(log_weight > -jnp.inf), log_weight, fallback)
     return actions[jax.random.categorical(pick_key, log_weight)]
 
 
@@ -176,16 +196,18 @@ class ClassifierFree(eqx.Module):
     @property
     def action_shape(self) -> tuple[int, ...]:
         """The policy's."""
-        return self.policy.action_shape
+        return shape_of_action(self.policy)
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The combined velocity at `(obs, a_t, t)`."""
+        a_t = as_floats("a_t", a_t)
+        weight = as_factor("weight", self.weight, a_t.shape, a_t.dtype)
 
         def conditioned(condition):
             return velocity(self.policy, (obs, condition), a_t, t)
 
         plain, better = jax.vmap(conditioned)(jnp.arange(2, dtype=a_t.dtype))
-        return plain + self.weight * (better - plain)
+        return plain + weight * (better - plain)
 
 
 class Inpainted(eqx.Module):
@@ -219,7 +241,7 @@ class Inpainted(eqx.Module):
     @property
     def action_shape(self) -> tuple[int, ...]:
         """The chunk's."""
-        return self.chunk.shape
+        return jnp.shape(self.chunk)
 
     def given(self, obs: Obs) -> "Inpainted":
         """The same at one observation."""
@@ -227,18 +249,26 @@ class Inpainted(eqx.Module):
 
     def __call__(self, obs: Obs, a_t: Action, t: Time) -> Action:
         """The velocity at `(obs, a_t, t)`."""
-        t = jnp.asarray(t, a_t.dtype)
+        a_t = as_floats("a_t", a_t)
+        check_same_shape("chunk", jnp.shape(self.chunk), "a_t", a_t.shape)
+        chunk, mask = (
+            as_factor(name, x, a_t.shape, a_t.dtype)
+            for name, x in (("chunk", self.chunk), ("mask", self.mask))
+        )
+        t = jnp.asarray(as_number("t", t, a_t.dtype), a_t.dtype)
+        largest = as_number("largest", self.largest, a_t.dtype)
 
         def leap(a):
             v = velocity(self.policy, obs, a, t)
             return a + (1 - t) * v, v
 
         action, carry_back, v = jax.vjp(leap, a_t, has_aux=True)
-        mask = jnp.broadcast_to(self.mask, a_t.shape)
-        pull = carry_back(mask * (self.chunk - action))[0]
+        # Where nothing is given, anything may be in the chunk, NaN too.
+        missing = jnp.where(mask == 0, 0, chunk) - jnp.where(mask == 0, 0, action)
+        pull = carry_back(mask * missing)[0]
         both = t * (1 - t)
         odds = (t**2 + (1 - t) ** 2) / jnp.where(both > 0, both, 1)
-        return v + jnp.where(both > 0, jnp.minimum(odds, self.largest), self.largest) * pull
+        return v + jnp.where(both > 0, jnp.minimum(odds, largest), largest) * pull
 
 
 def prefix_mask(horizon: int, committed: int, executed: int) -> Float[Array, "horizon 1"]:
@@ -255,10 +285,15 @@ def prefix_mask(horizon: int, committed: int, executed: int) -> Float[Array, "ho
 
     **Raises:** `ValueError` if the two parts do not fit into the horizon.
     """
-    if committed < 0 or executed < 0 or committed + executed > horizon:
+    count = partial(check_count, hint="it counts rows", least=0)
+    horizon, committed, executed = (
+        count(name, value)
+        for name, value in (("horizon", horizon), ("committed", committed), ("executed", executed))
+    )
+    if committed + executed > horizon:
         raise ValueError(
-            f"`committed` ({committed}) and `executed` ({executed}) must be at least 0 and sum "
-            f"to at most the horizon ({horizon})."
+            f"`committed` ({committed}) and `executed` ({executed}) must sum to at most the "
+            f"horizon ({horizon})."
         )
     row = jnp.arange(horizon, dtype=float)
     c = jnp.clip((horizon - executed - row) / (horizon - executed - committed + 1), 0, 1)

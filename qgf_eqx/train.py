@@ -1,15 +1,17 @@
 """Training of the flow, the critic and the value, on a dataset on the device or in its files.
 
-One compiled call makes many updates: indices are drawn in the graph, and the batch of update n
-is a pure function of (seed, n). A dataset larger than memory is streamed from its files instead,
-with the same batches. A run is a folder with `config.json`, `metrics.jsonl` and
+One compiled call makes many updates, in seconds: indices are drawn in the graph, and the batch of
+update n is a pure function of (seed, n). A dataset larger than memory is streamed from its files
+instead, with the same batches. A run is a folder with `config.json`, `metrics.jsonl` and
 `checkpoint.safetensors`; started again, it goes on where it was, bit for bit.
 """
 
 import dataclasses
 import itertools
 import json
+import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +26,22 @@ import numpy as np
 from tqdm import tqdm
 
 from . import checkpoint, objectives
-from ._denoise import check_count
+from ._checks import check_count
 from ._files import write_atomically
 from ._run_folder import MetricsLog, alone_in, termination_flag
 from ._run_folder import RunError as RunError
 from ._run_folder import read_metrics as read_metrics
+from ._train_config import TrainConfig as TrainConfig
+from ._train_config import read_config as read_config
+from ._train_config import refuse_other
 from ._types import Key
-from .datasets import (
+from ._units import OfRealObs, blank_units, fit_units, has_units
+from ._units import Units as Units
+from .checkpoint import CheckpointError
+from .data import (
     Chunk,
     Dataset,
+    DatasetError,
     Rows,
     check_horizon,
     draw_starts,
@@ -40,6 +49,7 @@ from .datasets import (
     read_rows,
     time_limit_masks,
 )
+from .data._identity import differing, identity
 from .nn import CriticMLP, Ensemble, ValueMLP, VelocityMLP, low_frequency_time, paper_time
 
 try:
@@ -50,58 +60,12 @@ except ImportError as error:
     ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """What a run is made of. The defaults are the paper's where it names them."""
-
-    env: str
-    """The task, say `cube-single-play-singletask-task2-v0`."""
-    updates: int = 500_000
-    """Gradient steps."""
-    batch: int = 1024
-    """Chunks per gradient step."""
-    horizon: int = 5
-    """H, the actions per chunk."""
-    width: int = 1024
-    """Of the hidden layers of all networks."""
-    depth: int = 4
-    """Hidden layers of all networks."""
-    critics: int = 2
-    """Members of the critic's ensemble, which is reduced by its minimum."""
-    gamma: float = 0.999
-    """The discount of one environment step."""
-    tau: float = 0.9
-    """The expectile of the value loss."""
-    ema_rate: float = 0.005
-    """How fast the target critic follows the critic."""
-    learning_rate: float = 3e-4
-    """Of Adam."""
-    seed: int = 0
-    """Of the parameters, the batches and the noise."""
-    paper_time: bool = False
-    """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
-    time_limit_masks: bool = False
-    """The authors' masks for their 100M data, for parity: success does not stop the bootstrap."""
-
-    def __post_init__(self):
-        for name in ("updates", "batch", "horizon", "width", "depth", "critics"):
-            if getattr(self, name) < 1:
-                raise RunError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("gamma", "tau", "ema_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise RunError(f"`{name}` must be in (0, 1], got {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            raise RunError(f"`learning_rate` must be positive, got {self.learning_rate}.")
-        if not 0 <= self.seed < 2**31:
-            raise RunError(f"`seed` must be in [0, 2^31), got {self.seed}.")
-
-
 class Nets(eqx.Module):
     """The four networks of a run."""
 
-    policy: VelocityMLP
+    policy: VelocityMLP | OfRealObs
     critic: Ensemble
-    value: ValueMLP
+    value: ValueMLP | OfRealObs
     target: Ensemble
     """The moving average of `critic`: the one that guides."""
 
@@ -131,11 +95,28 @@ class State(NamedTuple):
     step: jax.Array
 
 
+class _NormalisedState(NamedTuple):
+    """What is saved of a run that has units."""
+
+    nets: Nets
+    optimizer: Any
+    step: jax.Array
+    units: Units
+
+
+def _with(units: Units, state: State) -> _NormalisedState:
+    return _NormalisedState(state.nets, state.optimizer, state.step, units)
+
+
 def init(config: TrainConfig, obs_size: int, action_size: int) -> State:
     """The state before the first update; a pure function of the config."""
     nets = make_nets(config, obs_size, action_size, jax.random.key(config.seed))
     trained = eqx.filter(_trained(nets), eqx.is_inexact_array)
     return State(nets, optax.adam(config.learning_rate).init(trained), jnp.zeros((), jnp.int32))
+
+
+LOSSES = ("flow_loss", "critic_loss", "value_loss")
+"""The names of what `losses` gives."""
 
 
 def losses(
@@ -145,14 +126,15 @@ def losses(
     policy, critic, value = trained
     time = partial(objectives.grid_time, steps=10) if config.paper_time else objectives.uniform_time
 
+    obs, action, reward, discount, next_obs, _ = chunk
+
     def critic_loss(member):
-        obs, action, reward, discount, next_obs, _ = chunk
         return objectives.iql_critic(member, value, obs, action, reward, discount, next_obs)
 
     each = {
-        "flow_loss": objectives.flow_matching(policy, chunk.obs, chunk.action, key, time=time),
+        "flow_loss": objectives.flow_matching(policy, obs, action, key, time=time),
         "critic_loss": sum(map(critic_loss, critic.members)) / len(critic.members),
-        "value_loss": objectives.iql_value(value, target, chunk.obs, chunk.action, tau=config.tau),
+        "value_loss": objectives.iql_value(value, target, obs, action, expectile=config.expectile),
     }
     return {name: chunk.weight * loss for name, loss in each.items()}
 
@@ -177,31 +159,47 @@ def update(state: State, chunks: Chunk, key: Key, config: TrainConfig) -> tuple[
     return State(Nets(policy, critic, value, target), optimizer_state, state.step + 1), metrics
 
 
-def make_updates(config: TrainConfig) -> Callable[[Dataset | Rows, State, int], tuple[State, dict]]:
-    """A compiled function `(source, state, count) -> (state, mean metrics)` of `count` updates.
+def make_updates(
+    config: TrainConfig, units: Units | None = None
+) -> Callable[..., tuple[State, dict]]:
+    """A compiled function `(source, state, count, first=0, sums=None) -> (state, sums)` of `count`
+    updates, and the sums of their losses, onto those that are given.
 
-    The source is a dataset on the device, or the rows of all the updates, as `stream` reads them.
-    The state's buffers are donated: use the returned one.
+    The source is a dataset on the device, or rows of updates, as `stream` reads them, of which it
+    takes those from `first`. Any `count` is the same compiled loop, so however many updates are
+    split into calls, the bits are the same. The state's and the sums' buffers are donated: use the
+    returned ones. The rows are brought into the units, if there are some.
     """
 
     @partial(eqx.filter_jit, donate="all-except-first")
-    def updates(source: Dataset | Rows, state: State, count: int):
+    def loop(given: tuple, state: State, sums: dict):
+        source, first, count = given
         arrays, static = eqx.partition(state, eqx.is_array)
 
-        def one(arrays, rows):
+        def one(i, carry):
+            arrays, sums = carry
             state = eqx.combine(arrays, static)
             if isinstance(source, Dataset):
-                length = len(source.terminals)
+                length = len(source.episode_end)
                 starts = draw_starts(config.seed, state.step, batch=config.batch, rows=length)
                 rows = read_rows(source, starts, config.horizon)
+            else:
+                row = partial(jax.lax.dynamic_index_in_dim, index=first + i, keepdims=False)
+                rows = jax.tree.map(row, source)
+            rows = rows if units is None else units.rows(rows)
             chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
             key = jax.random.fold_in(jax.random.key(config.seed + 2**31), state.step)
             state, metrics = update(state, chunks, key, config)
-            return eqx.filter(state, eqx.is_array), metrics
+            return eqx.filter(state, eqx.is_array), jax.tree.map(jnp.add, sums, metrics)
 
-        each = source if isinstance(source, Rows) else None
-        arrays, metrics = jax.lax.scan(one, arrays, each, length=count)
-        return eqx.combine(arrays, static), jax.tree.map(jnp.mean, metrics)
+        arrays, sums = jax.lax.fori_loop(0, count, one, (arrays, sums))
+        return eqx.combine(arrays, static), sums
+
+    def updates(
+        source: Dataset | Rows, state: State, count: int, first: int = 0, sums: dict | None = None
+    ) -> tuple[State, dict]:
+        sums = {name: jnp.zeros(()) for name in LOSSES} if sums is None else sums
+        return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
 
     return updates
 
@@ -209,8 +207,8 @@ def make_updates(config: TrainConfig) -> Callable[[Dataset | Rows, State, int], 
 def stream(
     dataset: Dataset, config: TrainConfig, calls: Iterable[tuple[int, int]]
 ) -> Iterator[Rows]:
-    """The rows of each call's updates, read from memory-mapped files by a thread that is one call
-    ahead. The batches are those that a dataset on the device would give.
+    """The rows of some updates at a time, read from memory-mapped files by a thread that is one
+    such call ahead. The batches are those that a dataset on the device would give.
 
     **Arguments:**
 
@@ -218,7 +216,7 @@ def stream(
     - `config`: of the run.
     - `calls`: the first update of each call, and how many it makes.
     """
-    rows = len(dataset.terminals)
+    rows = len(dataset.episode_end)
     draw = jax.vmap(lambda step: draw_starts(config.seed, step, batch=config.batch, rows=rows))
 
     def read(first: int, count: int) -> Rows:
@@ -235,15 +233,24 @@ def stream(
             yield last.result()
 
 
-def _calls(done: int, total: int, updates_per_call: int, save_every: int):
-    """The first update of every call, how many it makes, and whether to save after it."""
+def _lines(done: int, total: int, updates_per_line: int, save_every: int):
+    """The first update of every line of metrics, how many it has, and whether to save after it."""
     saved = done
     while done < total:
         due = min(saved + save_every, total)
-        count = min(updates_per_call, due - done)
+        count = min(updates_per_line, due - done)
         yield done, count, done + count == due
         done += count
         saved = due if done == due else saved
+
+
+SECONDS = 5.0
+"""About how long one compiled call may take: so long SIGTERM waits at most."""
+
+
+def _next_count(count: int, seconds: float) -> int:
+    """How many updates the next call makes, if `count` of them took so long."""
+    return max(1, count // 2) if seconds > SECONDS else count * (1 + (seconds < SECONDS / 2))
 
 
 def train(
@@ -264,38 +271,40 @@ def train(
     - `config`: what to train.
     - `dataset`: the data, which are moved to the device.
     - `run_dir`: the run's folder, made if it is not there.
-    - `updates_per_call`: how many updates one compiled call makes.
+    - `updates_per_call`: how many updates a line of metrics is the mean of. One compiled call
+      makes them, or several calls of seconds where updates are slow; no bit depends on it.
     - `save_every`: a kill costs at most this many updates.
     - `streamed`: leave the data in their memory-mapped files, for datasets larger than memory, and
-      read the chunks of two calls at a time. Changes no bit of the result.
+      read the chunks of two lines at a time. Changes no bit of the result.
     - `progress`, `position`: of the progress bar.
 
     **Returns:** the path of the checkpoint.
 
-    **Raises:** `RunError` if the folder belongs to another config or another process;
-    `CheckpointError` if its checkpoint is damaged. On SIGTERM it saves and exits with 0.
+    **Raises:** `RunError` if the folder or its checkpoint belongs to another config, other data or
+    another process, if a file cannot be written, or if training diverges, and then what was saved
+    before is kept; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data make
+    no chunk. On SIGTERM it saves and exits with 0, after some seconds. A checkpoint of an older
+    version does not say what it was trained on: training goes on, with a warning.
     """
     check_horizon(dataset, config.horizon)
-    check_count("updates_per_call", updates_per_call, "it sets the length of the scan")
+    check_count("updates_per_call", updates_per_call, "it counts updates")
     check_count("save_every", save_every, "it counts updates")
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
     with alone_in(run_dir), termination_flag() as terminated:
-        _claim(run_dir, config)
         path = run_dir / "checkpoint.safetensors"
-        state = init(config, dataset.observations.shape[1], dataset.actions.shape[1])
-        if path.exists():
-            state, _ = checkpoint.load(path, state)
-        done = int(state.step)
+        metadata = {"config": dataclasses.asdict(config), "data": identity(dataset)}
+        state, units = _first_state(path, config, metadata, dataset)
+        _claim(run_dir / "config.json", config)
+        done = saved = int(state.step)
         log = MetricsLog(run_dir / "metrics.jsonl", done)
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
-        calls = list(_calls(done, config.updates, updates_per_call, save_every))
+        lines = list(_lines(done, config.updates, updates_per_call, save_every))
         if streamed:
-            sources: Iterable = stream(dataset, config, [call[:2] for call in calls])
+            sources: Iterable = stream(dataset, config, [line[:2] for line in lines])
         else:
             sources = itertools.repeat(jax.tree.map(jnp.asarray, dataset))
-        updates = make_updates(config)
+        updates = make_updates(config) if units is None else make_updates(config, units)
         bar = tqdm(
             total=config.updates,
             initial=done,
@@ -304,86 +313,172 @@ def train(
             disable=None if progress else True,
             position=position,
         )
+        per_call = 1
         with bar:
-            for (_, count, due), source in zip(calls, sources, strict=False):
-                started = time.perf_counter()
-                state, metrics = updates(source, state, count)
-                metrics = {name: float(value) for name, value in metrics.items()}
-                if not all(map(np.isfinite, metrics.values())):
-                    raise RunError(
-                        f"training diverged before update {done + count}: {metrics}. The last "
-                        "checkpoint, if there is one, is intact; try a lower learning rate."
-                    )
-                done += count
-                rate = count / (time.perf_counter() - started)
-                log.append({"step": done, **metrics, "updates_per_second": round(rate, 1)})
-                bar.update(count)
-                if due or terminated:
-                    checkpoint.save(path, state, {"config": dataclasses.asdict(config)})
+            for (first, count, due), source in zip(lines, sources, strict=False):
+                sums, started = None, time.perf_counter()
+                while done < first + count and not terminated:
+                    n, called = min(per_call, first + count - done), time.perf_counter()
+                    state, sums = updates(source, state, n, done - first, sums)
+                    jax.block_until_ready(sums)
+                    if n == per_call:
+                        per_call = _next_count(n, time.perf_counter() - called)
+                    done += n
+                    bar.update(n)
+                if sums is not None:
+                    metrics = {name: float(total) / (done - first) for name, total in sums.items()}
+                    if not all(map(math.isfinite, metrics.values())):
+                        raise RunError(_DIVERGED.format(done, metrics))
+                    rate = round((done - first) / (time.perf_counter() - started), 1)
+                    log.append({"step": done, **metrics, "updates_per_second": rate})
+                if done > saved and (due or terminated):
+                    if not _is_finite(state):
+                        raise RunError(_DIVERGED.format(done, "a parameter is not finite"))
+                    saving = state if units is None else _with(units, state)
+                    checkpoint.save(path, saving, {**metadata, "step": done})
+                    saved = done
                 if terminated:
                     raise SystemExit(0)
     return path
 
 
+_DIVERGED = (
+    "training diverged before update {}: {}. What was saved before it is intact; try a lower "
+    "learning rate, in another folder."
+)
+
+
+@eqx.filter_jit
+def _is_finite(state: State) -> jax.Array:
+    """Whether every parameter, and every number that the optimiser keeps, is finite."""
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _first_state(
+    path: Path, config: TrainConfig, metadata: dict, dataset: Dataset
+) -> tuple[State, Units | None]:
+    """The state of the folder's checkpoint, if it is of this config and data, or a new one; and
+    the units, which are of the checkpoint too."""
+    if not hasattr(dataset.obs, "shape") or len(dataset.obs.shape) != 2:
+        raise DatasetError(
+            "field `obs` is not one array of numbers per state, which the networks here take. "
+            "Concatenate what it holds, in the data and by a wrapper in the task's `make_env`."
+        )
+    sizes = dataset.obs.shape[1], dataset.actions.shape[1]
+    if not path.exists():
+        units = fit_units(config, dataset) if has_units(config) else None
+        return init(config, *sizes), units
+    found = checkpoint.read_metadata(path)
+    refuse_other(path, read_config(found.get("config"), path), config)
+    data = found.get("data")
+    if data is None:
+        warnings.warn(
+            f"{path} was saved by an older version, which did not record its data: training goes "
+            "on, and whether they are the same data is not checked.",
+            stacklevel=3,
+        )
+    elif fields := differing(data, metadata["data"]):
+        raise RunError(
+            f"{path} was trained on other data: {', '.join(f'`{n}`' for n in fields)} differ. "
+            "Choose another folder, or delete it to start over."
+        )
+    state, units = _load(path, config, *sizes)
+    if not _is_finite(state):
+        raise RunError(f"{path} is of a run that diverged. Delete its folder to start over.")
+    if state.step > config.updates:
+        raise RunError(
+            f"{path} has made {state.step} updates, more than `updates` {config.updates}. Choose "
+            "another folder, or ask for as many."
+        )
+    return state, units
+
+
+def _load(
+    path: Path, config: TrainConfig, obs_size: int, action_size: int
+) -> tuple[State, Units | None]:
+    """What a checkpoint holds.
+
+    **Raises:** `CheckpointError` if the config names a normaliser whose arrays are not there.
+    """
+    like = eqx.filter_eval_shape(init, config, obs_size, action_size)
+    if not has_units(config):
+        return checkpoint.load(path, like)[0], None
+    blank = blank_units(config, obs_size, action_size)
+    nets, optimizer, step, units = checkpoint.load(path, _with(blank, like))[0]
+    return State(nets, optimizer, step), units
+
+
+def _claim(path: Path, config: TrainConfig) -> None:
+    """Writes `config.json`, or checks that the folder's is the same."""
+    if path.exists():
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise RunError(
+                f"{path} is not JSON ({error}). Delete the folder to start over."
+            ) from None
+        refuse_other(path, read_config(found, path), config)
+    with write_atomically(path) as file:
+        file.write(json.dumps(dataclasses.asdict(config), indent=1).encode())
+
+
+def load_config(run_dir: str | Path) -> tuple[TrainConfig, int | None]:
+    """The config of a run, and how many updates its checkpoint has made (`None` if an older version
+    saved it), without its networks.
+
+    **Raises:** as `load_nets`.
+    """
+    path = Path(run_dir) / "checkpoint.safetensors"
+    found = checkpoint.read_metadata(path)
+    step = found.get("step")
+    return read_config(found.get("config"), path), step if type(step) is int else None
+
+
 def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
     """The networks of a run and its config, from its folder.
 
+    The networks take real observations, and normalise them, if the run does. Actions are in the
+    flow's units, whose noise has size one: `load_units` brings them to the environment's.
+
     **Raises:** `CheckpointError` if there is no intact checkpoint of a finished update.
     """
-    path = Path(run_dir) / "checkpoint.safetensors"
-    config = read_config(checkpoint.read_metadata(path).get("config"), path)
-    sizes = checkpoint.shapes(path)
-    obs_size = sizes[".nets.value.mlp.layers[0].weight"][-1]
-    action_size = sizes[".nets.policy.mlp.head.weight"][0] // config.horizon
-    like = eqx.filter_eval_shape(init, config, obs_size, action_size)
-    state, _ = checkpoint.load(path, like)
-    return state.nets, config
+    nets, units, config = _read_run(run_dir)
+    if units is None or units.obs is None:
+        return nets, config
+    real = partial(OfRealObs, obs=units.obs)
+    return eqx.tree_at(
+        lambda n: (n.policy, n.value, n.critic.members, n.target.members),
+        nets,
+        (
+            real(nets.policy),
+            real(nets.value),
+            tuple(map(real, nets.critic.members)),
+            tuple(map(real, nets.target.members)),
+        ),
+    ), config
 
 
-def read_config(found: Any, source: str | Path) -> TrainConfig:
-    """A `TrainConfig` from what JSON holds.
+def load_units(run_dir: str | Path) -> Units:
+    """The units of a run: `to_action` brings what its policy makes to the environment's actions,
+    `from_action` the environment's actions to what its critic takes.
 
-    **Raises:** `RunError` naming the source and the key that is unknown, missing or of a wrong
-    type.
+    **Raises:** as `load_nets`.
     """
-    types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    if not isinstance(found, dict):
-        raise RunError(f"{source} holds no config.")
-    for name, value in found.items():
-        if name not in types:
-            raise RunError(
-                f"{source} has an unknown setting `{name}`; known are {', '.join(types)}."
-            )
-        if type(value) is not types[name] and not (types[name] is float and type(value) is int):
-            raise RunError(
-                f"{source}: `{name}` must be {types[name].__name__}, got {value!r}."  # type: ignore[union-attr]
-            )
-    if "env" not in found:
-        raise RunError(f"{source} does not name its `env`.")
-    return TrainConfig(**found)
+    return _read_run(run_dir)[1] or Units(None, None)
+
+
+def _read_run(run_dir: str | Path) -> tuple[Nets, Units | None, TrainConfig]:
+    path, config = Path(run_dir) / "checkpoint.safetensors", load_config(run_dir)[0]
+    sizes = checkpoint.shapes(path)
+    try:
+        obs_size = sizes[".nets.value.mlp.layers[0].weight"][-1]
+        action_size = sizes[".nets.policy.mlp.head.weight"][0] // config.horizon
+    except LookupError:
+        raise CheckpointError(f"{path} does not hold the networks of a training run.") from None
+    state, units = _load(path, config, obs_size, action_size)
+    return state.nets, units, config
 
 
 def _trained(nets: Nets) -> tuple:
     return nets.policy, nets.critic, nets.value
-
-
-def _claim(run_dir: Path, config: TrainConfig) -> None:
-    """Writes `config.json`, or checks that the folder's is the same."""
-    path = run_dir / "config.json"
-    wanted = dataclasses.asdict(config)
-    if path.exists():
-        try:
-            found = dataclasses.asdict(read_config(json.loads(path.read_text()), path))
-        except json.JSONDecodeError as error:
-            raise RunError(
-                f"{path} is no JSON ({error}). Delete the folder to start over."
-            ) from None
-        differing = {n for n in wanted if found[n] != wanted[n]} - {"updates"}
-        if differing:
-            changes = ", ".join(f"`{n}` {found[n]!r} -> {wanted[n]!r}" for n in sorted(differing))
-            raise RunError(
-                f"{run_dir} holds a run with other settings: {changes}. Choose another folder, or "
-                "delete it to start over."
-            )
-    with write_atomically(path) as file:
-        file.write(json.dumps(wanted, indent=1).encode())

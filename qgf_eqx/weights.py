@@ -7,14 +7,19 @@ without compiling again. Those that take a weight take any, and so they compose:
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
+from ._checks import as_weight
+from ._fields import ask
+from ._norms import norm
 from ._types import Action, Time, Weight
 
 
-def weight_at(weight: Weight, t: Time, v: Action, g: Action) -> Time | Array:
-    """A weight's value: `weight(t, v, g)` if it is a function, else the weight itself."""
-    return weight(t, v, g) if callable(weight) else weight
+def weight_at(weight: Weight, t: Time, v: Action, g: Action) -> Array:
+    """A weight's value: `weight(t, v, g)` if it is a function, else the weight itself; checked to
+    broadcast to the action."""
+    return as_weight(ask("weight", weight, t=t, v=v, g=g) if callable(weight) else weight, g.shape)
 
 
 class LinearDecay(eqx.Module):
@@ -94,7 +99,8 @@ class Mask(eqx.Module):
 
     def __call__(self, t: Time, v: Action, g: Action) -> Array:
         """The weights of all dimensions."""
-        return weight_at(self.weight, t, v, g) * self.mask
+        # Zero, and not 0 * NaN, where nothing may be guided.
+        return jnp.where(self.mask == 0, 0, weight_at(self.weight, t, v, g) * self.mask)
 
 
 class NormMatched(eqx.Module):
@@ -108,9 +114,10 @@ class NormMatched(eqx.Module):
 
     def __call__(self, t: Time, v: Action, g: Action) -> Array:
         """The weight for this velocity and gradient."""
-        norm = jnp.linalg.norm(jnp.ravel(g))
-        ratio = jnp.linalg.norm(jnp.ravel(v)) / jnp.where(norm == 0, 1, norm)
-        return jnp.where(norm == 0, 0, self.share * ratio)
+        size = norm(g)
+        weight = self.share * norm(v) / jnp.where(size == 0, 1, size)
+        weight = jnp.minimum(weight, float(jnp.finfo(g.dtype).max)).astype(g.dtype)
+        return jnp.where((size == 0) | (self.share == 0), 0, weight)
 
     def __str__(self) -> str:
         return f"{self.share:g} |v|/|g|"
@@ -125,8 +132,13 @@ class ClipNorm(eqx.Module):
     def __call__(self, t: Time, v: Action, g: Action) -> Array:
         """The weight for this gradient."""
         weight = weight_at(self.weight, t, v, g)
-        norm = jnp.linalg.norm(jnp.ravel(weight * g))
-        return weight * jnp.minimum(1, self.largest / jnp.where(norm == 0, 1, norm))
+        g = jnp.where(weight == 0, 0, g)  # and not 0 * NaN
+        # `weight * g` may overflow where the product with the ratio does not.
+        size = stop_gradient(jnp.max(jnp.abs(g)))
+        size = jnp.where(size == 0, 1, size)
+        unit = norm(weight * (g / size))
+        ratio = self.largest / jnp.where(unit == 0, 1, unit) / size.astype(unit.dtype)
+        return jnp.where(self.largest == 0, 0, weight * jnp.minimum(1, ratio).astype(g.dtype))
 
 
 class GaussianCovariance(eqx.Module):
@@ -142,4 +154,5 @@ class GaussianCovariance(eqx.Module):
 
     def __call__(self, t: Time, v: Action, g: Action) -> Time:
         """The weight at time `t`."""
-        return self.weight * self.std**2 * (1 - t) / (self.std**2 * t**2 + (1 - t) ** 2)
+        var = self.std**2 * t**2 + (1 - t) ** 2  # zero at the end of a flow to a point
+        return self.weight * self.std**2 * (1 - t) / jnp.where(var == 0, 1, var)

@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 SCREENSHOTS = ["", "guide/", "live/", "tutorials/analytic/", "tutorials/pointmaze/", "estimators/"]
-SCREENSHOTS += ["own/", "analyses/", "costs/", "api/guidance/", "api/datasets/"]
+SCREENSHOTS += ["own/", "analyses/", "costs/", "api/guidance/", "api/data/"]
 
 
 class Site(http.server.SimpleHTTPRequestHandler):

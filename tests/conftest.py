@@ -1,8 +1,14 @@
 """Strict promotion, warnings as errors, types checked at run time: only in the tests."""
 
+import signal
+
 import jax
 import jaxtyping
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background job, whose children would ignore the Ctrl-C that tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -33,3 +39,10 @@ def loose_promotion():
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     yield
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_programs():
+    """A file's compiled programs are of no use to the next file, and take gigabytes together."""
+    yield
+    jax.clear_caches()

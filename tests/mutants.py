@@ -1,141 +1,369 @@
-"""Are the tests any good? Breaks the code in one place at a time, and runs the tests on the copy.
+"""Are the tests any good? Breaks the code in one place at a time, and runs on the broken copy the
+few tests that should notice.
 
-    python tests/mutants.py [NUMBER ...]
+    python tests/mutants.py [NUMBER ...] [--workers 2]
 
 A mutant that no test notices survives; it is printed, and the exit code is 1 if more than one in
-twenty does. Not part of the suite: it takes a while.
+twenty does. Not part of the suite: it takes a while, below forty minutes on two cores.
+
+The mutants share a folder of compiled programs, which one run of all the tests on the unbroken
+code fills first; most of the time of a test here is compiling. A mutant is killed when one of its
+tests fails, or does not end in time.
 """
 
+import argparse
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import groupby
 from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-CORE = [
-    "tests/test_guidance.py",
-    "tests/test_sample.py",
-    "tests/test_denoise.py",
-    "tests/test_fields.py",
-]
-GUIDE = ["tests/test_guidance.py"]
-STEER = ["tests/test_steering.py"]
-LEARN = ["tests/test_objectives.py", "tests/test_nn.py", "tests/test_train.py"]
-DATA = ["tests/datasets"]
+LIMIT = 300
+"""Seconds that the tests of one mutant may take."""
+PASSED, FAILED = 0, 1
+"""Exit codes of pytest."""
+RUNNING: set[int] = set()
+"""The processes of tests, each the first of a group of its own."""
 
-# (file, what it says, what it should not say, the tests that should notice)
-MUTANTS = [
-    ("_denoise.py", "a_t + (1 - t) * velocity", "a_t + t * velocity", CORE),
-    ("_denoise.py", "np.maximum)\n", "np.maximum)\n    steps = steps + 1\n", CORE),
-    ("_sample.py", "jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)", "g", CORE),
-    ("_sample.py", "v + w * jnp.where", "v - w * jnp.where", CORE),
-    ("_sample.py", "np.arange(steps) / steps", "(np.arange(steps) + 1) / steps", CORE),
-    ("_sample.py", "jnp.argmax(", "jnp.argmin(", CORE),
-    ("_sample.py", "fold_in(key, i), _action_shape", "fold_in(key, i + 1), _action_shape", CORE),
-    ("_sample.py", "jax.random.normal(jax.random.fold_in(key, i), _action_shape(policy, critic))", "jax.random.normal(jax.random.key(0), _action_shape(policy, critic))", CORE),
-    ("_sample.py", "return critic.to_bounds(action) if", "return action if", CORE),
-    ("_fields.py", "self.critic(obs, self.clip(action, *self._bounds(action)))", "self.critic(obs, action)", CORE),
-    ("_fields.py", "tangents[0]", "0 * tangents[0]", CORE),
-    ("guidance.py", "return action_gradient(critic, obs, one_step(policy, obs, a_t, t))", "return action_gradient(critic, obs, a_t)", CORE),
-    ("guidance.py", "lambda a: one_step(policy, obs, a, t), a_t", "lambda a: a + (1 - t) * jax.lax.stop_gradient(one_step(policy, obs, a, t)), a_t", CORE),
-    ("nn.py", "reduce: Callable[[Float[Array, \" size\"]], Scalar] = jnp.min", "reduce: Callable[[Float[Array, \" size\"]], Scalar] = jnp.mean", LEARN),
-    ("nn.py", "[k < depth - 1 for k in range(depth)]", "[True] * depth", LEARN),
-    ("nn.py", "eps=1e-6", "eps=1e-2", LEARN),
-    ("objectives.py", "jnp.where(difference < 0, 1 - tau, tau)", "jnp.where(difference < 0, tau, 1 - tau)", LEARN),
-    ("objectives.py", "(1 - t) * noise + t * action", "t * noise + (1 - t) * action", LEARN),
-    ("objectives.py", "(1 - rate) * old + rate * new", "rate * old + (1 - rate) * new", LEARN),
-    ("train.py", "iql_value(value, target,", "iql_value(value, critic,", LEARN),
-    ("train.py", "chunk.weight * loss", "loss", LEARN),
-    ("train.py", "objectives.polyak(target, critic, config.ema_rate)", "objectives.polyak(target, nets.critic, config.ema_rate)", LEARN),
-    ("train.py", "jax.random.key(config.seed + 2**31), state.step", "jax.random.key(config.seed + 2**31), 0", LEARN),
-    ("datasets/_chunks.py", "gamma ** len(rows.rewards)", "gamma", DATA),
-    ("datasets/_chunks.py", "jnp.min(rows.masks)", "rows.masks[0]", DATA),
-    ("datasets/_chunks.py", "jnp.all(rows.terminals == 0)", "jnp.all(rows.terminals[:-1] == 0)", DATA),
-    ("datasets/_chunks.py", "jax.random.fold_in(jax.random.key(seed), step)", "jax.random.key(seed)", DATA),
-    ("datasets/_load.py", "dtype.hasobject or dtype.kind not in \"fiub\"", "False", DATA),
-    ("datasets/_load.py", "not np.isfinite(numbers).all()", "False", DATA),
-    ("datasets/_load.py", "intact = _sha256(file) == expected[\"sha256\"]", "pass", DATA),
-    ("checkpoint.py", "intact = claimed == _digest(arrays, header)", "intact = True", ["tests/test_checkpoint.py"]),
-    ("checkpoint.py", "if header[\"structure\"] != _structure(like):", "if False:", ["tests/test_checkpoint.py"]),
-    ("evaluate.py", "jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), count)", "jax.random.fold_in(jax.random.key(seed), number)", ["tests/test_evaluate.py"]),
-    ("evaluate.py", "seed_everything(env, seed, number)", "seed_everything(env, seed, 0)", ["tests/test_evaluate.py"]),
-    ("evaluate.py", "self.success or bool(info[\"success\"])", "bool(info[\"success\"]) or self.length > 3", ["tests/test_evaluate.py"]),
-    ("guidance.py", "(1 - t) ** 2 / t * carry_back", "(1 - t) / t * carry_back", GUIDE),
-    ("guidance.py", "residual - length * image", "residual + length * image", GUIDE),
-    ("guidance.py", "(left @ right).T @ g", "(left @ right) @ g", GUIDE),
-    ("guidance.py", "jnp.exp(-kappa * spread)", "jnp.exp(kappa * spread)", GUIDE),
-    ("guidance.py", "(1 - shrinkage) * carry_back(g)[0] + shrinkage * g", "carry_back(g)[0]", GUIDE),
-    ("guidance.py", "temperature * jax.nn.logsumexp", "jax.nn.logsumexp", GUIDE),
-    ("weights.py", "self.largest / jnp.where(norm == 0, 1, norm)", "self.largest", ["tests/test_weights.py"]),
-    ("weights.py", "weight_at(self.weight, t, v, g) * self.mask", "self.mask", ["tests/test_weights.py"]),
-    ("steering.py", "value - jnp.where(jnp.isinf(before), 0, before)", "value", STEER),
-    ("steering.py", "jnp.where(few, 0, log_weight)", "log_weight", STEER),
-    ("steering.py", "jnp.maximum(1 - kept**2, 0)", "jnp.maximum(1 - kept, 0)", STEER),
-    ("steering.py", "mask * (self.chunk - action)", "self.chunk - action", STEER),
-    ("steering.py", "plain + self.weight * (better - plain)", "better + self.weight * (better - plain)", STEER),
-    ("steering.py", "jnp.concatenate([guided, plain])", "guided", STEER),
-    ("likelihood.py", "_log_normal(noise) + integral", "_log_normal(noise) - integral", ["tests/test_likelihood.py"]),
-    ("likelihood.py", "_log_normal(noise) - integral", "_log_normal(noise) + integral", ["tests/test_likelihood.py"]),
-    ("analysis.py", "_norm(push) / _norm(v)", "_norm(g) / _norm(v)", ["tests/test_analysis.py"]),
-    ("analysis.py", "weights[within[-1]]", "weights[within[0]]", ["tests/test_analysis.py"]),
-    ("flops.py", "eqn.params[\"length\"] * each", "each", ["tests/test_flops.py"]),
-    ("flops.py", "tuple(reads)), node)", "tuple(reads), id(node)), node)", ["tests/test_flops.py"]),
-    ("analysis.py", "a_t + std * jax", "a_t - 2 * std * jax", ["tests/test_analysis.py"]),
-    ("analysis.py", "jnp.sqrt(jnp.min(jnp.mean(", "jnp.sqrt(jnp.max(jnp.mean(", ["tests/test_analysis.py"]),
-    ("analysis.py", "value_of(judge, obs", "value_of(critic, obs", ["tests/test_analysis.py"]),
-    ("_jit_sampler.py", "obs, draw, **options), key", "obs, draw, **options), draw", ["tests/test_jit_sampler.py"]),
-    ("evaluate.py", "match[1] or \"flow\"", "\"flow\"", ["tests/test_evaluate.py"]),
-    ("evaluate.py", "weight, best_of, steps)", "weight, 1, steps)", ["tests/test_evaluate.py"]),
-    ("nn.py", "centre - self.rho", "centre + self.rho", LEARN),
-    ("objectives.py", "jnp.expm1(difference) - difference", "jnp.expm1(-difference) + difference", LEARN),
-    ("objectives.py", "better * error(1) + share", "error(1) + share", LEARN),
-    ("analysis.py", "(plain - plain.mean(0)[None]) ** 2", "plain ** 2", ["tests/test_analysis.py"]),
-    ("analysis.py", "jnp.mean(spread) / jnp.mean(slope)", "jnp.mean(spread) * jnp.mean(slope)", ["tests/test_analysis.py"]),
-    ("analysis.py", "elif moved > strong * own", "elif moved > 100 * strong * own", ["tests/test_analysis.py"]),
-    ("_fields.py", "np.asarray(low) < np.asarray(high)", "np.asarray(low) <= np.asarray(high)", ["tests/test_fields.py"]),
-    ("_fields.py", "tuple(map(operator.index, shape))", "tuple(shape)", ["tests/test_fields.py"]),
-    ("_jit_sampler.py", "        check_key(key)  #", "        #", ["tests/test_jit_sampler.py"]),
+
+class Mutant(NamedTuple):
+    """A wrong line, and who should notice."""
+
+    file: str
+    """Under `qgf_eqx/`."""
+    right: str
+    """What the file says, in one place or in `times` places."""
+    wrong: str
+    """What it should not say."""
+    tests: str
+    """Files of tests or single ones, under `tests/`, with a space between."""
+    times: int = 1
+
+
+TABLE = [
+    # From noise to action.
+    ("_denoise.py", "a_t + (1 - t) * velocity", "a_t + t * velocity", "test_denoise.py::test_one_step_reaches_the_posterior_mean"),
+    ("_denoise.py", "np.maximum)\n", "np.maximum)\n    steps = steps + 1\n", "test_denoise.py::test_in_float32_the_grid_has_as_many_steps_as_it_should"),
+    ("_denoise.py", "slack = min(1e-3 + 4 * steps * float(jnp.finfo(a_t.dtype).eps), 0.4)", "slack = 0.0", "test_denoise.py::test_in_float32_the_grid_has_as_many_steps_as_it_should"),
+    ("_denoise.py", "jnp.where(k < count, moved, a)", "jnp.where(k <= count, moved, a)", "test_denoise.py::test_a_traced_time_changes_nothing"),
+    ("_sample.py", "jnp.where((w == 0) & ~jnp.isfinite(g), 0, g)", "g", "test_sample.py::test_weight_zero_is_the_plain_flow_bit_for_bit_even_where_the_critic_is_nan test_sample.py::test_weight_zero_is_the_plain_flow_for_every_other_estimator_too"),
+    ("_sample.py", "else v + push(", "else v - push(", "test_sample.py::test_one_step_by_hand"),
+    ("_sample.py", "np.arange(steps) / steps", "(np.arange(steps) + 1) / steps", "test_sample.py::test_one_step_by_hand"),
+    ("_sample.py", "jnp.argmax(", "jnp.argmin(", "test_sample.py::test_best_of_at_weight_zero_is_the_best_of_the_flow"),
+    ("_sample.py", "known = ~jnp.isnan(values)", "known = values == values.max()", "test_sample.py::test_a_value_of_nan_ranks_below_minus_infinity"),
+    ("_sample.py", "fold_in(key, i), guided.action_shape", "fold_in(key, i + 1), guided.action_shape", "test_sample.py::test_best_of_one_is_the_first_candidate"),
+    ("_sample.py", "jax.random.normal(jax.random.fold_in(key, i), guided.action_shape)", "jax.random.normal(jax.random.key(0), guided.action_shape)", "test_sample.py::test_best_of_one_is_the_first_candidate"),
+    ("_sample.py", "return asked_at(guided.critic, _walk(guided, obs, noise, steps))", "return _walk(guided, obs, noise, steps)", "test_sample.py::test_a_bounded_critic_keeps_actions_in_its_bounds_and_ranks_them_clipped"),
+    ("_sample.py", '_draw_several(guided, obs, key, steps, best_of)', '_draw_several(guided, obs, key, 10, best_of)', "test_sample.py::test_every_option_reaches_every_candidate"),
+    ("_sample.py", "dt0=1 / steps", "dt0=0.1", "test_sample.py::test_solvers_of_the_guided_field_have_their_order"),
+    ("_fields.py", "self.critic(obs, self.clip(action, *self._bounds(action)))", "self.critic(obs, action)", "test_fields.py::test_bounded_clips_to_each_dimensions_bounds"),
+    ("_fields.py", "tangents[0]", "0 * tangents[0]", "test_fields.py::test_differentiating_through_the_clip_is_differentiating_at_the_clipped_point"),
+    ("_fields.py", "np.asarray(low, float) <= np.asarray(high, float)", "np.asarray(low, float) < np.asarray(high, float)", "test_fields.py::test_a_locked_dimension_always_has_its_value"),
+    ("_checks.py", "tuple(map(operator.index, shape))", "tuple(shape)", "test_fields.py::test_a_shape_of_actions_that_is_none_is_refused"),
+    ("_fields.py", "jax.lax.stop_gradient(b).astype", "b.astype", "test_fields.py::test_bounds_are_not_trained"),
+    ("_jit_sampler.py", "return action, key, sound,", "return action, draw, sound,", "test_jit_sampler.py::test_it_is_sample_with_half_of_the_key_and_returns_the_other"),
+    ("_jit_sampler.py", "        check_key(key)  #", "        #", "test_jit_sampler.py::test_what_is_no_key_is_refused"),
+    # The estimators.
+    ("guidance.py", "return action_gradient(critic, obs, one_step(policy, obs, a_t, t))", "return action_gradient(critic, obs, a_t)", "test_guidance.py::test_looking_one_step_ahead_is_qgf"),
+    ("guidance.py", "jax.vjp(lambda a: one_step(policy, obs, a, t),", "jax.vjp(lambda a: a + (1 - t) * jax.lax.stop_gradient(one_step(policy, obs, a, t)),", "test_guidance.py::test_exact_jacobians_equal_central_differences"),
+    ("guidance.py", "(1 - t) ** 2 / t * carry_back", "(1 - t) / t * carry_back", "test_guidance.py::test_curvature_takes_only_times_below_its_earliest_as_that"),
+    ("guidance.py", "residual - length * image", "residual + length * image", "test_guidance.py::test_curvature_reaches_the_tilted_law_where_qgf_does_not"),
+    ("guidance.py", "earliest: float = 0.05", "earliest: float = 0.2", "test_guidance.py::test_curvature_takes_only_times_below_its_earliest_as_that"),
+    ("guidance.py", "(left @ right).T @ g", "(left @ right) @ g", "test_guidance.py::test_estimator_equals_numpy"),
+    ("guidance.py", "jnp.exp(-as_number(\"kappa\"", "jnp.exp(as_number(\"kappa\"", "test_guidance.py::test_a_gate_falls_with_the_disagreement_of_the_critics"),
+    ("guidance.py", "asked_at(critic, one_step(policy, obs, a_t, t))", "one_step(policy, obs, a_t, t)", "test_guidance.py::test_a_gate_asks_the_members_where_the_bounded_critic_is_asked"),
+    ("guidance.py", "(1 - shrinkage) * carry_back(g)[0] + shrinkage * g", "carry_back(g)[0]", "test_guidance.py::test_shrinkage_goes_from_the_exact_jacobian_to_the_identity"),
+    ("guidance.py", "temperature * jax.nn.logsumexp", "jax.nn.logsumexp", "test_guidance.py::test_monte_carlo_with_the_gaussian_posterior_reaches_the_tilted_law"),
+    ("guidance.py", "t**2 * data_std**2) ** 0.5", "t**2 * data_std**2)", "test_guidance.py::test_monte_carlo_with_the_gaussian_posterior_reaches_the_tilted_law"),
+    ("guidance.py", "time = t + (1 - t) * k / steps", "time = t + 0 * k", "test_guidance.py::test_estimator_equals_numpy"),
+    ("guidance.py", "a_t + noise, t)[1]", "a_t, t)[1]", "test_guidance.py::test_estimator_equals_numpy"),
+    ("guidance.py", "point = jnp.append(jnp.ravel(a_t), ", "point = jnp.append(0 * jnp.ravel(a_t), ", "test_guidance.py::test_random_directions_are_a_fresh_draw_for_every_sample"),
+    ("guidance.py", "timed_value(robust_critic, obs, a, t))(a_t)", "timed_value(robust_critic, obs, a, 1.0))(a_t)", "test_guidance.py::test_robust_guidance_with_the_soft_value_is_the_tilted_velocity"),
+    # The weights.
+    ("weights.py", "self.largest / jnp.where(unit == 0, 1, unit)", "self.largest", "test_weights.py::test_weights_by_hand"),
+    ("weights.py", "weight_at(self.weight, t, v, g) * self.mask", "self.mask", "test_weights.py::test_weights_compose"),
+    ("weights.py", "(t < self.last)", "(t <= self.last)", "test_weights.py::test_weights_by_hand"),
+    ("weights.py", "largest: float | Float[Array, \"\"] = 10.0", "largest: float | Float[Array, \"\"] = 100.0", "test_weights.py::test_the_cap_is_ten_unless_told_otherwise"),
+    ("weights.py", "norm(weight * (g / size))", "norm(g / size)", "test_weights.py::test_weights_by_hand"),
+    # Beyond one chain.
+    ("steering.py", "value - jnp.where(jnp.isinf(before), 0, before)", "value", "test_steering.py::test_fk_steering_reaches_the_tilted_law"),
+    ("steering.py", "jnp.where(few, 0, log_weight)", "log_weight", "test_steering.py::test_fk_steering_reaches_the_tilted_law"),
+    ("steering.py", "few = 1 / jnp.sum(weight**2) < threshold * count", "few = jnp.array(True)", "test_steering.py::test_below_the_threshold_nothing_is_resampled_and_the_weights_add_up_to_the_value"),
+    ("steering.py", "noise = (a_t - t * action)[chosen] / (1 - t)", "noise = (a_t - t * action) / (1 - t)", "test_steering.py::test_a_resampled_particle_takes_its_noise_along"),
+    ("steering.py", "(jax.random.uniform(key, dtype=weight.dtype) + marks) / count", "jax.random.uniform(key, marks.shape, weight.dtype)", "test_steering.py::test_resampling_copies_a_particle_as_often_as_its_share_says_rounded"),
+    ("steering.py", "jax.random.split(jax.random.fold_in(walk_key, k))", "jax.random.split(walk_key)", "test_steering.py::test_the_walk_of_the_particles_has_the_flows_marginals"),
+    ("steering.py", "    actions = jax.vmap(partial(asked_at, critic))(actions)", "    pass", "test_steering.py::test_fk_steering_resamples_only_what_has_value_and_keeps_bounds"),
+    ("steering.py", "jnp.maximum(1 - kept**2, 0)", "jnp.maximum(1 - kept, 0)", "test_steering.py::test_churn_is_the_eta_of_ddim"),
+    ("steering.py", "carry_back(mask * missing)", "carry_back(missing)", "test_steering.py::test_inpainting_equals_its_closed_form"),
+    ("steering.py", "plain + weight * (better - plain)", "better + weight * (better - plain)", "test_steering.py::test_classifier_free_guidance_mixes_the_two_velocities"),
+    ("steering.py", "jnp.concatenate([guided, plain])", "guided", "test_steering.py::test_keeping_the_best_is_never_below_guidance_nor_below_the_flow"),
+    ("steering.py", "return asked_at(critic, a + size * action_gradient(critic, obs, a)), None", "return a + size * action_gradient(critic, obs, a), None", "test_steering.py::test_grad_step_equals_the_recursion_in_numpy"),
+    # Densities.
+    ("likelihood.py", "_log_normal(noise) + integral", "_log_normal(noise) - integral", "test_likelihood.py::test_the_log_density_of_a_mixture_is_its_closed_form"),
+    ("likelihood.py", "_log_normal(noise) - integral", "_log_normal(noise) + integral", "test_likelihood.py::test_the_kl_of_two_gaussians_is_its_closed_form"),
+    ("likelihood.py", "jnp.std(ratios, ddof=1) / samples**0.5", "jnp.std(ratios, ddof=1)", "test_likelihood.py::test_the_kl_of_two_gaussians_is_its_closed_form"),
+    ("likelihood.py", "jnp.mean(jax.vmap(lambda e: jnp.vdot(e, derivative(e)))(signs))", "jnp.sum(jax.vmap(lambda e: jnp.vdot(e, derivative(e)))(signs))", "test_likelihood.py::test_hutchinsons_estimate_is_exact_for_a_diagonal_jacobian_and_unbiased_for_others"),
+    # The networks and the losses.
+    ("nn.py", "reduce: Callable[[Float[Array, \" size\"]], Scalar] = jnp.min", "reduce: Callable[[Float[Array, \" size\"]], Scalar] = jnp.mean", "test_nn.py::test_an_ensemble_is_its_members_reduced"),
+    ("nn.py", "[k < depth - 1 for k in range(_size(\"depth\", depth))]", "[True] * depth", "test_nn.py::test_the_policys_last_hidden_layer_has_no_norm"),
+    ("nn.py", "eps=1e-6", "eps=1e-2", "test_nn.py::test_the_network_is_dense_norm_gelu_and_a_head"),
+    ("nn.py", "jnp.mean(values) - self.rho", "jnp.mean(values) + self.rho", "test_nn.py::test_the_lower_bound_by_hand"),
+    ("nn.py", "rho: float = 0.5", "rho: float = 1.0", "test_nn.py::test_the_lower_bound_by_hand"),
+    ("nn.py", "tuple(make(k) for k in jax.random.split(key, _size(\"size\", size)))", "tuple(make(key) for _ in range(size))", "test_nn.py::test_an_ensemble_is_its_members_reduced"),
+    ("nn.py", "least = jnp.argmin(jnp.stack(values))", "least = jnp.argmax(jnp.stack(values))", "test_jit_sampler.py::test_the_least_members_gradient_is_the_minimums"),
+    ("nn.py", "head_init=lecun_normal()", "head_init=_hidden_init", "test_nn.py::test_initial_kernels_have_the_papers_scales"),
+    ("objectives.py", "jnp.where(difference < 0, 1 - expectile, expectile)", "jnp.where(difference < 0, expectile, 1 - expectile)", "test_objectives.py::test_expectile_signs_by_hand"),
+    ("objectives.py", "- now, expectile)", "- now, 0.9)", "test_objectives.py::test_the_value_loss_has_the_expectile_it_is_given"),
+    ("objectives.py", "    later = value_of(target, next_obs, next_action)\n    backup = stop_gradient(", "    later = value_of(target, next_obs, next_action)\n    backup = (", "test_objectives.py::test_nothing_is_differentiated_through_a_target"),
+    ("objectives.py", "(stop_gradient(value_of(target, obs, action)) - value) / temp", "(value_of(target, obs, action) - value) / temp", "test_objectives.py::test_nothing_is_differentiated_through_a_target"),
+    ("objectives.py", "stop_gradient(as_scalar(\"advantage\", advantage, \"is\")) > 0", "stop_gradient(as_scalar(\"advantage\", advantage)) >= 0", "test_objectives.py::test_an_action_that_is_just_average_is_not_better"),
+    ("objectives.py", "(1 - t) * noise + t * action", "t * noise + (1 - t) * action", "test_objectives.py::test_flow_matching_is_its_formula"),
+    ("objectives.py", "jax.random.normal(noise_key, action", "jax.random.normal(time_key, action", "test_objectives.py::test_flow_matching_is_its_formula"),
+    ("objectives.py", "(1 - share) * old + share * new", "share * old + (1 - share) * new", "test_objectives.py::test_polyak_moves_every_array_by_its_rate"),
+    ("objectives.py", "jnp.expm1(difference) - difference", "jnp.expm1(-difference) + difference", "test_objectives.py::test_linex_by_hand"),
+    ("objectives.py", "better * error(1) + share", "error(1) + share", "test_objectives.py::test_cfgrl_conditions_only_what_is_better_than_average"),
+    ("objectives.py", "jax.random.randint(key, (), 0, steps + 1)", "jax.random.randint(key, (), 0, steps)", "test_objectives.py::test_times_are_drawn_from_the_interval_or_from_the_grid"),
+    # Training.
+    ("train.py", "iql_value(value, target,", "iql_value(value, critic,", "test_train.py::test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config"),
+    ("train.py", "expectile=config.expectile)", "expectile=0.9)", "test_train.py::test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config"),
+    ("train.py", "partial(make_chunk, gamma=config.gamma)", "partial(make_chunk, gamma=0.99)", "test_train.py::test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config"),
+    ("train.py", "if config.time_limit_masks:", "if False:", "test_train.py::test_with_time_limit_masks_training_is_that_on_a_dataset_of_those_masks"),
+    ("train.py", "chunk.weight * loss", "loss", "test_train.py::test_chunks_of_weight_zero_change_nothing"),
+    ("train.py", "objectives.polyak(target, critic, config.ema_rate)", "objectives.polyak(target, nets.critic, config.ema_rate)", "test_train.py::test_one_update_is_all_gradients_then_the_average"),
+    ("train.py", "jax.random.key(config.seed + 2**31), state.step", "jax.random.key(config.seed + 2**31), 0", "test_train.py::test_the_noise_of_an_update_is_its_own"),
+    ("train.py", "partial(objectives.grid_time, steps=10) if config.paper_time else", "objectives.uniform_time if config.paper_time else", "test_train.py::test_with_the_papers_time_the_flow_is_trained_on_the_papers_grid"),
+    ("train.py", "optimizer = optax.adam(config.learning_rate)", "optimizer = optax.adam(3e-4)", "test_train.py::test_adam_takes_a_first_step_of_the_learning_rate"),
+    ("train.py", "make_nets(config, obs_size, action_size, jax.random.key(config.seed))", "make_nets(config, obs_size, action_size, jax.random.key(0))", "test_train.py::test_another_seed_begins_with_other_networks"),
+    ("train.py", "lambda step: draw_starts(config.seed, step", "lambda step: draw_starts(0, step", "test_train.py::test_the_streamed_rows_are_those_of_the_runs_seed"),
+    ("train.py", "sum(map(critic_loss, critic.members)) / len(critic.members)", "sum(map(critic_loss, critic.members))", "test_train.py::test_one_update_is_all_gradients_then_the_average"),
+    ("checkpoint.py", "intact = claimed == _digest(arrays, header)", "intact = True", "test_checkpoint.py::test_a_flipped_byte_never_loads_other_numbers"),
+    ("checkpoint.py", "if here is None or here != there:", "if False:", "test_checkpoint.py::test_another_model_is_refused_by_the_first_leaf_that_differs test_checkpoint.py::test_another_time_embedding_of_the_same_size_is_refused"),
+    ("checkpoint.py", "    if not known:", "    if False:", "test_checkpoint.py::test_another_format_is_named"),
+    ("_files.py", "temporary.unlink(missing_ok=True)", "pass", "test_checkpoint.py::test_a_failed_write_leaves_the_old_file_and_no_leftover"),
+    ("_run_folder.py", "line[\"step\"] <= step", "line[\"step\"] < step", "test_train.py::test_stopped_and_resumed_gives_the_same_bits"),
+    ("_run_folder.py", "            leftover.unlink()", "            pass", "test_train.py::test_what_a_killed_process_left_half_written_is_cleared"),
+    # The data.
+    ("data/_chunks.py", "gamma ** len(rows.rewards)", "gamma", "data/test_chunks.py::test_a_chunk_inside_an_episode_by_hand"),
+    ("data/_chunks.py", "jnp.max(rows.terminated)", "rows.terminated[0]", "data/test_chunks.py::test_a_chunk_in_which_the_task_is_solved_does_not_bootstrap"),
+    ("data/_chunks.py", "jnp.all(rows.episode_end == 0)", "jnp.all(rows.episode_end[:-1] == 0)", "data/test_chunks.py::test_all_weights_at_once"),
+    ("data/_chunks.py", "inside=starts + horizon <= end,", "inside=starts + horizon <= end + 1,", "data/test_chunks.py::test_a_chunk_whose_last_state_is_not_recorded_has_weight_zero_without_a_terminal_too"),
+    ("data/_chunks.py", "discounted_sum(rows.rewards, gamma)", "discounted_sum(rows.rewards * (1 - rows.terminated), gamma)", "data/test_chunks.py::test_a_reward_counts_where_the_task_is_solved_too"),
+    ("data/_chunks.py", "jax.random.fold_in(jax.random.key(seed), step)", "jax.random.key(seed)", "data/test_chunks.py::test_a_batch_is_a_pure_function_of_seed_and_step"),
+    ("data/_chunks.py", "np.append(np.asarray(dataset.episode_end)[1:], 1)", "np.append(np.asarray(dataset.episode_end)[1:], 0)", "data/test_chunks.py::test_time_limit_masks_cut_at_the_end_and_not_at_success"),
+    ("data/_convert.py", "dtype.hasobject or dtype.kind not in \"fiub\"", "False", "data/test_load.py::test_a_bad_file_is_refused_by_file_and_field data/test_load.py::test_a_pickle_is_never_executed"),
+    ("data/_convert.py", "not np.isfinite(numbers).all()", "False", "data/test_load.py::test_a_bad_file_is_refused_by_file_and_field"),
+    ("data/_convert.py", "intact = _sha256(file) == expected[\"sha256\"]", "pass", "data/test_load.py::test_a_converted_array_that_changed_is_refused"),
+    ("data/ogbench/_load.py", "'-val' if split == 'val' else ''", "''", "data/test_load.py::test_the_validation_split_is_the_validation_file"),
+    ("data/ogbench/_collect.py", "range(_VALIDATION_FROM, _VALIDATION_FROM + max(1, episodes // 10))", "range(max(1, episodes // 10))", "data/test_collect.py::test_the_validation_episodes_are_none_of_the_training_episodes"),
+    ("data/ogbench/_collect.py", "np.random.default_rng([seed, index])", "np.random.default_rng([index])", "data/test_collect.py::test_an_episodes_start_goals_and_noise_are_those_of_its_seed_and_index"),
+    ("data/ogbench/_collect.py", "direction + rng.normal(0, 0.5, direction.shape)", "direction", "data/test_collect.py::test_the_mazes_agent_is_as_noisy_as_ogbenchs"),
+    ("data/ogbench/_collect.py", "return {across, along} == {(0, 0), (1, 1)}", "return False", "data/test_collect.py::test_goals_of_the_maze_are_all_free_cells_but_straight_corridors"),
+    ("data/_environment.py", "    np.random.seed(words[0])", "    np.random.seed(0)", "evaluate/test_evaluate.py::test_every_source_of_randomness_is_seeded_by_all_of_the_entropy"),
+    # Episodes and experiments.
+    ("evaluate/sampler.py", "jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), count)", "jax.random.fold_in(jax.random.key(seed), number)", "evaluate/test_evaluate.py::test_the_noise_is_a_function_of_seed_episode_and_chunk_and_not_of_the_batch"),
+    ("evaluate/_rollout.py", "seed_everything(env, seed, number)", "seed_everything(env, seed, 0)", "evaluate/test_evaluate.py::test_all_randomness_of_an_episode_is_its_seed_and_number"),
+    ("evaluate/_rollout.py", "self.success or bool(success)", "bool(success) or self.length > 3", "evaluate/test_evaluate.py::test_an_environment_that_breaks_is_a_failure_and_reported"),
+    ("evaluate/_rollout.py", "self.success or bool(success)", "bool(success)", "evaluate/test_evaluate.py::test_a_success_counts_though_the_environment_goes_on"),
+    ("evaluate/names.py", "match[1] or \"flow\"", "\"flow\"", "evaluate/test_names.py::test_methods_are_known_by_name"),
+    ("evaluate/names.py", "weight, best_of, steps,", "weight, 1, steps,", "evaluate/test_names.py::test_methods_are_known_by_name"),
+    ("evaluate/sampler.py", "return eqx.Partial(estimator, steps=steps)", "return estimator", "evaluate/test_names.py::test_a_method_binds_its_own_steps"),
+    ("evaluate/_sources.py", "Reduced(nets.target.values, reduce)", "Reduced(nets.critic.values, reduce)", "evaluate/test_evaluate.py::test_it_is_the_target_ensemble_that_guides"),
+    ("evaluate/sampler.py", "Reduced(values, self.reduce)", "Reduced(values)", "test_cli.py::test_two_ways_to_reduce_the_critics_are_two_evaluations"),
+    ("evaluate/statistics.py", "_LEVEL = 0.95", "_LEVEL = 0.9", "evaluate/test_evaluate.py::test_the_interval_of_a_difference_is_bonett_and_prices"),
+    ("evaluate/comparison.py", "start = first + PER_RUN * i", "start = first", "evaluate/test_evaluate.py::test_every_run_and_tuning_and_reporting_have_episodes_of_their_own"),
+    ("evaluate/comparison.py", "[method(name, steps=steps, reduce=reduce) for name in methods]", "[method(name, steps=steps) for name in methods]", "evaluate/test_evaluate.py::test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported"),
+    ("evaluate/_tuning.py", "scores[weight] == max(scores.values())", "scores[weight] == min(scores.values())", "evaluate/test_evaluate.py::test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported"),
+    # What is said of a result.
+    ("analysis.py", "norm(added) / norm(v)", "norm(g) / norm(v)", "test_analysis.py::test_diagnostics_by_hand"),
+    ("analysis.py", "weights[max(within, key=strength)]", "weights[min(within, key=strength)]", "test_analysis.py::test_the_strongest_weight_within_the_budget_is_chosen_in_one_trace"),
+    ("analysis.py", "jnp.std(spent, axis=1, ddof=1)) / count**0.5", "jnp.std(spent, axis=1, ddof=1))", "test_analysis.py::test_the_error_of_a_weights_measure_is_that_of_the_mean"),
+    ("analysis.py", "a_t + std * jax", "a_t - 2 * std * jax", "test_analysis.py::test_the_cosine_under_noise_by_closed_form"),
+    ("analysis.py", "jnp.sqrt(jnp.min(jnp.mean(", "jnp.sqrt(jnp.max(jnp.mean(", "test_analysis.py::test_values_are_those_of_the_actions_by_both_critics"),
+    ("analysis.py", "value_of(judge, obs", "value_of(critic, obs", "test_analysis.py::test_values_are_those_of_the_actions_by_both_critics"),
+    ("analysis.py", "(plain - plain.mean(0)[None]) ** 2", "plain ** 2", "test_analysis.py::test_the_starting_weight_is_the_flows_spread_over_the_slope"),
+    ("analysis.py", "jnp.mean(spread) / jnp.mean(slope)", "jnp.mean(spread) * jnp.mean(slope)", "test_analysis.py::test_the_starting_weight_is_the_flows_spread_over_the_slope"),
+    ("analysis.py", "elif moved > strong * own", "elif moved > 100 * strong * own", "test_analysis.py::test_the_warning_rule_says_too_weak_and_very_strong"),
+    ("analysis.py", "weak: float = 0.1, strong", "weak: float = 0.01, strong", "test_analysis.py::test_the_limits_of_the_warnings_are_shares_of_the_spread_over_the_noises"),
+    ("analysis.py", "plain.mean(1, keepdims=True)", "plain.mean((0, 1), keepdims=True)", "test_analysis.py::test_the_limits_of_the_warnings_are_shares_of_the_spread_over_the_noises"),
+    ("analysis.py", "np.mean(found.clipped[..., -1])", "np.mean(found.clipped)", "test_analysis.py::test_only_what_is_clipped_in_the_end_is_warned_of"),
+    ("flops.py", "eqn.params[\"length\"] * each", "each", "test_flops.py::test_products_scans_and_batches"),
+    ("flops.py", "tuple(reads)), node)", "tuple(reads), id(node)), node)", "test_flops.py::test_what_is_computed_twice_is_counted_once_through_calls_too"),
+    ("flops.py", "return max(region.total(outputs) for region in node.regions)", "return min(region.total(outputs) for region in node.regions)", "test_flops.py::test_the_dearest_branch_counts"),
+    ("flops.py", "max(region.total(outputs) for region in node.regions)", "max(region.total() for region in node.regions)", "test_flops.py::test_of_a_checkpointed_gradient_only_what_is_used_is_counted"),
+    ("flops.py", "products = out[batch] * out[features] * kernel[spec.rhs_spec[1]]", "products = out[batch] * out[features]", "test_flops.py::test_a_convolution_multiplies_no_zeros_of_its_padding_and_dilations"),
+    ("figures.py", "starts[ends[starts + horizon] == ends[starts]]", "starts", "test_figures.py::test_the_chunks_that_are_analysed_are_whole"),
+    ("figures.py", "a_t = (1 - t) * noise + t * action", "a_t = t * noise + (1 - t) * action", "test_figures.py::test_the_points_of_the_noise_analysis_go_from_noise_to_the_action"),
+    ("plot.py", "(100 * means, 100 * errors)", "(100 * means, errors)", "test_plot.py::test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper"),
+    ("film.py", "_GREEN if success else _GREY", "_GREY if success else _GREEN", "test_cli.py::test_the_last_picture_of_an_episode_says_how_it_ended"),
+    ("film.py", "panel[min(i, len(panel) - 1)]", "panel[i % len(panel)]", "test_cli.py::test_a_panel_whose_episode_has_ended_stands_still"),
+    ("_provenance.py", "f\"{commit} with changes\" if changed else commit", "commit", "test_provenance.py::test_the_commit_of_a_result_says_whether_the_code_was_changed"),
+    # The command line.
+    ("cli/_make.py", "\"transitions\": transitions, \"seed\": seed,", "\"transitions\": transitions,", "test_cli.py::test_the_options_of_collect_reach_the_library"),
+    ("cli/_make.py", "{\"save_every\": save_every} |", "{} |", "test_cli.py::test_the_options_of_train_reach_the_library"),
+    ("cli/_make.py", "{\"streamed\": True, \"updates_per_call\": 50} if stream", "{} if stream", "test_cli.py::test_the_options_of_train_reach_the_library"),
+    ("cli/_compare.py", "        steps=flow.steps,\n        reduce=flow.reduction,\n        task=task.env,\n        record", "        reduce=flow.reduction,\n        task=task.env,\n        record", "test_cli.py::test_the_options_of_evaluate_and_choose_reach_the_library"),
+    ("cli/_budget.py", "jax.tree_util.Partial(kind, steps=flow.steps)", "kind", "test_cli.py::test_the_options_of_an_offline_choice_reach_the_library"),
+    ("cli/_offline.py", "split=\"val\")", "split=\"train\")", "test_cli.py::test_the_options_of_an_offline_choice_reach_the_library"),
 ]  # fmt: skip
+MUTANTS = [Mutant(*row) for row in TABLE]
 
 
-def killed(number: int) -> bool:
-    file, right, wrong, tests = MUTANTS[number]
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        ignored = shutil.ignore_patterns(".git", ".venv", "runs", "data", "site", "__pycache__")
-        shutil.copytree(ROOT, copy, ignore=ignored)
-        path = copy / "qgf_eqx" / file
-        text = path.read_text()
-        if text.count(right) < 1:
-            raise SystemExit(f"mutant {number}: `{right}` is no longer in {file}")
-        path.write_text(text.replace(right, wrong, 1))
-        # `python -m pytest` puts the copy first on the path, before the installed package.
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-n0",
-            "-p",
-            "no:cacheprovider",
-            *tests,
-        ]
-        return subprocess.run(command, cwd=copy, capture_output=True).returncode == 1
+def mutated(mutant: Mutant) -> str:
+    text = (ROOT / "qgf_eqx" / mutant.file).read_text()
+    if text.count(mutant.right) != mutant.times:
+        raise ValueError(
+            f"`{mutant.right}` is {text.count(mutant.right)} times in {mutant.file}, "
+            f"not {mutant.times}"
+        )
+    return text.replace(mutant.right, mutant.wrong)
+
+
+def run_tests(copy: Path, tests: list[str], *, limit: float | None = None) -> tuple[int, str]:
+    """The exit code of the tests in a copy, and their output. Out of time is failed."""
+    options = ["-x", "-q", "-n0", "-p", "no:cacheprovider"]
+    settings = {
+        "PYTHONPATH": str(copy),  # before the installed package
+        "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    output = copy / "output.txt"
+    with open(output, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)],
+            cwd=copy,
+            env={**os.environ, **settings},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        RUNNING.add(process.pid)
+        try:
+            return process.wait(limit), output.read_text()
+        except subprocess.TimeoutExpired:
+            return FAILED, "FAILED out of time"
+        finally:
+            _end(process.pid)  # and what the tests have started
+            process.wait()
+
+
+def _end(pid: int) -> None:
+    RUNNING.discard(pid)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _stop(folder: str, *_) -> None:
+    """On SIGTERM: no test outlives this process, and no copy stays."""
+    for pid in list(RUNNING):
+        _end(pid)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(128 + signal.SIGTERM)
+
+
+def judge(copies: SimpleQueue, mutant: Mutant) -> tuple[str, str]:
+    """Killed, survived or broken; and by which test, or why."""
+    copy = copies.get()
+    path = copy / "qgf_eqx" / mutant.file
+    right = path.read_text()
+    try:
+        path.write_text(mutated(mutant))
+        code, output = run_tests(copy, mutant.tests.split(), limit=LIMIT)
+    finally:
+        path.write_text(right)
+        copies.put(copy)
+    failed = [line.split(" - ")[0] for line in output.splitlines() if line.startswith("FAILED ")]
+    if code == PASSED:
+        return "SURVIVED", ""
+    if code == FAILED or code < 0:  # a signal: it crashed
+        return "killed", failed[0].split("::")[-1] if failed else f"exit code {code}"
+    return "BROKEN", output[-2000:]  # pytest could not run: the mutant says nothing
+
+
+def warm(copies: SimpleQueue, tests: list[str]) -> None:
+    """Runs tests on the unbroken code, which fills the folder of programs."""
+    copy = copies.get()
+    code, output = run_tests(copy, tests)
+    copies.put(copy)
+    if code != PASSED:
+        raise SystemExit(f"the tests do not pass unbroken:\n{output[-5000:]}")
+
+
+def _not_code(folder: str, names: list[str]) -> set[str]:
+    """What a copy of the project does without: all but code, at its top."""
+    outer = {name for name in names if name.startswith(".") or name in ("runs", "data", "site")}
+    return outer if Path(folder) == ROOT else {"__pycache__"}
+
+
+def shares(tests: set[str], count: int) -> list[list[str]]:
+    """The tests in some lists of whole files, of about as many tests."""
+    lists: list[list[str]] = [[] for _ in range(count)]
+    by_file = [list(group) for _, group in groupby(sorted(tests), lambda t: t.split("::")[0])]
+    for group in sorted(by_file, key=len, reverse=True):
+        min(lists, key=len).extend([group[0]] if "::" not in group[0] else group)
+    return [share for share in lists if share]
 
 
 def main():
-    numbers = [int(n) for n in sys.argv[1:]] or range(len(MUTANTS))
-    survivors = []
-    for number in numbers:
-        dead = killed(number)
-        if not dead:
-            survivors.append(number)
-        file, _, wrong, _ = MUTANTS[number]
-        print(f"{number:3d} {'killed' if dead else 'SURVIVED'}  {file}: {wrong!r}", flush=True)
-    print(f"{len(numbers) - len(survivors)} of {len(numbers)} mutants killed")
-    sys.exit(len(survivors) > 0.05 * len(numbers))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("numbers", nargs="*", type=int, help="of mutants; all by default")
+    parser.add_argument("--check", action="store_true", help="only whether the code has moved on")
+    parser.add_argument("--workers", type=int, default=2, help="mutants at a time")
+    arguments = parser.parse_args()
+    numbers = arguments.numbers or range(len(MUTANTS))
+    chosen = [MUTANTS[number] for number in numbers]
+    moved = []
+    for number, mutant in enumerate(MUTANTS):
+        try:
+            mutated(mutant)
+        except ValueError as error:
+            moved.append(f"mutant {number}: {error}")
+        files = {ROOT / "tests" / test.split("::")[0] for test in mutant.tests.split()}
+        moved += [f"mutant {number}: there is no {file}" for file in files if not file.exists()]
+    if moved:
+        raise SystemExit("the code has moved on:\n" + "\n".join(moved))
+    if arguments.check:
+        return
+
+    start, outcomes = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.workers) as pool:
+        signal.signal(signal.SIGTERM, partial(_stop, folder))
+        copies: SimpleQueue = SimpleQueue()
+        for worker in range(arguments.workers):
+            copies.put(shutil.copytree(ROOT, Path(folder) / f"copy{worker}", ignore=_not_code))
+        tests = {test for mutant in chosen for test in mutant.tests.split()}
+        list(pool.map(partial(warm, copies), shares(tests, arguments.workers)))
+        print(f"the tests pass unbroken, {_clock(start)}", flush=True)
+        judged = zip(numbers, chosen, pool.map(partial(judge, copies), chosen), strict=True)
+        for number, mutant, (outcome, why) in judged:
+            outcomes.append(outcome)
+            print(
+                f"[{len(outcomes):3d} of {len(chosen)}, {_clock(start)}] {number:3d} {outcome:8} "
+                f"{mutant.file}: {mutant.wrong!r}  {why}",
+                flush=True,
+            )
+    for number, mutant, outcome in zip(numbers, chosen, outcomes, strict=True):
+        if outcome != "killed":
+            print(f"{outcome}: {number} {mutant.file}: {mutant.right!r} -> {mutant.wrong!r}")
+    killed = outcomes.count("killed")
+    share = killed / len(outcomes)
+    print(f"{killed} of {len(outcomes)} mutants killed, {share:.1%}, {_clock(start)}")
+    sys.exit(share < 0.95)
+
+
+def _clock(start: float) -> str:
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    return f"{minutes:2d} min {seconds:02d} s"
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import pytest
 
 from qgf_eqx import Guided, bounded, guidance, guided_flow
 from qgf_eqx.analysis import (
+    Diagnostics,
     choose_weight,
     diagnose,
     flow_distance,
     flow_kl,
     gradient_cosine,
     judge,
+    nearest_distance,
     starting_weight,
     value_gain,
 )
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
-from qgf_eqx.weights import LinearDecay
+from qgf_eqx.weights import ClipNorm, LinearDecay
 
 
 def slope(obs, action):
@@ -44,7 +46,7 @@ def test_diagnostics_by_hand(x64):
         np.testing.assert_allclose(found.share[k], np.linalg.norm(push) / np.linalg.norm(v))
         np.testing.assert_allclose(found.cosine[k], v[0] / np.linalg.norm(v))
         np.testing.assert_allclose(found.clipped[k], np.mean(np.abs(leap) > 0.25))
-        np.testing.assert_allclose(found.spread[k], abs(leap[0]))
+        np.testing.assert_allclose(found.spread[k], abs(np.clip(leap[0], -0.25, 0.25)))
         np.testing.assert_allclose(found.value[k], 2 * np.clip(leap[0], -0.25, 0.25))
         a, plain = a + (v + push) / 4, plain + np.asarray(flow(None, jnp.asarray(plain), t)) / 4
         np.testing.assert_allclose(found.distance[k], np.sqrt(np.mean((a - plain) ** 2)))
@@ -107,6 +109,65 @@ def test_the_strongest_weight_within_the_budget_is_chosen_in_one_trace(module):
     assert choose_weight(flow, critic, observations, budget=0.0, **options).weight is None
     with pytest.raises(ValueError, match="weights"):
         choose_weight(flow, critic, observations, jax.random.key(0), weights=[], budget=1.0)
+
+
+def spends(flow, critic, grid, **options):
+    options = {"key": jax.random.key(0), "budget": 0.25, **options}
+    return choose_weight(flow, critic, jnp.array([1.0, 2.0]), weights=grid, **options)
+
+
+def scaled(obs, action):
+    return obs * slope(obs, action)
+
+
+def test_the_chosen_weight_does_not_depend_on_the_order():
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    grid = [0.05, 0.1, 0.2, 0.4, LinearDecay(0.15), LinearDecay(0.3)]
+    found = spends(flow, scaled, grid)
+    best = max((s, i) for i, s in enumerate(found.spent) if s <= 0.25)[1]
+    assert found.weight == grid[best] and sum(found.spent <= 0.25) >= 2
+    for order in ([5, 4, 3, 2, 1, 0], [2, 5, 0, 3, 1, 4]):
+        again = spends(flow, scaled, [grid[i] for i in order])
+        assert again.weight == found.weight
+        np.testing.assert_allclose(again.spent, found.spent[order])
+
+
+def test_of_weights_that_spend_the_same_the_smallest_is_chosen():
+    still = lambda obs, a: 0.0 * a[0]  # noqa: E731
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    for grid in ([0.3, 0.1, 0.2], [0.1, 0.2, 0.3]):
+        assert spends(flow, still, grid).weight == 0.1
+
+
+def test_a_budget_is_spent_by_any_kind_of_weight_too():
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    grid = [lambda t, v, g: 0.1, lambda t, v, g: 0.05, ClipNorm(0.2, 10.0), 1]
+    found = spends(flow, scaled, grid, budget=1e9)
+    assert found.weight == 1 and found.spent[0] > found.spent[1]
+
+
+@pytest.mark.parametrize(
+    ("grid", "budget", "message"),
+    [
+        ([0.1, np.nan], 1.0, "`weights` must be finite, got nan"),
+        ([0.1, np.inf], 1.0, "`weights` must be finite, got inf"),
+        ([LinearDecay(np.nan)], 1.0, "`weights` must be finite"),
+        ([0.1, 0.2, 0.1], 1.0, "`weights` has 0.1 twice"),
+        ([LinearDecay(0.1), LinearDecay(0.1)], 1.0, "twice"),
+        ([0.1], np.nan, r"`budget` must be in \[0, inf\]"),
+        ([0.1], -1.0, r"`budget` must be in \[0, inf\]"),
+    ],
+)
+def test_weights_and_budgets_that_cannot_be_are_refused(grid, budget, message):
+    with pytest.raises(ValueError, match=message):
+        spends(GaussianFlow(jnp.zeros(2), 0.5), scaled, grid, budget=budget)
+
+
+@pytest.mark.parametrize("noises", [1, 0, -1])
+def test_a_spread_needs_two_noises(noises):
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    with pytest.raises(ValueError, match="`noises` must be at least"):
+        starting_weight(flow, slope, jnp.ones((3, 1)), jax.random.key(0), noises=noises)
 
 
 def test_the_starting_weight_is_the_flows_spread_over_the_slope():
@@ -174,3 +235,65 @@ def test_values_are_those_of_the_actions_by_both_critics(x64):
             np.testing.assert_allclose(found["judge"][i, j], -((action - 0.5) ** 2).sum())
             nearest = min(np.sqrt(((action - d) ** 2).mean()) for d in np.asarray(data))
             np.testing.assert_allclose(found["distance"][i, j], nearest)
+
+
+def test_the_distance_to_data_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"`data\[0\]` has shape \(1,\), but `action` has \(3,\)"):
+        nearest_distance(jnp.zeros(3), jnp.zeros((5, 1)))
+
+
+def test_the_spread_is_taken_where_the_bounded_critic_is_asked():
+    policy = GaussianFlow(jnp.full(1, 3.0), 0.1)  # its leaps end near 3
+    values = lambda o, a: jnp.stack([a[0], 3 * a[0]])  # noqa: E731
+    critic = bounded(lambda o, a: jnp.min(values(o, a)))
+    found = diagnose(policy, critic, None, jnp.zeros(1), weight=0.1, values=values)
+    np.testing.assert_allclose(found.spread, 1.0, rtol=1e-6)  # members 1 and 3
+
+
+def test_cosines_and_shares_are_kept_for_gradients_of_any_size():
+    policy = GaussianFlow(jnp.array([0.3, -0.7]), 0.5)
+    for scale in (1e-25, 1.0, 1e25):
+        critic = lambda o, a, scale=scale: scale * a[0]  # noqa: E731
+        found = diagnose(policy, critic, None, jnp.array([0.2, 0.4]), weight=1 / scale)
+        assert np.isfinite(found.cosine).all() and np.isfinite(found.share).all()
+        assert np.all(np.abs(found.cosine) > 1e-3)
+
+
+def test_the_error_of_a_weights_measure_is_that_of_the_mean():
+    """A measure that is the observation itself: its spread over the root of the number."""
+    observations = jnp.asarray(np.random.default_rng(0).normal(size=100), jnp.float32)
+    found = choose_weight(
+        GaussianFlow(jnp.zeros(2), 0.5),
+        slope,
+        observations,
+        jax.random.key(0),
+        weights=[1.0, 2.0],
+        budget=9.0,
+        measure=lambda guided, obs, key: guided.weight * obs,
+    )
+    np.testing.assert_allclose(
+        found.spent, np.mean(np.asarray(observations)) * np.array([1, 2]), rtol=1e-4
+    )
+    standard = np.std(np.asarray(observations), ddof=1) / 10 * np.array([1, 2])
+    np.testing.assert_allclose(found.error, standard, rtol=0.01)
+
+
+def judged(moved, *, clipped=(0.0, 0.0)):
+    """Two observations whose plain actions are far apart, each with a spread of 1 over its noises,
+    and actions that are moved by a part of it."""
+    shape = (2, 2, 2)  # observations, noises, steps
+    plain = jnp.array([[9.0, 11.0], [-11.0, -9.0]])
+    rest = {name: jnp.zeros(shape) for name in ("share", "cosine", "spread", "value", "distance")}
+    steps = {"t": jnp.zeros(shape), "clipped": jnp.broadcast_to(jnp.asarray(clipped), shape)}
+    return judge(Diagnostics(**steps, **rest, action=plain + moved, plain=plain))
+
+
+def test_the_limits_of_the_warnings_are_shares_of_the_spread_over_the_noises():
+    assert "far too weak: actions move by 0.09" in judged(0.09)[0]
+    assert judged(0.11) == [] and judged(0.99) == []
+    assert "very strong: actions move by 1.01" in judged(1.01)[0]
+
+
+def test_only_what_is_clipped_in_the_end_is_warned_of():
+    assert judged(0.5, clipped=(1.0, 0.2)) == []
+    assert judged(0.5, clipped=(0.0, 0.3))[0].startswith("30% of the dimensions")

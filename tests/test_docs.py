@@ -35,9 +35,7 @@ def test_the_readmes_examples_run(unchecked, capsys):
     scope: dict = {}
     for block in blocks(ROOT / "README.md"):
         exec(compile(block, "README.md", "exec"), scope)
-    first, shares = capsys.readouterr().out.splitlines()
-    assert abs(float(first) - 3) < 0.5
-    flow, qgf = map(int, re.findall(r"(\d+)%", shares))
+    flow, qgf = map(int, re.findall(r"(\d+)%", capsys.readouterr().out))
     assert 35 < flow < 45 and qgf >= 99
 
 
@@ -81,7 +79,7 @@ def test_a_public_name_without_an_entry_fails_the_build(hooks, tmp_path):
     from mkdocstrings import Inventory
 
     config, names = MkDocsConfig(), hooks.public_names()
-    assert {"qgf_eqx.sample", "qgf_eqx.guidance.qgf", "qgf_eqx.datasets.load"} < names
+    assert {"qgf_eqx.sample", "qgf_eqx.guidance.qgf", "qgf_eqx.data.ogbench.load"} < names
     config.load_dict({"site_dir": str(tmp_path)})
 
     def build(names):
@@ -92,8 +90,8 @@ def test_a_public_name_without_an_entry_fails_the_build(hooks, tmp_path):
         hooks.on_post_build(config)
 
     build(names)
-    with pytest.raises(PluginError, match=r"docs/api: qgf_eqx\.datasets\.load$"):
-        build(names - {"qgf_eqx.datasets.load"})
+    with pytest.raises(PluginError, match=r"docs/api: qgf_eqx\.data\.ogbench\.load$"):
+        build(names - {"qgf_eqx.data.ogbench.load"})
 
 
 def test_a_tutorial_becomes_a_page(hooks, tmp_path):
@@ -104,13 +102,8 @@ def test_a_tutorial_becomes_a_page(hooks, tmp_path):
     assert "\n\nWords.\n\n```python\nprint(1)\n```\n" in page
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(p, marks=[pytest.mark.slow] * (p.stem == "pointmaze"), id=p.stem)
-        for p in TUTORIALS
-    ],
-)
+@pytest.mark.slow  # the site's build runs them too
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda path: path.stem)
 def test_the_tutorials_run(script, tmp_path):
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -130,7 +123,8 @@ def test_an_entry_without_a_name_fails():
         try:
             import_module(name)
         except ImportError:
-            assert name.removeprefix("qgf_eqx.") in vars(qgf_eqx), name
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(import_module(module), attribute), name
 
 
 def test_every_public_function_and_class_has_a_docstring():
@@ -210,9 +204,7 @@ def test_the_commands_of_the_pages_are_those_of_the_program(line, monkeypatch):
     def stub(verb):
         return functools.wraps(verb)(lambda *_, **__: called.append(verb))
 
-    for verb in ("demo", "collect", "train", "evaluate", "choose", "diagnose", "analyse", "film"):
-        monkeypatch.setattr(cli, verb, stub(getattr(cli, verb)))
-    monkeypatch.setattr(cli, "plot_results", stub(cli.plot_results))
+    monkeypatch.setattr(cli, "VERBS", {name: stub(verb) for name, verb in cli.VERBS.items()})
     cli.main(shlex.split(line, comments=True))
     assert len(called) == 1
 
@@ -231,7 +223,11 @@ def test_no_page_names_a_machine_or_an_index():
 
 @pytest.mark.parametrize(
     ("bench", "results", "page"),
-    [("closed_form", "closed_form", "estimators"), ("cost", "cost_cpu", "costs")],
+    [
+        ("closed_form", "closed_form", "estimators"),
+        ("cost", "cost_cpu", "costs"),
+        ("worth", "worth_cube", "costs"),
+    ],
 )
 def test_the_tables_of_a_bench_are_its_results(bench, results, page, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

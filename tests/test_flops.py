@@ -3,6 +3,8 @@ import re
 import diffrax
 import equinox as eqx
 import jax
+import jax.experimental.pallas
+import jax.experimental.sparse
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -160,11 +162,66 @@ def test_a_convolution_costs_its_multiply_adds():
     assert count(conv, image, kernel) == 2 * (2 * 8 * 8 * 8) * (3 * 3 * 3)
 
 
+def pairs(n, window, stride, padding, between, apart):
+    """The multiplications of one channel, one by one: input and kernel entries that meet."""
+    spread = [None] * ((n - 1) * between + 1)
+    spread[::between] = ["entry"] * n
+    low, high = padding
+    spread = [None] * low + spread[max(-low, 0) : len(spread) + min(high, 0)] + [None] * high
+    reach = (window - 1) * apart + 1
+    starts = range(0, len(spread) - reach + 1, stride)
+    return sum(spread[o + k * apart] is not None for o in starts for k in range(window))
+
+
+def test_a_convolution_multiplies_no_zeros_of_its_padding_and_dilations():
+    draw = np.random.default_rng(0)
+    of = lambda low, high: [int(i) for i in draw.integers(low, high, 2)]  # noqa: E731
+    for trial in range(60):
+        sizes, windows, strides = of(4, 8), of(1, 4), of(1, 4)
+        between, apart, padding = of(1, 4), of(1, 3), [tuple(of(-1, 4)) for _ in "xy"]
+        groups, batches = [(1, 1), (2, 1), (1, 2)][trial % 3]
+        image, kernel = jnp.ones((4, *sizes, 2)), jnp.ones((6, 2 // groups, *windows))
+        options = {"feature_group_count": groups, "batch_group_count": batches}
+        options |= {"lhs_dilation": between, "rhs_dilation": apart}
+        conv = lambda x, k: jax.lax.conv_general_dilated(  # noqa: E731
+            x, k, strides, padding, dimension_numbers=("NHWC", "OIHW", "CNHW"), **options
+        )
+        places = zip(sizes, windows, strides, padding, between, apart, strict=True)
+        products = 4 // batches * 6 * 2 // groups * np.prod([pairs(*place) for place in places])
+        assert count(conv, image, kernel) == 2 * products, (trial, options)
+        if trial < 6 and products:  # as XLA counts them
+            found = jax.jit(conv).lower(image, kernel).cost_analysis()["flops"]
+            assert found == 2 * products
+
+
+def test_a_transposed_convolution_costs_what_the_convolution_costs():
+    layer = eqx.nn.ConvTranspose2d(3, 8, 2, stride=2, key=KEY)
+    image = jnp.ones((3, 5, 5))
+    assert count(layer, image) == 2 * 8 * 3 * (2 * 5) ** 2
+    forward = eqx.nn.Conv2d(3, 8, 3, padding=1, key=KEY)
+    both = count(lambda x: jax.vjp(forward, x)[1](jnp.ones((8, 5, 5))), image)
+    assert both == count(forward, image)  # to the image only: the values are not needed
+
+
+def test_a_complex_multiply_add_is_eight_operations():
+    a, b = A.astype(complex), B.astype(complex)
+    mixed = lambda x, y: jax.lax.dot_general(x, y, (((1,), (0,)), ((), ())))  # noqa: E731
+    assert count(matmul, a, b) == count(mixed, A, b) == count(mixed, a, B) == 4 * COST
+    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1,), "VALID")  # noqa: E731
+    image, kernel = jnp.ones((1, 2, 8)), jnp.ones((3, 2, 3))
+    assert count(conv, image.astype(complex), kernel.astype(complex)) == 4 * count(
+        conv, image, kernel
+    )
+
+
 def test_what_is_computed_twice_is_counted_once_through_calls_too():
     assert count(lambda x, y: x @ y + matmul(x, y), A, B) == COST
     assert count(lambda x, y: x @ y + jax.jit(matmul)(x, y), A, B) == COST
     assert count(lambda x, y: x @ y + (2 * x) @ y, A, B) == 2 * COST
     assert count(lambda x, y: jnp.sin(x @ y) + 3 * jnp.sin(x @ y), A, B) == COST
+    # Equal numbers of two types are two things.
+    half = lambda: jnp.ones((3, 4), jnp.bfloat16) @ B.astype(jnp.bfloat16)  # noqa: E731
+    assert count(lambda: (half(), jnp.ones((3, 4)) @ B)) == 2 * COST
     constants = [np.ones((4, 5), np.float32), np.full((4, 5), 2, np.float32)]
     assert count(lambda x: x @ constants[0] + x @ constants[1], A) == 2 * COST
 
@@ -185,6 +242,105 @@ def test_what_nobody_uses_is_not_counted():
     assert count(lambda x, y: scan(x, y)[0][0], A, square) == 3 * one
     assert count(lambda x, y: scan(x, y)[0][2], A, square) == 3 * 2 * one
     assert count(lambda x, y: scan(x, y)[1], A, square) == 3 * 3 * one
+
+
+def test_what_nobody_uses_of_a_branch_is_not_counted():
+    square, one = jnp.ones((4, 4)), 2 * 4**3
+
+    def branches(x, y):
+        yes = lambda x, y: (x @ y, x + y, y)  # noqa: E731
+        no = lambda x, y: (x, x - y, jax.lax.cond(y[0, 0] > 0, yes, yes, x, x @ x)[0])  # noqa: E731
+        return jax.lax.cond(x[0, 0] > 0, yes, no, x @ x @ x, y @ y)
+
+    # Two products for the first operand, one for the second, and what is inside.
+    for used, products in ((0, 2 + 1 + 1), (1, 3), (2, 2 + 1 + 2)):
+        assert count(lambda x, y: branches(x, y)[used], square, square) == products * one
+        assert count(jax.jit(lambda x, y: branches(x, y)[used]), square, square) == products * one
+    assert count(lambda x, y: (branches(x, y), x)[1], square, square) == 0
+
+    def step(carry, _):
+        x, y, idle = carry
+        new = branches(x, y)
+        return (x + new[1], y, idle + new[0]), None
+
+    scan = lambda x, y: jax.lax.scan(step, (x, y, x), length=7)[0]  # noqa: E731
+    assert count(lambda x, y: scan(x, y)[0], square, square) == (7 * 2 + 1) * one  # y @ y once
+    assert count(lambda x, y: scan(x, y)[1], square, square) == 0
+
+
+def test_what_is_printed_is_used():
+    def show(x, y):
+        jax.debug.print("{}", x @ y)
+        return jax.lax.scan(lambda c, _: (jax.debug.print("{}", c @ c), (c + 1, None))[1], y, length=3)[0]  # fmt: skip
+
+    assert count(show, A, jnp.ones((4, 4))) == 2 * 3 * 4 * 4 + 3 * 2 * 4**3
+
+
+def test_a_scan_of_no_rounds_costs_nothing():
+    def scan(c, xs, y):
+        return jax.lax.scan(lambda c, x: (c @ x @ (y @ y), None), c, xs)[0]
+
+    for n in (0, 1, 2):  # y @ y once, if there is a round
+        expected = n * 2 * (2 * 3 * 4 * 4) + (n > 0) * 2 * 4**3
+        assert count(scan, A, jnp.ones((n, 4, 4)), jnp.ones((4, 4))) == expected
+
+
+class Recorded:
+    """A matrix that remembers which products made it: the oracle of random programs."""
+
+    def __init__(self, made, products=frozenset()):
+        self.made, self.products = made, products
+
+    def __matmul__(self, other):
+        made = ("@", self.made, other.made)
+        return Recorded(made, self.products | other.products | {made})
+
+    def __add__(self, other):
+        return Recorded(("+", self.made, other.made), self.products | other.products)
+
+
+def random_program(draw, scan):
+    """Straight lines, calls, repetitions, dead code, and loops that use all that they carry."""
+    plan = [[int(i) for i in draw.integers(0, 1000, 3)] for _ in range(12)]
+    loop = [[int(i) for i in draw.integers(0, 1000, 3)] for _ in range(4)]
+    length, call = int(draw.integers(1, 4)), jax.jit(lambda x, y: x @ y)
+
+    def run(values, plan):
+        values = list(values)
+        for kind, i, j in plan:
+            x, y = values[i % len(values)], values[j % len(values)]
+            real = isinstance(x, jax.Array)
+            values.append(
+                x + y if kind % 3 == 0 else call(x, y) if kind % 3 == 1 and real else x @ y
+            )
+        return values
+
+    def program(*inputs):
+        values = run(inputs[:3], plan)
+        # Where the loop reads what nothing else reads, what is outside and inside differs.
+        step = lambda c: c + (c @ run([c, *inputs[3:]], loop)[-1])  # noqa: E731
+        return scan(step, values[-1], length) + values[-2]
+
+    return program
+
+
+def test_random_programs_cost_the_different_products_that_their_result_needs():
+    draw, one = np.random.default_rng(0), 2 * 4**3
+    inputs = [jnp.full((4, 4), float(i)) for i in range(5)]
+
+    def rounds(step, c, length):
+        for _ in range(length):
+            c = step(c)
+        return c
+
+    scanned = lambda f, c, n: jax.lax.scan(lambda c, _: (f(c), None), c, length=n)[0]  # noqa: E731
+    for _ in range(25):
+        seed = int(draw.integers(1000))
+        program, oracle = (
+            random_program(np.random.default_rng(seed), scan) for scan in (scanned, rounds)
+        )
+        expected = len(oracle(*map(Recorded, "abcde")).products)
+        assert count(program, *inputs) == expected * one, seed
 
 
 def test_what_does_not_change_in_a_loop_is_counted_once_however_deep():
@@ -253,6 +409,134 @@ def test_a_checkpointed_chain_costs_one_forward_and_one_backward_pass():
     assert count(jax.grad(loss), A) == 5 * 2 * (2 * 3 * 4 * 4)
 
 
+def test_a_checkpointed_gradient_costs_its_second_forward_pass():
+    loss = lambda x, y: jnp.sum(jnp.sin(jnp.sin(x @ y) @ y))  # noqa: E731
+    square, one = jnp.ones((4, 4)), 2 * 4**3
+    assert count(jax.value_and_grad(loss), square, square) == 4 * one
+    both = jax.value_and_grad(jax.checkpoint(loss))
+    assert count(both, square, square) == 6 * one
+    # Nobody asks for the value: only the second of the forward passes is there.
+    assert count(jax.grad(jax.checkpoint(loss)), square, square) == 4 * one
+
+
+@pytest.mark.parametrize(
+    ("fn", "rounds"),
+    [
+        (lambda x: jax.lax.fori_loop(0, 5, lambda i, c: c @ c, x), 5),
+        (lambda x: jax.lax.map(lambda y: y @ y, jnp.stack([x, 2 * x, x + 1])), 3),
+        (lambda x: jax.lax.map(lambda i: i * x @ (x + i), jnp.arange(7.0), batch_size=2), 7),
+        (lambda x: jax.lax.associative_scan(jnp.matmul, jnp.stack([x + i for i in range(4)])), 4),
+        (lambda x: jax.jvp(relu_product, (x,), (2 * x,)), 2),
+        (lambda x: jax.vjp(square_product, x)[1](x), 1),
+        (lambda x: jnp.linalg.matrix_power(x, 4), 2),
+        (lambda x: jax.lax.dot_general(x, x, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32), 1),
+        (lambda x: vmapped_by_hand(x), 1),
+        (lambda x: jax.lax.platform_dependent(x, cpu=lambda x: x @ x, default=lambda x: x), 1),
+    ],
+)  # fmt: skip
+def test_products_in_loops_and_calls(fn, rounds):
+    assert count(fn, jnp.ones((4, 4))) == rounds * 2 * 4**3
+
+
+@jax.custom_jvp
+def relu_product(x):
+    return x @ x
+
+
+relu_product.defjvp(lambda x, t: (relu_product(*x), t[0] @ (2 * x[0])))
+
+
+@jax.custom_vjp
+def square_product(x):
+    return x @ x @ x @ x
+
+
+square_product.defvjp(lambda x: (square_product(x), x), lambda x, g: (g @ x,))
+
+
+@jax.custom_batching.custom_vmap
+def vmapped_by_hand(x):
+    return x @ x
+
+
+vmapped_by_hand.def_vmap(lambda n, batched, x: (x @ x, True))
+
+
+CELLS = jnp.linspace(0.1, 0.9, 12).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jax.nn.softmax(jax.nn.gelu(jax.nn.silu(x)) + jax.scipy.special.gammaln(x)),
+        lambda x: jax.grad(lambda x: jnp.sum(jnp.cumprod(jnp.cumsum(x)) + jnp.std(x)))(x),
+        lambda x: jnp.sort(x)[jnp.argmax(x[:, 0])] + jnp.median(x) + jnp.quantile(x, 0.3),
+        lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (2, 2), (1, 1), "VALID"),
+        lambda x: jax.grad(lambda x: eqx.nn.MaxPool2d(2)(x[None]).sum())(x),
+        lambda x: jax.grad(lambda x: eqx.nn.AvgPool2d(2)(x[None]).sum())(x),
+        lambda x: x.at[0].add(1).at[1].mul(2).at[2].max(x[0]) + jnp.roll(x, 1) + jnp.pad(x, 0),
+        lambda x: jnp.where(x > 0.5, jnp.round(x), jnp.nan_to_num(x)) % 3 // 2,
+        lambda x: jnp.real(jnp.conj(jnp.exp(x.astype(complex)))) + jnp.abs(x) + jnp.arctan2(x, x),
+        lambda x: jnp.polyval(x[0], x) + jax.scipy.special.ndtri(x),
+        lambda x: jax.random.normal(jax.random.fold_in(KEY, 3), (3,)) + jax.random.gamma(KEY, 2.0),
+        lambda x: (jax.random.categorical(KEY, x), jax.random.permutation(KEY, 3)),
+        lambda x: jax.random.normal(jax.random.key(0, impl="rbg"), (3,)),
+        lambda x: (*jax.lax.top_k(x, 2), jax.lax.optimization_barrier(x), jax.nn.logsumexp(x)),
+        lambda x: jax.vmap(lambda y: y - jax.lax.pmean(y, "i"), axis_name="i")(x),
+    ],
+)
+def test_what_has_no_products_costs_nothing(fn):
+    assert count(fn, CELLS) == 0
+
+
+def sparse_product(x):
+    return jax.experimental.sparse.BCOO.fromdense(jnp.eye(4), nse=4) @ x
+
+
+def scaled_product(x):
+    wide, scale = jnp.ones((1, 4, 32)), jnp.ones((1, 4, 1))
+    return jax.nn.scaled_matmul(wide, wide, scale, scale)
+
+
+def sharded_product(x):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("i",))
+    spec = jax.sharding.PartitionSpec("i")
+    return jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec)(x)
+
+
+def kernel_product(x):
+    kernel = lambda x, out: out.__setitem__(..., x[...] @ x[...])  # noqa: E731
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.experimental.pallas.pallas_call(kernel, out_shape=shape)(x)
+
+
+def called_back(x):
+    return jax.pure_callback(lambda x: x @ x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"),
+    [
+        (sparse_product, "bcoo_dot_general"),
+        (scaled_product, "scaled_matmul"),
+        (sharded_product, "shard_map"),
+        (kernel_product, "pallas_call"),
+        (called_back, "pure_callback"),
+        (lambda x: jax.lax.ragged_dot(x, x[None], jnp.array([4])), "ragged_dot"),
+        (lambda x: jax.scipy.sparse.linalg.cg(lambda v: x @ v, x[0])[0], "custom_linear_solve"),
+        (jax.scipy.linalg.lu, "lu"),
+        (jnp.linalg.eigh, "eigh"),
+        (jnp.fft.fft, "fft"),
+        (lambda x: jax.lax.scan(lambda c, _: (sparse_product(c), None), x, length=3), "bcoo"),
+        (lambda x: jax.lax.cond(x[0, 0] > 0, sparse_product, jnp.sin, x), "bcoo"),
+    ],
+)
+def test_what_is_not_known_is_an_error_that_names_it(fn, name):
+    with pytest.raises(ValueError, match=f"`{name}.*cannot be counted: it is not known"):
+        count(fn, jnp.ones((4, 4)))
+    assert count(lambda x: (fn(x), jnp.sin(x))[1], jnp.ones((4, 4))) == 0  # nobody uses it
+
+
 def test_what_cannot_be_counted_is_refused_by_name():
     def loop(x):
         return jax.lax.while_loop(lambda c: jnp.sum(c) < 9, lambda c: c @ jnp.ones((4, 4)), x)
@@ -266,3 +550,20 @@ def test_what_cannot_be_counted_is_refused_by_name():
     solve = lambda p, q, o, a: guided_solve(p, q, o, a, solver=diffrax.Euler())  # noqa: E731
     with pytest.raises(ValueError, match="fixed length"):
         count(solve, policy, critic, OBS, NOISE)
+
+
+def test_of_a_checkpointed_gradient_only_what_is_used_is_counted():
+    """The gradients in two factors, of which one is used: the other's products are not run."""
+
+    @jax.checkpoint
+    def block(x, y):
+        return jnp.sum(jnp.sin(x @ x)) + jnp.sum(jnp.sin(y @ y @ y))
+
+    square = jnp.ones((4, 4))
+    one = 2 * 4**3
+    gradients = jax.grad(block, argnums=(0, 1))
+    # The product again, for the cosine, and two for its derivative; of y the triple product has
+    # two products forward and four backward.
+    assert count(lambda x, y: gradients(x, y)[0], square, square) == 3 * one
+    assert count(lambda x, y: gradients(x, y)[1], square, square) == 6 * one
+    assert count(gradients, square, square) == 9 * one

@@ -6,7 +6,16 @@ import oracles
 import pytest
 from diffrax import Dopri8, Euler, Heun
 
-from qgf_eqx import bounded, denoise, guidance, guided_flow, guided_step, one_step
+from qgf_eqx import (
+    Guided,
+    action_gradient,
+    bounded,
+    denoise,
+    guidance,
+    guided_flow,
+    guided_step,
+    one_step,
+)
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.nn import CriticMLP, VelocityMLP
 from qgf_eqx.weights import GaussianCovariance
@@ -417,3 +426,185 @@ def test_the_controls_are_nothing_and_a_random_direction_of_the_same_norm(x64):
         np.testing.assert_allclose(np.linalg.norm(g), real, rtol=1e-12)
         directions.append(g / np.linalg.norm(g))
     assert abs(directions[0] @ directions[1]) < 0.999 and abs(directions[1] @ directions[2]) < 0.999
+
+
+def test_curvature_leaves_the_correction_out_whichever_direction_is_not_positive(x64):
+    # The first conjugate direction is positive here, and the second is not.
+    flow, t, g = GaussianFlow(jnp.zeros(2), 0.5), 0.5, jnp.array([0.9, 1.0])
+    sigma = (1 - t) ** 2 / t * flow.one_step_jacobian(t)
+    for convex in (jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), jnp.array([1.5, 1.2])):
+        hessian = jnp.diag(convex / sigma)
+        critic = lambda o, a, h=hessian: jnp.dot(g, a) + a @ h @ a / 2  # noqa: E731
+        found = guidance.curvature(flow, critic, None, jnp.zeros(2), t)
+        np.testing.assert_allclose(found, sigma * g / (1 - t), rtol=1e-12)
+    np.testing.assert_allclose(found, [0.36, 0.40], atol=1e-12)
+    concave = lambda o, a: jnp.dot(g, a) - a @ a  # noqa: E731
+    expected = sigma * g / (1 + 2 * sigma) / (1 - t)
+    for iterations in (1, 2, 3, 8):  # more than there are directions: rounding is not a direction
+        found = guidance.curvature(flow, concave, None, jnp.zeros(2), t, iterations=iterations)
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_curvature_with_more_iterations_than_directions_is_the_solution(x64, dtype):
+    matrix = np.random.default_rng(0).normal(size=(6, 6))
+    hessian, slope = -matrix @ matrix.T, np.linspace(-1, 1, 6)
+    flow = GaussianFlow(jnp.zeros(6, dtype), jnp.linspace(0.3, 1.0, 6, dtype=dtype))
+    critic = lambda o, a: a @ jnp.asarray(slope, dtype) + a @ jnp.asarray(hessian, dtype) @ a / 2  # noqa: E731
+    t, point = 0.4, jnp.linspace(1, 0, 6, dtype=dtype)
+    found = guidance.curvature(flow, critic, None, point, t, iterations=30)
+    jacobian = np.asarray(flow.one_step_jacobian(t), float)
+    sigma, leap = np.diag(0.36 / 0.4 * jacobian), np.asarray(flow.one_step(point, t), float)
+    expected = np.linalg.solve(np.eye(6) - sigma @ hessian, sigma @ (slope + hessian @ leap)) / 0.6
+    np.testing.assert_allclose(found, expected, rtol=1e-9 if dtype == jnp.float64 else 2e-3)
+
+
+def singular_case(scale):
+    """A flow to Gaussian data on a line, a concave critic with gradients of this scale, and what
+    the estimator should give by a dense solve."""
+    rng = np.random.default_rng(18)
+    line, matrix, point = rng.normal(size=4), rng.normal(size=(4, 4)), rng.normal(size=4)
+    t, data, slope, hessian = 0.3, np.outer(line, line), rng.normal(size=4), -9 * matrix @ matrix.T
+    gain = data @ np.linalg.inv((1 - t) ** 2 * np.eye(4) + t**2 * data)
+    g, sigma = slope + hessian @ (t * gain @ point), (1 - t) ** 2 * gain
+    expected = scale * np.linalg.solve(np.eye(4) - sigma @ hessian, sigma @ g) / (1 - t)
+    leap = jnp.asarray(t * gain)  # the leap is linear, and so the velocity is
+    flow = lambda o, a, t: (leap @ a - a) / (1 - t)  # noqa: E731
+    critic = lambda o, a: scale * (a @ jnp.asarray(slope) + a @ jnp.asarray(hessian) @ a / 2)  # noqa: E731
+    return flow, critic, jnp.asarray(point), t, expected
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-170, 1e160])
+@pytest.mark.parametrize("iterations", [1, 2, 4, 8])
+def test_curvature_is_solved_for_data_on_a_line_and_gradients_of_any_size(x64, scale, iterations):
+    flow, critic, point, t, expected = singular_case(scale)
+    found = guidance.curvature(
+        flow, critic, None, point, t, temperature=scale, iterations=iterations
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clip", [None, jnp.clip])
+@pytest.mark.parametrize("mean", [(0.2, 0.1, -0.3), (3.0, 0.1, -0.3), (3.0, -4.0, 2.0)])
+def test_the_curvature_of_a_bounded_critic_is_that_of_its_values(x64, clip, mean):
+    hessian = jnp.asarray(oracles.HESSIAN)
+    q = lambda o, a: jnp.dot(oracles.LINEAR, a) + a @ hessian @ a / 2  # noqa: E731
+    critic = bounded(q) if clip is None else bounded(q, clip=clip)
+    flow, t, point = GaussianFlow(jnp.array(mean), 0.5), 0.5, jnp.array([0.2, -0.1, 0.1])
+    leap = flow.one_step(point, t)
+    # Twice central differences of the value, clipped as it is.
+    step, basis = 1e-4, 1e-4 * np.eye(3)
+    bend = np.array(
+        [
+            [
+                sum(s * u * critic(None, leap + s * e + u * f) for s in (1, -1) for u in (1, -1))
+                for f in basis
+            ]
+            for e in basis
+        ]
+    ) / (4 * step**2)
+    sigma = (1 - t) ** 2 / t * np.diag(np.broadcast_to(flow.one_step_jacobian(t), 3))
+    g = np.asarray(action_gradient(critic, None, leap))
+    expected = np.linalg.solve(np.eye(3) - sigma @ bend, sigma @ g) / (1 - t)
+    found = guidance.curvature(flow, critic, None, point, t)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("clip", [None, jnp.clip])
+@pytest.mark.parametrize("name", [*NAMES, "ood_clipped", "gated"])
+def test_bptt_through_a_guided_flow_equals_central_differences_of_it(x64, name, clip):
+    flow = GaussianFlow(jnp.array([0.9, -0.3, 1.4]), 0.6)  # leaps inside and outside of the box
+    q = lambda o, a: jnp.sum(jnp.sin(2 * a)) + a[0] * a[1]  # noqa: E731
+    critic = bounded(q) if clip is None else bounded(q, clip=clip)
+    inner = (
+        eqx.Partial(guidance.gated, values=lambda o, a: a)
+        if name == "gated"
+        else guidance.ood_clipped
+        if name == "ood_clipped"
+        else estimator(name)
+    )
+    field = Guided(flow, critic, inner, 0.5)
+    outcome = jax.jit(
+        lambda a: jnp.dot(jnp.array([1.0, -0.4, 0.7]), denoise(field, None, a, 0.3, steps=4))
+    )
+    point, step = jnp.asarray(POINT), 1e-6
+    differences = [(outcome(point + e) - outcome(point - e)) / (2 * step) for e in step * np.eye(3)]
+    np.testing.assert_allclose(
+        jax.grad(outcome)(point), np.array(differences), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_gate_asks_the_members_where_the_bounded_critic_is_asked(x64):
+    def values(obs, action):
+        return jnp.stack([action[0], 3 * action[0]])
+
+    flow, t = GaussianFlow(jnp.full(1, 3.0), 0.1), 0.5  # its leaps end near 3
+    critic = bounded(lambda o, a: jnp.sum(a))
+    g = guidance.gated(flow, critic, None, jnp.zeros(1), t, values=values, kappa=0.5)
+    np.testing.assert_allclose(g, np.exp(-0.5 * 1.0), rtol=1e-12)  # members 1 and 3
+
+
+def test_a_gate_has_a_derivative_where_all_members_agree(x64):
+    gate = lambda a: guidance.gated(  # noqa: E731
+        gaussian(), quadratic, None, a, 0.3, values=lambda o, a: jnp.full(2, a[0])
+    )
+    assert np.isfinite(jax.jacobian(gate)(jnp.asarray(POINT))).all()
+
+
+def test_ood_asks_a_bounded_critic_outside_of_its_bounds_and_ood_clipped_inside(x64):
+    policy, point = gaussian(), jnp.array([2.0, 0.5, -3.0])
+    for clip in (None, jnp.clip):
+        square = lambda o, a: jnp.sum(a**2)  # noqa: E731
+        critic = bounded(square) if clip is None else bounded(square, clip=clip)
+        found = guidance.ood(policy, critic, None, point, 0.1)
+        np.testing.assert_allclose(found, [4.0, 1.0, -6.0])
+        found = guidance.ood_clipped(policy, critic, None, point, 0.1)
+        np.testing.assert_allclose(found, [2.0, 1.0, -2.0] if clip is None else [0.0, 1.0, 0.0])
+    np.testing.assert_allclose(guidance.ood_clipped(policy, square, None, point, 0.1), 2 * point)
+
+
+def test_random_directions_are_a_fresh_draw_for_every_sample(x64):
+    policy = GaussianFlow(jnp.zeros(2), 1.0)
+    critic = lambda o, a: a[0]  # noqa: E731
+    control = eqx.Partial(guidance.random_direction, key=jax.random.key(0))
+    points = jax.random.normal(jax.random.key(1), (4000, 2))
+    for t in (0.0, 0.5):
+        g = jax.vmap(lambda a: control(policy, critic, None, a, t))(points)
+        np.testing.assert_allclose(np.linalg.norm(g, axis=1), 1, rtol=1e-12)
+        assert np.all(np.abs(g.mean(axis=0)) < 4 / np.sqrt(2 * 4000))
+        angle = np.arctan2(*np.asarray(g).T)
+        assert np.abs(np.mean(np.exp(2j * angle))) < 4 / np.sqrt(4000)
+        # Neither the point nor a neighbour's direction says anything about a direction.
+        assert abs(np.mean(np.sum(g * points, axis=1))) < 4 / np.sqrt(4000)
+        assert abs(np.mean(np.sum(g[1:] * g[:-1], axis=1))) < 4 / np.sqrt(2 * 4000)
+    near = jax.vmap(lambda a: control(policy, critic, None, a, 0.0))(points + 1e-12)
+    assert abs(np.mean(np.sum(near * g, axis=1))) < 4 / np.sqrt(2 * 4000)
+    other = eqx.Partial(guidance.random_direction, key=jax.random.key(7))
+    assert np.any(other(policy, critic, None, points[0], 0.0) != near[0])
+
+
+def test_a_random_push_moves_the_mean_of_the_actions_nowhere():
+    policy = GaussianFlow(jnp.zeros(2), 0.5)
+    control = eqx.Partial(guidance.random_direction, key=jax.random.key(0))
+    noises = jax.random.normal(jax.random.key(1), (4000, 2))
+    draw = lambda a: guided_flow(  # noqa: E731
+        policy, lambda o, a: jnp.sum(a), None, a, guidance=control, weight=1.0
+    )
+    pushed = jax.jit(jax.vmap(draw))(noises) - 0.5 * noises
+    assert np.all(np.abs(pushed.mean(axis=0)) < 4 * np.std(pushed, axis=0) / np.sqrt(4000) + 0.01)
+
+
+def test_curvature_takes_only_times_below_its_earliest_as_that(x64):
+    """At a linear critic and one iteration it is `qgf_jacobian` times (1 - t) / t."""
+    flow, linear = gaussian(), lambda _, a: a @ oracles.LINEAR
+    point, default = jnp.asarray(POINT), eqx.Partial(guidance.curvature, iterations=1)
+    for t, taken, options in (
+        (0.06, 0.06, {}),
+        (0.1, 0.1, {}),
+        (0.02, 0.05, {}),
+        (0.0, 0.05, {}),
+        (0.1, 0.3, {"earliest": 0.3}),
+    ):
+        g = eqx.Partial(default, **options)(flow, linear, None, point, t)
+        exact = guidance.qgf_jacobian(flow, linear, None, point, taken)
+        np.testing.assert_allclose(g, exact * (1 - taken) / taken, rtol=1e-9)

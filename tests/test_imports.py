@@ -1,6 +1,7 @@
-"""What importing the core may bring in, what each edge says without its extra, and no pickle."""
+"""What the core brings in, what each edge says without its extra, who imports whom, no pickle."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qgf_eqx"
 EXTRAS = ["optax", "safetensors", "tqdm", "ogbench", "gymnasium", "mujoco", "matplotlib", "tyro"]
+EXTRAS += ["h5py", "minari", "pyarrow"]
 
 
 def python(code):
@@ -25,6 +27,16 @@ def test_the_core_brings_in_none_of_the_extras():
     assert loaded_by("import qgf_eqx") == []
 
 
+def test_an_evaluation_of_ones_own_networks_needs_no_training_and_no_ogbench():
+    assert loaded_by("import qgf_eqx.evaluate") == ["tqdm", "gymnasium"]
+
+
+def test_the_data_need_no_extra_until_ogbench_is_asked_for():
+    assert loaded_by("import qgf_eqx.data, qgf_eqx.data.formats") == []
+    found = python("import sys; sys.modules['ogbench'] = None; from qgf_eqx.data import load")
+    assert "pip install 'qgf_eqx[ogbench]'" in found.stderr
+
+
 def test_this_test_can_fail():
     assert loaded_by("import qgf_eqx, optax") == ["optax"]
 
@@ -32,9 +44,10 @@ def test_this_test_can_fail():
 @pytest.mark.parametrize(
     ("module", "missing", "extra"),
     [
-        ("datasets", "ogbench", "ogbench"),
+        ("data.ogbench", "ogbench", "ogbench"),
         ("train", "optax", "train"),
         ("checkpoint", "safetensors", "train"),
+        ("evaluate", "scipy", "evaluate"),
         ("plot", "matplotlib", "plot"),
         ("film", "PIL", "plot"),
         ("cli", "tyro", "cli"),
@@ -45,18 +58,120 @@ def test_an_edge_without_its_extra_says_what_to_install(module, missing, extra):
     assert found.returncode != 0 and f"pip install 'qgf_eqx[{extra}]'" in found.stderr
 
 
-ORDER = ["_types", "_fields", "_denoise", "guidance", "weights", "_sample", "steering"]
-ORDER += ["likelihood", "objectives", "nn", "analytic", "analysis", "flops", "_jit_sampler"]
-EDGES = ["datasets", "train", "evaluate", "checkpoint", "experiment", "figures", "plot", "film"]
-EDGES += ["cli"]
+# The order in which the package may be read: a module imports only what stands before it.
+CORE = ["_types", "_checks", "_norms", "_fields", "_denoise", "guidance", "weights", "_sample"]
+CORE += ["steering", "likelihood", "objectives", "nn", "analytic", "analysis", "flops"]
+CORE += ["_jit_sampler", "__init__"]
+EDGES = ["engines", "_files", "_provenance", "_run_folder"]
+EDGES += [
+    "data",
+    "datasets",
+    "_static",
+    "checkpoint",
+    "_train_config",
+    "_units",
+    "train",
+    "evaluate",
+]
+EDGES += [
+    "names",
+    "statistics",
+    "results",
+    "comparison",
+    "experiment",
+    "figures",
+    "plot",
+    "film",
+    "cli",
+]
+ORDER = CORE + EDGES
+ALONE = {"engines"}  # imports nothing of the package
 
 
-def test_the_core_never_imports_an_edge():
-    for path in [PACKAGE / f"{name}.py" for name in [*ORDER, "__init__"]]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                names = {node.module or "", *(alias.name for alias in node.names)}
-                assert not names & set(EDGES), path
+def imported(name, source):
+    """The parts of the package, files or folders in it, that the module `name` imports, wherever
+    the import stands in its source. `name` is dotted; that of a folder ends in `.__init__`."""
+    here, targets = ["qgf_eqx", *name.split(".")], []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            targets += [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: -node.level] if node.level else []
+            base += node.module.split(".") if node.module else []
+            targets += [[*base, alias.name] for alias in node.names]
+    parts = {[*target, ""][1] for target in targets if target[0] == "qgf_eqx"}
+    # What is no part is a name in `__init__`, or all of it.
+    return {part if part in ORDER else "__init__" for part in parts}
+
+
+def against_the_order(name, source):
+    """What `name` imports and must not. A folder's files import each other as they like."""
+    part, *inside = name.split(".")
+    before = [] if part in ALONE else ORDER[: ORDER.index(part)]
+    return imported(name, source) - {*before, *([part] if inside else [])}
+
+
+def test_each_module_imports_only_what_stands_before_it():
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        assert name.split(".")[0] in ORDER, f"give {name} a place in ORDER"
+        source = path.read_text()
+        assert against_the_order(name, source) == set(), name
+        assert not re.search(r"import_(module|_)\(\s*f?[\"'](qgf_eqx|\.)", source), name  # unseen
+
+
+FORMS = {
+    "import qgf_eqx.train": "train",
+    "import qgf_eqx.data._load as load": "data",
+    "import os, qgf_eqx.train": "train",
+    "import qgf_eqx": "__init__",
+    "from qgf_eqx import train as t": "train",
+    "from qgf_eqx import sample": "__init__",
+    "from qgf_eqx import *": "__init__",
+    "from qgf_eqx.train import train": "train",
+    "from qgf_eqx.data._load import load": "data",
+    "from . import train": "train",
+    "from . import __version__": "__init__",
+    "from .train import train": "train",
+    "from .data._load import load": "data",
+    "def f():\n    from .train import train": "train",
+    "class A:\n    def f(self):\n        import qgf_eqx.train": "train",
+    "if TYPE_CHECKING:\n    from .train import Nets": "train",
+    "try:\n    from .train import Nets\nexcept ImportError:\n    pass": "train",
+}
+
+
+@pytest.mark.parametrize("source", FORMS)
+def test_every_form_of_an_import_is_seen(source):
+    assert against_the_order("guidance", source) == {FORMS[source]}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "wrong"),
+    [
+        ("_fields", "from .guidance import qgf", {"guidance"}),  # inside the core
+        ("guidance", "from ._fields import velocity", set()),
+        ("_fields", "import jax.nn, numpy\nfrom optax import sgd", set()),
+        ("__init__", "from . import train, nn", {"train"}),
+        ("train", "from .evaluate import rollout\nfrom .checkpoint import save", {"evaluate"}),
+        ("data._load", "from ..train import Nets\nfrom .._files import sync_folder", {"train"}),
+        ("data._load", "from ._error import DatasetError\nfrom . import _chunks", set()),
+        ("data.__init__", "from ._load import load\nfrom .. import evaluate", {"evaluate"}),
+        ("data.deep.er", "from ...cli import main\nfrom .. import _load", {"cli"}),
+        ("engines._local", "from ._error import E\nfrom .._types import Key", {"_types"}),
+    ],
+)
+def test_the_order_holds_for_relative_imports_of_any_depth(name, source, wrong):
+    assert against_the_order(name, source) == wrong
+
+
+def test_the_page_on_the_inside_lists_the_modules_in_this_order():
+    page = (PACKAGE.parent / "docs" / "inside.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE)
+    listed = re.findall(r"`(\w+)(?:\.py|/)`", " ".join(rows))
+    assert listed == [name for name in ORDER if name in listed]
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts & set(ORDER) - {"__init__"} <= set(listed)
 
 
 def test_nothing_can_load_a_pickle():
@@ -65,3 +180,11 @@ def test_nothing_can_load_a_pickle():
         assert "allow_pickle=True" not in text and "import pickle" not in text, path
         assert text.count("np.load(") == text.count("allow_pickle=False"), path
         assert "equinox.internal" not in text, path
+
+
+def test_the_old_name_of_the_data_still_works_and_says_the_new_one():
+    with pytest.warns(DeprecationWarning, match=r"`qgf_eqx\.datasets` is now `qgf_eqx\.data`"):
+        from qgf_eqx import datasets
+    from qgf_eqx import data
+
+    assert datasets.load is data.load

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_eqx import action_gradient, bounded, guidance, jit_sampler, sample
+from qgf_eqx import Flow, action_gradient, bounded, guidance, jit_sampler, sample
+from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.nn import CriticMLP, Ensemble, LeastMember, VelocityMLP
 
 KEY = jax.random.key(0)
@@ -47,6 +48,20 @@ def test_the_least_members_gradient_is_the_minimums(x64):
         np.testing.assert_allclose(found, action_gradient(critic, obs, point), atol=1e-12)
         chosen.add(int(jnp.argmin(ensemble.values(obs, point))))
     assert chosen == {0, 1}
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_member_of_value_nan_is_not_hidden_by_a_gradient_that_is_finite(broken):
+    values = [lambda o, a: jnp.sum(a), lambda o, a: -jnp.sum(a)]
+    values[broken] = lambda o, a, known=values[broken]: known(o, a) + jnp.nan
+    ensemble = eqx.tree_at(
+        lambda e: e.members, Ensemble(lambda key: None, 2, key=KEY), tuple(values)
+    )
+    for critic in (ensemble, LeastMember(ensemble)):
+        assert np.isnan(action_gradient(critic, None, jnp.ones(2))).all()
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    with pytest.warns(RuntimeWarning, match="the plain flow's is used"):
+        jit_sampler(flow, bounded(ensemble), weight=0.1)(None, KEY)
 
 
 def test_a_hard_clip_still_silences_what_is_outside(x64):
@@ -96,6 +111,72 @@ def test_an_observation_that_is_not_finite_is_refused_by_place(obs, place):
     act = jit_sampler(*nets())
     with pytest.raises(ValueError, match=place):
         act(obs, KEY)
+
+
+def test_an_observation_that_overflows_where_jax_computes_is_refused():
+    act = jit_sampler(*nets())
+    with pytest.raises(ValueError, match=r"`obs\[1\]` is 1e\+39: refusing"):
+        act(np.array([0.0, 1e39]), KEY)
+
+
+@pytest.mark.parametrize(
+    ("obs", "place"),
+    [
+        ({"x": np.ones(2), "instruction": "pick the cube"}, r"`obs\['instruction'\]` is 'pick the"),
+        ([np.ones(2), b"raw"], r"`obs\[1\]` is b'raw'"),
+        ({"x": np.array([object()])}, r"`obs\['x'\]` is array"),
+        ({"x": np.ones(2, complex)}, r"`obs\['x'\]` is array"),
+    ],
+)
+def test_a_leaf_that_is_not_numbers_is_refused_by_place(obs, place):
+    act = jit_sampler(*nets())
+    with pytest.raises(TypeError, match=place):
+        act(obs, KEY)
+
+
+def nowhere_finite(obs, action):
+    return jnp.nan * jnp.sum(action)
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize(
+    ("critic", "weight"),
+    [
+        (nowhere_finite, 0.5),
+        (lambda obs, a: jnp.sum(jnp.sqrt(a + 0.5)), 0.5),  # somewhere
+        (lambda obs, a: 3e38 * jnp.sum(a**2), 1e5),
+        (lambda obs, a: jnp.sum(a), lambda t, v, g: jnp.where(t > 0.4, jnp.nan, 0.1)),
+    ],
+)
+def test_where_guidance_is_not_finite_the_plain_action_is_used_and_said(critic, weight, best_of):
+    policy, _ = nets()
+    act = jit_sampler(policy, critic, weight=weight, best_of=best_of)
+    _, draw = jax.random.split(KEY)
+    for seed in range(3):
+        key = jax.random.key(seed)
+        _, draw = jax.random.split(key)
+        guided = sample(policy, critic, OBS, draw, weight=weight, best_of=best_of)
+        if np.isfinite(guided).all():
+            action, _ = act(OBS, key)
+            np.testing.assert_allclose(action, guided, rtol=1e-5, atol=1e-6)
+            continue
+        with pytest.warns(RuntimeWarning, match="the plain flow's is used"):
+            action, _ = act(OBS, key)
+        plain = sample(policy, critic, OBS, draw, weight=0, best_of=best_of)
+        np.testing.assert_allclose(action, plain, rtol=1e-5, atol=1e-6)
+        assert np.isfinite(action).all()
+
+
+def test_a_policy_that_is_not_finite_is_refused():
+    policy = Flow(lambda obs, a_t, t: jnp.log(a_t), (3,))
+    with pytest.raises(ValueError, match="`policy` gave an action that is not finite"):
+        jit_sampler(policy, lambda obs, a: jnp.sum(a))(OBS, KEY)
+
+
+@pytest.mark.parametrize("weight", [None, "0.1", [0.1, "a"]])
+def test_a_weight_that_is_not_numbers_is_refused(weight):
+    with pytest.raises(TypeError, match="`weight` must be a number, an array or a function"):
+        jit_sampler(*nets(), weight=weight)
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, np.array([0.1, np.nan, 0.1])])

@@ -44,7 +44,7 @@ def in_node(expression, **given):
     flow = f"const flow = mixture({MEANS}, {STD}), target = {TARGET};"
     code = f"{GUIDE.read_text()}\n{names}\n{flow}\nconsole.log(JSON.stringify({expression}));"
     command = [NODE, "--input-type=module", "-"]
-    done = subprocess.run(command, input=code, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=code, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout))
 

@@ -98,6 +98,7 @@ def test_an_action_of_another_shape_is_refused(unchecked):
 def test_the_lower_bound_by_hand(x64):
     values = jnp.array([1.0, 3.0])
     np.testing.assert_allclose([LowerBound(r)(values) for r in (0.0, 0.5, 1.0)], [2.0, 1.5, 1.0])
+    assert LowerBound()(values) == 1.5
     slope = jax.grad(LowerBound(0.5))(jnp.array([2.0, 2.0]))  # where the root has no derivative
     np.testing.assert_allclose(slope, [0.5, 0.5])
 

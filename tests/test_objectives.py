@@ -48,27 +48,35 @@ def test_times_are_drawn_from_the_interval_or_from_the_grid():
     np.testing.assert_allclose(np.unique(grid), [0, 0.25, 0.5, 0.75, 1])
 
 
-@pytest.mark.parametrize(("tau", "quantity"), [(0.5, "mean"), (0.999, "max")])
-def test_the_expectiles_minimiser_moves_from_the_mean_to_the_maximum(x64, unchecked, tau, quantity):
+@pytest.mark.parametrize(("expectile", "quantity"), [(0.5, "mean"), (0.999, "max")])
+def test_the_expectiles_minimiser_moves_from_the_mean_to_the_maximum(
+    x64, unchecked, expectile, quantity
+):
     targets = jnp.array([0.0, 1.0, 5.0])
     grid = jnp.linspace(-1, 6, 7001)
-    loss = jax.vmap(lambda v: jnp.mean(objectives.expectile(targets - v, tau)))(grid)
+    loss = jax.vmap(lambda v: jnp.mean(objectives.expectile_loss(targets - v, expectile)))(grid)
     best = float(grid[jnp.argmin(loss)])
     assert best == pytest.approx(float(getattr(targets, quantity)()), abs=0.02)
 
 
-def test_the_expectile_rises_with_tau(x64, unchecked):
+def test_the_minimiser_rises_with_the_expectile(x64, unchecked):
     targets, grid = jnp.array([0.0, 1.0, 5.0]), jnp.linspace(-1, 6, 701)
     best = [
-        grid[jnp.argmin(jax.vmap(lambda v: jnp.mean(objectives.expectile(targets - v, tau)))(grid))]
-        for tau in (0.1, 0.5, 0.7, 0.9)
+        grid[
+            jnp.argmin(
+                jax.vmap(lambda v: jnp.mean(objectives.expectile_loss(targets - v, expectile)))(
+                    grid
+                )
+            )
+        ]
+        for expectile in (0.1, 0.5, 0.7, 0.9)
     ]
     assert np.all(np.diff(best) > 0)
 
 
 def test_expectile_signs_by_hand():
-    assert objectives.expectile(jnp.float32(2.0), 0.9) == pytest.approx(3.6)
-    assert objectives.expectile(jnp.float32(-2.0), 0.9) == pytest.approx(0.4)
+    assert objectives.expectile_loss(jnp.float32(2.0), 0.9) == pytest.approx(3.6)
+    assert objectives.expectile_loss(jnp.float32(-2.0), 0.9) == pytest.approx(0.4)
 
 
 def test_the_critic_loss_backs_up_the_next_value(x64):
@@ -130,9 +138,9 @@ def test_polyak_moves_every_array_by_its_rate():
 
 
 def test_iql_reaches_the_fixed_point_of_a_tabular_mdp(loose_promotion, x64, unchecked):
-    """Three states in a row, left and right; the last ends the task. At tau -> 1 IQL is
+    """Three states in a row, left and right; the last ends the task. At expectile -> 1 IQL is
     value iteration over the actions in the data."""
-    gamma, tau = 0.9, 0.99
+    gamma, expectile = 0.9, 0.99
     state, action = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
     next_state = np.array([0, 1, 0, 2])
     reward = -np.ones(4)
@@ -155,7 +163,7 @@ def test_iql_reaches_the_fixed_point_of_a_tabular_mdp(loose_promotion, x64, unch
                 lambda o, x: table.q[o, x], lambda o: fixed.v[o], s, a, r, d, n
             )
             v = objectives.iql_value(
-                lambda o: table.v[o], lambda o, x: fixed.q[o, x], s, a, tau=tau
+                lambda o: table.v[o], lambda o, x: fixed.q[o, x], s, a, expectile=expectile
             )
             return q + v
 
@@ -172,7 +180,7 @@ def test_iql_reaches_the_fixed_point_of_a_tabular_mdp(loose_promotion, x64, unch
         return jax.lax.scan(step, (table, optimizer.init(table)), length=20_000)[0][0]
 
     table = train(table)
-    np.testing.assert_allclose(table.q, q_true, atol=0.03)  # tau is not quite 1
+    np.testing.assert_allclose(table.q, q_true, atol=0.03)  # expectile is not quite 1
     np.testing.assert_allclose(table.v[:2], v_true[:2], atol=0.05)
 
 
@@ -233,3 +241,97 @@ def test_cfgrl_conditions_only_what_is_better_than_average(x64, advantage, weigh
     ]
     found = objectives.cfgrl(policy, jnp.array(advantage), None, action, key)
     np.testing.assert_allclose(found, np.dot(weights, flows))
+
+
+def test_a_moving_average_of_two_models_that_differ_is_refused():
+    old, new = (
+        {"a": jnp.zeros((3, 1)), "b": jnp.zeros(2)},
+        {"a": jnp.ones((1, 3)), "b": jnp.ones(2)},
+    )
+    with pytest.raises(
+        ValueError, match=r"`online\['a'\]` has shape \(1, 3\), but `target\['a'\]`"
+    ):
+        objectives.polyak(old, new, 0.1)
+    with pytest.raises(ValueError, match="models of the same structure"):
+        objectives.polyak(old, {"a": jnp.zeros((3, 1))}, 0.1)
+
+
+@pytest.mark.parametrize("expectile", [2, -0.1, 0, 1, float("nan")])
+def test_an_expectile_out_of_range_is_refused(expectile, unchecked):
+    with pytest.raises(ValueError, match=r"`expectile` must be in \(0, 1\)"):
+        objectives.expectile_loss(jnp.ones(()), expectile)
+
+
+def test_what_must_be_a_scalar_is_refused_by_name(unchecked):
+    q = lambda o, a: jnp.sum(a)  # noqa: E731
+    one, a = jnp.ones(()), jnp.zeros(2)
+    asks = {
+        "value": [
+            lambda: objectives.iql_value(lambda o: jnp.zeros(1), q, None, a),
+            lambda: objectives.iql_critic(q, lambda o: jnp.zeros(1), None, a, one, one, None),
+        ],
+        "reward": [
+            lambda: objectives.iql_critic(q, lambda o: one, None, a, jnp.ones(4), one, None),
+            lambda: objectives.td_critic(q, q, None, a, jnp.ones(4), one, None, a),
+        ],
+        "discount": [
+            lambda: objectives.iql_critic(q, lambda o: one, None, a, one, jnp.ones(4), None),
+            lambda: objectives.td_critic(q, q, None, a, one, jnp.ones(4), None, a),
+        ],
+        "advantage": [
+            lambda: objectives.cfgrl(lambda o, a, t: a, jnp.ones(4), None, a, jax.random.key(0))
+        ],
+    }
+    for name, calls in asks.items():
+        for call in calls:
+            with pytest.raises(
+                ValueError, match=f"`{name}` (is|returned) an array of shape .* scalar"
+            ):
+                call()
+
+
+def test_nothing_is_differentiated_through_a_target(x64):
+    """Of the TD loss and the loss of the critic of noisy actions, as of `iql_*` above."""
+    obs, action = jnp.array(1.0), jnp.array(0.5)
+
+    def td(scale):
+        target = lambda o, a: scale * (o + a)  # noqa: E731
+        numbers = jnp.array(-1.0), jnp.array(0.9), jnp.array(0.2), jnp.array(0.7)
+        return objectives.td_critic(lambda o, a: 3.0 * a, target, obs, action, *numbers)
+
+    def robust(scale):
+        noisy, target = (lambda o, a, t: 3.0 * a), (lambda o, a: scale * a)
+        return objectives.robust_critic(noisy, target, obs, action, jax.random.key(0))
+
+    for loss in (td, robust):
+        assert loss(10.0) != loss(11.0) and jax.grad(loss)(10.0) == 0
+
+
+def test_an_action_that_is_just_average_is_not_better(x64):
+    action, key = jnp.array([0.2, -0.4]), jax.random.key(0)
+    policy = lambda obs, a_t, t: a_t * (1 + obs[1])  # noqa: E731
+    plain = objectives.flow_matching(lambda o, a, t: a, None, action, key)
+    found = objectives.cfgrl(policy, jnp.array(0.0), None, action, key, share=1.0)
+    np.testing.assert_allclose(found, plain)
+
+
+@pytest.mark.parametrize(("expectile", "expected"), [(0.7, (2.8, 1.2)), (0.9, (3.6, 0.4))])
+def test_the_value_loss_has_the_expectile_it_is_given(expectile, expected):
+    obs, action = jnp.float32(1.0), jnp.float32(0.5)
+    for target, loss in zip((3.0, -1.0), expected, strict=True):
+        q = lambda o, a, target=target: jnp.full((), target)  # noqa: E731
+        found = objectives.iql_value(lambda o: o, q, obs, action, expectile=expectile)
+        np.testing.assert_allclose(found, loss, rtol=1e-6)
+
+
+def test_the_old_names_of_the_expectile_still_work_and_say_the_new_ones():
+    with pytest.warns(DeprecationWarning, match="is now `objectives.expectile_loss`"):
+        old = objectives.expectile
+    for found in (old(jnp.float32(-2.0), 0.9), old(jnp.float32(-2.0), tau=0.9)):
+        assert found == objectives.expectile_loss(jnp.float32(-2.0), 0.9)
+    arguments = lambda o: o, lambda o, a: a, jnp.float32(1.0), jnp.float32(0.5)
+    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
+        found = objectives.iql_value(*arguments, tau=0.7)
+    assert found == objectives.iql_value(*arguments, expectile=0.7)
+    with pytest.raises(AttributeError, match="no attribute 'expectiles'"):
+        objectives.expectiles  # noqa: B018

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qgf_eqx import guidance, guided_flow, sample
-from qgf_eqx.datasets import Dataset, make_chunk, read_rows
+from qgf_eqx.data import Dataset, make_chunk, read_rows
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.train import TrainConfig, init
@@ -113,7 +113,7 @@ def fake_data():
         rng.normal(size=(60, 7)).astype(float),
         rng.uniform(-1, 1, (60, 5)),
         -rng.uniform(0, 3, 60),
-        (np.arange(60) != 47).astype(float),
+        (np.arange(60) == 47).astype(float),
         (np.arange(60) % 20 == 19).astype(float),
     )
 

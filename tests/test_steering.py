@@ -9,6 +9,7 @@ from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.steering import (
     ClassifierFree,
     Inpainted,
+    _resample,
     fk_steering,
     grad_step,
     keep_best,
@@ -165,3 +166,111 @@ def test_the_soft_mask_by_hand():
     np.testing.assert_allclose(mask, [1, 1, *(c * np.expm1(c) / np.expm1(1)), 0, 0], rtol=1e-6)
     with pytest.raises(ValueError, match="horizon"):
         prefix_mask(6, committed=4, executed=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 9.0}, r"`threshold` must be in \[0, 1\], got 9"),
+        ({"threshold": -0.1}, r"`threshold` must be in \[0, 1\]"),
+        ({"churn": jnp.nan}, r"`churn` must be in \[0, 1\]"),
+        ({"temperature": 0.0}, r"`temperature` must be in \(0, inf\)"),
+        ({"particles": 0}, "`particles` must be at least 1"),
+    ],
+)
+def test_options_of_the_particles_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        fk_steering(three_modes(), peak, None, jax.random.key(0), **options)
+
+
+def test_particles_of_a_bare_policy_or_an_int_key_are_refused_by_name(unchecked):
+    with pytest.raises(TypeError, match=r"`policy` has no `action_shape`.*`fk_steering`"):
+        fk_steering(lambda o, a, t: -a, peak, None, jax.random.key(0))
+    with pytest.raises(TypeError, match="`key` must be one key"):
+        fk_steering(three_modes(), peak, None, 0)
+
+
+def test_where_every_particle_is_worthless_one_of_known_value_is_drawn():
+    policy = GaussianFlow(jnp.zeros(1), 1.0)
+    critic = lambda o, a: jnp.where(a[0] < 0, jnp.nan, -jnp.inf) + 0 * a[0]  # noqa: E731
+    draw = lambda key: fk_steering(policy, critic, None, key, particles=8, steps=4)  # noqa: E731
+    found = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 64))
+    assert np.mean(found >= 0) > 0.95  # all eight are negative once in 256
+
+
+def test_a_mask_that_does_not_fit_the_chunk_is_refused(unchecked):
+    policy = GaussianFlow(jnp.zeros((4, 2)), 1.0)
+    inpainted = Inpainted(policy, jnp.zeros((4, 2)), jnp.ones((3, 1)))
+    with pytest.raises(ValueError, match=r"`mask` has shape \(3, 1\)"):
+        inpainted(None, jnp.zeros((4, 2)), 0.5)
+
+
+def plain_ends(policy, key, particles, steps):
+    """The plain flow from every particle's first noise, and the key of the last choice."""
+    noise_key, _, pick_key = jax.random.split(key, 3)
+    noises = jax.random.normal(noise_key, (particles, *policy.action_shape))
+    end = lambda a: guided_flow(policy, peak, None, a, weight=0, steps=steps)  # noqa: E731
+    return jax.vmap(end)(noises), pick_key
+
+
+def test_below_the_threshold_nothing_is_resampled_and_the_weights_add_up_to_the_value(x64):
+    """Without churn and resampling a particle is its plain flow, and its weight is exp(Q / T)."""
+    policy, options = three_modes(), {"particles": 8, "steps": 5}
+    walk = {"temperature": 2.0, "churn": 0.0, "threshold": 0.0}
+    drawn = []
+    for seed in range(8):
+        key = jax.random.key(seed)
+        found = fk_steering(policy, peak, None, key, **options, **walk)
+        ends, pick_key = plain_ends(policy, key, **options)
+        log_weight = jax.vmap(lambda a: peak(None, a) / 2.0)(ends)
+        pick = jax.random.categorical(pick_key, log_weight)
+        np.testing.assert_allclose(found, ends[pick], atol=1e-9)
+        drawn.append(bool(pick == jnp.argmax(log_weight)))
+    assert any(drawn) and not all(drawn)
+
+
+def test_a_resampled_particle_takes_its_noise_along(x64):
+    """Without churn every copy goes on along the plain flow of the particle it copies."""
+    policy, options = three_modes(), {"particles": 8, "steps": 5}
+    survivors = set()
+    for seed in range(8):
+        key = jax.random.key(seed)
+        found = fk_steering(policy, peak, None, key, churn=0.0, threshold=1.0, **options)
+        ends, _ = plain_ends(policy, key, **options)
+        apart = np.abs(np.asarray(ends) - np.asarray(found))
+        assert apart.min() < 1e-9
+        survivors.add(int(apart.argmin()))
+    assert len(survivors) > 2
+
+
+def test_resampling_copies_a_particle_as_often_as_its_share_says_rounded(x64):
+    """Systematic: drawn one by one, a particle of share 0.62 would be copied 3.1 times in the mean
+    and not in every draw 3 or 4 times."""
+    share = np.array([0.04, 0.62, 0.0, 0.13, 0.21])
+    for seed in range(50):
+        log_weight = jnp.log(jnp.asarray(share)) + 7.0
+        chosen, after = _resample(jax.random.key(seed), log_weight, 1.0)
+        copies = np.bincount(chosen, minlength=5)
+        assert (np.floor(5 * share) <= copies).all() and (copies <= np.ceil(5 * share)).all()
+        np.testing.assert_array_equal(after, np.zeros(5))
+
+
+def test_churn_is_the_eta_of_ddim():
+    """How much of its first noise a particle keeps, for a standard normal flow in three steps."""
+    churn, kept = 0.9, 1.0
+    for k in range(3):
+        t, later = k / 3, (k + 1) / 3
+        leap = t / ((1 - t) ** 2 + t**2)  # the Jacobian of the posterior mean
+        full = (1 - later) * np.sqrt(1 - (t * (1 - later) / (later * (1 - t))) ** 2)
+        noise = np.sqrt((1 - later) ** 2 - (churn * full) ** 2)
+        kept *= later * leap + noise * (1 - t * leap) / (1 - t)
+
+    @jax.jit
+    @jax.vmap
+    def first_and_last(key):
+        policy, nothing = GaussianFlow(jnp.zeros(4), 1.0), lambda o, a: 0.0 * a[0]
+        last = fk_steering(policy, nothing, None, key, particles=1, steps=3, churn=churn)
+        return jax.random.normal(jax.random.split(key, 3)[0], (1, 4))[0], last
+
+    first, last = first_and_last(jax.random.split(jax.random.key(0), 50_000))
+    np.testing.assert_allclose(jnp.mean(first * last), kept, atol=0.006)  # 3 standard errors

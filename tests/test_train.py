@@ -1,9 +1,15 @@
 import dataclasses
+import errno
+import fcntl
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -15,10 +21,20 @@ import pytest
 from qgf_eqx import checkpoint, objectives
 from qgf_eqx import train as module
 from qgf_eqx.checkpoint import CheckpointError
-from qgf_eqx.datasets import Dataset, DatasetError, draw_chunks
+from qgf_eqx.data import Dataset, DatasetError, draw_chunks, draw_starts, time_limit_masks
 from qgf_eqx.train import RunError, TrainConfig, load_nets, read_config, read_metrics, train
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
+
+
+def substitutes(settings):
+    """The settings with one of them replaced, or taken away, or one more; and what are none."""
+    yield from (None, True, 5, "x", [], {}, [settings], settings | {"more": 1})
+    for name in settings:
+        yield {n: v for n, v in settings.items() if n != name}
+        for other in (None, True, -1, 0, 2.5, 1e999, "", "x", [], {}, 10**400):
+            yield settings | {name: other}
+
 
 CONFIG = TrainConfig("e", updates=12, batch=8, horizon=2, width=8, depth=2, gamma=0.9)
 
@@ -32,7 +48,7 @@ def data(rows=60):
         rng.normal(size=(rows, 3)).astype(np.float32),
         rng.uniform(-1, 1, size=(rows, 2)).astype(np.float32),
         solved.astype(np.float32) - 1,
-        1 - solved.astype(np.float32),
+        solved.astype(np.float32),
         terminals,
     )
 
@@ -46,6 +62,19 @@ def finished(tmp_path_factory, loose_promotion):
     folder = tmp_path_factory.mktemp("run")
     run(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, loose_promotion):
+    folder = tmp_path_factory.mktemp("half")
+    run(folder, dataclasses.replace(CONFIG, updates=6))
+    return folder
+
+
+@pytest.fixture
+def halfway(half, tmp_path):
+    """The folder of a run that has made 6 of its 12 updates."""
+    return Path(shutil.copytree(half, tmp_path / "halfway"))
 
 
 def test_a_run_is_a_folder_of_three_files(finished):
@@ -99,7 +128,7 @@ def test_one_update_is_all_gradients_then_the_average():
 
     def value_loss(value):
         def one(c, _):
-            return objectives.expectile(nets.target(c.obs, c.action) - value(c.obs), 0.9)
+            return objectives.expectile_loss(nets.target(c.obs, c.action) - value(c.obs), 0.9)
 
         return mean(one)
 
@@ -140,7 +169,7 @@ def test_chunks_of_weight_zero_change_nothing():
 
 def test_many_updates_in_one_call_are_the_same_as_one_by_one(tmp_path, finished):
     one_by_one = load_nets(run(tmp_path, updates_per_call=1).parent)[0]
-    assert eqx.tree_equal(one_by_one, load_nets(finished)[0], rtol=1e-4, atol=1e-5)
+    assert eqx.tree_equal(one_by_one, load_nets(finished)[0])
 
 
 def test_stopped_and_resumed_gives_the_same_bits(tmp_path, finished):
@@ -161,6 +190,45 @@ def test_streamed_from_files_gives_the_same_bits(tmp_path, finished):
     assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
 
 
+def test_however_updates_are_split_into_calls_the_bits_are_the_same(
+    tmp_path, finished, monkeypatch
+):
+    for name, seconds, streamed in (
+        ("slow", 0.0, False),
+        ("fast", 1e9, False),
+        ("read", 0.0, True),
+    ):
+        monkeypatch.setattr(module, "SECONDS", seconds)  # of one update each; of ever more
+        for config in (dataclasses.replace(CONFIG, updates=5), CONFIG):
+            options = {"updates_per_call": 5, "streamed": streamed}
+            path = train(config, data(), tmp_path / name, **options)
+        assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
+        lines = read_metrics(tmp_path / name / "metrics.jsonl")
+        assert [line["step"] for line in lines] == [5, 10, 12]
+        lines = [{k: v for k, v in x.items() if k != "updates_per_second"} for x in lines]
+        first = lines if name == "slow" else first  # noqa: F821
+        assert lines == first
+
+
+def test_a_line_of_metrics_is_the_mean_of_its_updates(tmp_path, finished):
+    run(tmp_path, updates_per_call=1)
+    each = read_metrics(tmp_path / "metrics.jsonl")
+    for i, line in enumerate(read_metrics(finished / "metrics.jsonl")):
+        for name in module.LOSSES:
+            mean = np.mean([x[name] for x in each[3 * i : 3 * i + 3]])
+            np.testing.assert_allclose(line[name], mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.1, 1.0, 4.0, 40.0])
+def test_a_call_of_any_size_of_update_takes_seconds(seconds):
+    count, took = 1, []
+    for _ in range(40):
+        took.append(count * seconds)
+        count = module._next_count(count, took[-1])
+    assert max(took) <= max(module.SECONDS, seconds)
+    assert took[-1] >= min(module.SECONDS / 4, 500 * seconds)
+
+
 def test_metrics_cut_mid_line_are_mended_on_resume(tmp_path):
     run(tmp_path, dataclasses.replace(CONFIG, updates=6))
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -168,6 +236,30 @@ def test_metrics_cut_mid_line_are_mended_on_resume(tmp_path):
     run(tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"5",
+        b"{}",
+        b'"step"',
+        b"null",
+        b'{"step": "9"}',
+        b'{"step": true}',
+        b'{"step": null}',
+        b"\xff\xfe{",
+        b"[" * 10**5,
+        b"\x00",
+        b'{"step": 1e5}',
+        b'{"step": 3, "flow_loss": 1}',
+    ],
+)
+def test_a_damaged_line_of_metrics_is_dropped(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 3, "flow_loss": 2}\n' + line + b'\n{"step": 6}\n{"step": 9}\n')
+    module.MetricsLog(path, 6).append({"step": 9})
+    assert [x["step"] for x in map(json.loads, path.read_bytes().splitlines())] == [3, 6, 9]
 
 
 def test_a_finished_run_is_left_alone(finished):
@@ -179,6 +271,13 @@ def test_a_finished_run_is_left_alone(finished):
 def test_a_folder_of_other_settings_is_refused_with_the_difference(finished):
     with pytest.raises(RunError, match=r"`gamma` 0.9 -> 0.5, `seed` 0 -> 1"):
         run(finished, dataclasses.replace(CONFIG, gamma=0.5, seed=1))
+
+
+def test_fewer_updates_than_were_made_are_refused(finished):
+    before = (finished / "config.json").read_bytes()
+    with pytest.raises(RunError, match="has made 12 updates, more than `updates` 11. Choose"):
+        run(finished, dataclasses.replace(CONFIG, updates=11))
+    assert (finished / "config.json").read_bytes() == before
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
@@ -205,23 +304,55 @@ def test_a_run_that_was_extended_saves_as_often_as_before(tmp_path, monkeypatch)
         ({"updates": 0}, "`updates` must be at least 1"),
         ({"depth": -1}, "`depth` must be at least 1"),
         ({"gamma": 2.0}, r"`gamma` must be in \(0, 1\], got 2.0"),
-        ({"tau": float("nan")}, r"`tau` must be in \(0, 1\]"),
+        ({"expectile": float("nan")}, r"`expectile` must be in \(0, 1\]"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
+        ({"learning_rate": float("inf")}, "`learning_rate` must be positive and finite, got inf"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be positive and finite, got nan"),
+        ({"learning_rate": 10**400}, "`learning_rate` must be float"),
+        ({"updates": 2**31}, "`updates` must be below 2"),
+        ({"depth": 1001}, "`depth` must be at most 1000, got 1001"),
+        ({"critics": 10**9}, "`critics` must be at most 1000"),
         ({"seed": -1}, "`seed` must be in"),
+        ({"env": ""}, "`env` must name a task"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(change, message):
+def test_settings_out_of_range_are_refused_by_name(change, message, unchecked):
     with pytest.raises(RunError, match=message):
         dataclasses.replace(CONFIG, **change)
 
 
-def test_a_damaged_checkpoint_is_not_trained_on(tmp_path):
-    path = run(tmp_path, dataclasses.replace(CONFIG, updates=6))
+@pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
+def test_a_setting_of_a_wrong_type_is_refused_by_name(field, unchecked):
+    wrong = {
+        int: [2.5, 2.0, True, "0", None, float("nan"), [1], np.float32(2), np.bool_(True), 1j],
+        float: [True, "0.5", None, [0.5], np.bool_(True), 1j, np.ones(1)],
+        bool: [0, 1, "True", None, float("nan"), np.float32(1)],
+        str: [0, None, True, b"e", ["e"], float("nan")],
+    }
+    for value in wrong[field.type]:
+        with pytest.raises(RunError, match=f"`{field.name}` must be {field.type.__name__}, got "):
+            dataclasses.replace(CONFIG, **{field.name: value})
+
+
+def test_numbers_of_numpy_are_plain_numbers(unchecked):
+    given = {"seed": np.int64(3), "gamma": np.float32(0.5), "expectile": 1, "paper_time": np.True_}
+    config = dataclasses.replace(CONFIG, **given)
+    assert {n: type(getattr(config, n)) for n in given} == {
+        "seed": int,
+        "gamma": float,
+        "expectile": float,
+        "paper_time": bool,
+    }
+    json.dumps(dataclasses.asdict(config))
+
+
+def test_a_damaged_checkpoint_is_not_trained_on(halfway):
+    path = halfway / "checkpoint.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged"):
-        run(tmp_path)
+        run(halfway)
     assert path.read_bytes() == data
 
 
@@ -231,6 +362,95 @@ def test_divergence_is_reported_and_the_checkpoint_kept(tmp_path):
     with pytest.raises(RunError, match="training diverged before update 3.*lower learning rate"):
         train(CONFIG, bad, tmp_path, updates_per_call=3)
     assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("harm", ["parameter", "optimiser"])
+def test_a_state_that_is_not_finite_is_never_saved(halfway, harm, monkeypatch):
+    path = halfway / "checkpoint.safetensors"
+    before = path.read_bytes()
+    where = {
+        "parameter": lambda s: s.nets.policy.mlp.head.bias,
+        "optimiser": lambda s: s.optimizer[0].nu[1].members[0].mlp.head.bias,
+    }[harm]
+    real = module.make_updates
+
+    def diverging(config):
+        updates = real(config)
+
+        def spoiled(*arguments):  # in the last update of a call: no loss has seen it
+            state, sums = updates(*arguments)
+            return eqx.tree_at(where, state, where(state) * jnp.inf), sums
+
+        return spoiled
+
+    monkeypatch.setattr(module, "make_updates", diverging)
+    with pytest.raises(RunError, match="training diverged before update 7: .* not finite"):
+        run(halfway, dataclasses.replace(CONFIG, updates=7))
+    assert path.read_bytes() == before
+
+
+def test_a_diverging_run_keeps_its_good_checkpoint(tmp_path):
+    config = dataclasses.replace(CONFIG, updates=40, learning_rate=1e30)
+    with pytest.raises(RunError, match="diverged"):
+        run(tmp_path, config, save_every=1)
+    if (tmp_path / "checkpoint.safetensors").exists():
+        nets, _ = load_nets(tmp_path)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(nets, eqx.is_array)))
+
+
+def test_a_diverged_checkpoint_is_not_trained_on(halfway):
+    path = halfway / "checkpoint.safetensors"
+    state, metadata = checkpoint.load(path, module.init(CONFIG, 3, 2))
+    checkpoint.save(
+        path, jax.tree.map(lambda x: x * np.nan if eqx.is_inexact_array(x) else x, state), metadata
+    )
+    with pytest.raises(RunError, match="is of a run that diverged"):
+        run(halfway)
+
+
+@pytest.mark.parametrize("change", [{"env": "f"}, {"seed": 1}, {"gamma": 0.5}, {"expectile": 0.5}])
+def test_a_foreign_checkpoint_is_refused_by_the_setting(halfway, change):
+    (halfway / "config.json").unlink()  # as if the checkpoint had been copied into a new folder
+    path = halfway / "checkpoint.safetensors"
+    before, other = path.read_bytes(), dataclasses.replace(CONFIG, **change)
+    with pytest.raises(RunError, match=f"{path} is of .* other settings: `{next(iter(change))}`"):
+        run(halfway, other)
+    assert path.read_bytes() == before and not (halfway / "config.json").exists()
+
+
+@pytest.mark.parametrize("field", Dataset._fields)
+def test_a_run_is_not_resumed_on_other_data(halfway, field):
+    path = halfway / "checkpoint.safetensors"
+    before, other = path.read_bytes(), data()
+    getattr(other, field).flat[-2] += 1
+    with pytest.raises(RunError, match=f"was trained on other data: `{field}` differ"):
+        train(CONFIG, other, halfway)
+    assert path.read_bytes() == before
+    fewer = Dataset(*(array[:-1] for array in data()))
+    with pytest.raises(RunError, match="other data: `obs`, `actions`, .*`episode_end` differ"):
+        train(CONFIG, fewer, halfway)
+
+
+def test_a_checkpoint_that_does_not_say_its_data_goes_on_with_a_warning(halfway, finished):
+    path = halfway / "checkpoint.safetensors"
+    state, metadata = checkpoint.load(path, module.init(CONFIG, 3, 2))
+    del metadata["data"]
+    checkpoint.save(path, state, metadata)
+    with pytest.warns(UserWarning, match="older version, which did not record its data"):
+        run(halfway)
+    assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
+
+
+def test_a_checkpoint_of_another_tree_is_one_sentence(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    metadata = {"config": dataclasses.asdict(CONFIG)}
+    for kept in (metadata, {}, {"config": 5}, metadata | {"data": {"rewards": "x"}}):
+        checkpoint.save(path, {"w": jnp.ones(2)}, kept)
+        with pytest.raises((CheckpointError, RunError)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run(tmp_path)
+        with pytest.raises((CheckpointError, RunError)):
+            load_nets(tmp_path)
 
 
 def test_too_few_transitions_for_a_chunk_are_refused(tmp_path):
@@ -254,10 +474,123 @@ def test_a_bad_config_is_refused_by_key(found, message):
         read_config(found, "config.json")
 
 
+def test_the_old_name_of_the_expectile_is_read_and_taken_with_a_warning():
+    plain = dataclasses.asdict(CONFIG)
+    old: dict = {{"expectile": "tau"}.get(n, n): value for n, value in plain.items()}
+    assert "tau" in old and read_config(old | {"tau": 0.7}, "config.json").expectile == 0.7
+    with pytest.raises(RunError, match="config.json has `tau` and its new name, `expectile`"):
+        read_config(old | {"expectile": 0.7}, "config.json")
+    with pytest.raises(RunError, match="config.json: `expectile` must be float"):
+        read_config(old | {"tau": "0.7"}, "config.json")
+    renamed = dataclasses.replace(CONFIG, expectile=0.7)
+    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
+        assert TrainConfig(**(old | {"tau": 0.7})) == renamed
+    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
+        assert dataclasses.replace(CONFIG, tau=0.7) == renamed
+    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
+        assert renamed.tau == 0.7
+
+
+def test_a_run_of_the_old_name_is_read_and_goes_on(halfway, finished):
+    path, like = halfway / "checkpoint.safetensors", module.init(CONFIG, 3, 2)
+    state, metadata = checkpoint.load(path, like)
+    for settings in (metadata["config"], json.loads((halfway / "config.json").read_text())):
+        settings["tau"] = settings.pop("expectile")
+    checkpoint.save(path, state, metadata)
+    (halfway / "config.json").write_text(json.dumps(settings))
+    assert load_nets(halfway)[1].expectile == CONFIG.expectile
+    run(halfway)
+    for name in ("checkpoint.safetensors", "config.json"):
+        assert (halfway / name).read_bytes() == (finished / name).read_bytes()
+
+
 def test_a_config_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(RunError, match="is no JSON"):
+    with pytest.raises(RunError, match="is not JSON"):
         run(tmp_path)
+
+
+def test_any_json_in_a_config_is_refused_or_the_same(tmp_path):
+    path, plain = tmp_path / "config.json", dataclasses.asdict(CONFIG)
+    texts = [json.dumps(other).encode() for other in substitutes(plain)]
+    for text in [*texts, b"[" * 10**5, b"NaN", b"\xff\xfe", b"", b"\0"]:
+        path.write_bytes(text)
+        try:
+            module._claim(path, CONFIG)
+        except RunError as error:
+            assert str(path) in str(error)
+        else:
+            found = dataclasses.asdict(TrainConfig(**json.loads(text))) | {"updates": 12}
+            assert found == plain
+
+
+class Refusing:
+    """A stand-in for `fcntl.flock` on a file system that answers with an error."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, *_):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.EWOULDBLOCK, "another process is training in"), (errno.EAGAIN, "another process")]
+    + [
+        (number, f"cannot lock files .{os.strerror(number)}.*a local disk")
+        for number in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF, errno.EIO)
+    ],
+)
+def test_a_lock_that_is_not_held_by_another_says_what_is_wrong(
+    tmp_path, monkeypatch, number, message
+):
+    monkeypatch.setattr(fcntl, "flock", Refusing(number))
+    with pytest.raises(RunError, match=message):
+        run(tmp_path / "new" / "run")
+    assert not any(tmp_path.iterdir())  # no empty folders
+
+
+@pytest.mark.parametrize(
+    "name", [".lock", "config.json", "metrics.jsonl", "checkpoint.safetensors"]
+)
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises((RunError, CheckpointError), match="cannot be read"):
+        run(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("long" * 100)):
+        with pytest.raises(RunError, match="cannot be read or written"):
+            run(folder)
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_saved_is_kept(halfway, monkeypatch):
+    path = halfway / "checkpoint.safetensors"
+    before, real = path.read_bytes(), os.fsync
+
+    def full(descriptor):
+        if "checkpoint" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left on device.*is intact"):
+        run(halfway)
+    assert path.read_bytes() == before and not list(halfway.glob(".*.tmp"))
+
+
+def test_names_beyond_ascii_links_and_leftovers(tmp_path, finished):
+    real = tmp_path / "Läufe 実験"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    (real / ".checkpoint.safetensors.123.tmp").write_text("half")
+    (real / ".folder.tmp").mkdir()
+    path = run(tmp_path / "link")
+    assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
+    assert [p.name for p in real.glob(".*.tmp")] == [".folder.tmp"]
 
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
@@ -270,6 +603,120 @@ def test_the_papers_time_is_kept_with_the_run(tmp_path):
     run(tmp_path, config)
     nets, found = load_nets(tmp_path)
     assert found == config and nets.policy.embed.__name__ == "paper_time"
+
+
+def test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config():
+    """One compiled update against one that is put together here from the config's numbers."""
+    config = dataclasses.replace(CONFIG, gamma=0.8, expectile=0.7, seed=3, ema_rate=0.1)
+    source, state = jax.tree.map(jnp.asarray, data()), module.init(config, 3, 2)
+    sizes = {"batch": config.batch, "horizon": config.horizon, "gamma": config.gamma}
+    chunks = draw_chunks(source, config.seed, state.step, **sizes)
+    # At first the target is the critic; later it is not.
+    target = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, state.nets.target)
+    nets = eqx.tree_at(lambda n: n.target, state.nets, target)
+    state = state._replace(nets=nets)
+
+    def critic_loss(c):
+        backup = c.reward + c.discount * nets.value(c.next_obs)
+        return c.weight * jnp.mean(jnp.square(nets.critic.values(c.obs, c.action) - backup))
+
+    def value_loss(c):
+        difference = nets.target(c.obs, c.action) - nets.value(c.obs)
+        return c.weight * jnp.where(difference < 0, 0.3, 0.7) * jnp.square(difference)
+
+    expected = {
+        "critic_loss": jnp.mean(jax.vmap(critic_loss)(chunks)),
+        "value_loss": jnp.mean(jax.vmap(value_loss)(chunks)),
+    }
+    moved = jax.tree.map(jnp.copy, eqx.filter(nets.target, eqx.is_array))
+    after, metrics = module.make_updates(config)(source, state, 1)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+    online = eqx.filter(after.nets.critic, eqx.is_array)
+    moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, moved, online)
+    assert eqx.tree_equal(eqx.filter(after.nets.target, eqx.is_array), moved, rtol=1e-5, atol=1e-6)
+
+
+def test_with_time_limit_masks_training_is_that_on_a_dataset_of_those_masks(tmp_path, finished):
+    config = dataclasses.replace(CONFIG, time_limit_masks=True)
+    with_flag = load_nets(run(tmp_path / "flag", config).parent)[0]
+    options = {"updates_per_call": 3, "save_every": 6}
+    masked = train(CONFIG, time_limit_masks(data()), tmp_path / "masked", **options)
+    assert eqx.tree_equal(with_flag, load_nets(masked.parent)[0])
+    assert not eqx.tree_equal(with_flag, load_nets(finished)[0])
+
+
+def test_the_noise_of_an_update_is_its_own():
+    """The same networks and the same batch in another update, or with another seed."""
+    row = jax.tree.map(lambda field: np.repeat(field[:1], 60, axis=0), data())
+    source = jax.tree.map(jnp.asarray, row)
+
+    found = set()
+    for seed, steps in ((0, (0, 1)), (1, (0,))):
+        updates = module.make_updates(dataclasses.replace(CONFIG, seed=seed))
+        for step in steps:
+            state = module.init(CONFIG, 3, 2)._replace(step=jnp.asarray(step, jnp.int32))
+            found.add(float(updates(source, state, 1)[1]["flow_loss"]))
+    assert len(found) == 3
+
+
+def test_another_seed_begins_with_other_networks():
+    weights = [
+        module.init(dataclasses.replace(CONFIG, seed=seed), 3, 2).nets.policy.mlp.head.weight
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.all(weights[0] != weights[2])
+
+
+def test_adam_takes_a_first_step_of_the_learning_rate():
+    config = dataclasses.replace(CONFIG, learning_rate=0.02)
+    state = module.init(config, 3, 2)
+    sizes = {"batch": 8, "horizon": 2, "gamma": 0.9}
+    chunks = draw_chunks(jax.tree.map(jnp.asarray, data()), 0, state.step, **sizes)
+    after, _ = module.update(state, chunks, jax.random.key(0), config)
+    for name in ("policy", "critic", "value"):
+        before, moved = (
+            jax.tree.leaves(eqx.filter(getattr(s.nets, name), eqx.is_array)) for s in (state, after)
+        )
+        largest = max(float(jnp.abs(m - b).max()) for b, m in zip(before, moved, strict=True))
+        np.testing.assert_allclose(largest, 0.02, rtol=1e-3)
+
+
+@pytest.mark.parametrize("on_the_grid", [True, False])
+def test_with_the_papers_time_the_flow_is_trained_on_the_papers_grid(on_the_grid):
+    """A velocity that is huge between the tenths."""
+    config = dataclasses.replace(CONFIG, paper_time=on_the_grid)
+    state = module.init(config, 3, 2)
+    sizes = {"batch": 8, "horizon": 2, "gamma": 0.9}
+    chunks = draw_chunks(jax.tree.map(jnp.asarray, data()), 0, state.step, **sizes)
+
+    def policy(obs, a_t, t):
+        return jnp.full(a_t.shape, 1e4) * (10 * t - jnp.round(10 * t))
+
+    def loss(chunk, key):
+        nets = (policy, state.nets.critic, state.nets.value)
+        return module.losses(nets, state.nets.target, chunk, key, config)["flow_loss"]
+
+    found = jax.vmap(loss)(
+        chunks._replace(weight=jnp.ones(8)), jax.random.split(jax.random.key(0), 8)
+    )
+    assert (np.asarray(found) < 100).all() == on_the_grid
+
+
+def test_the_streamed_rows_are_those_of_the_runs_seed():
+    config = dataclasses.replace(CONFIG, seed=3)
+    found = list(module.stream(data(), config, [(0, 2), (2, 1)]))
+    drawn = [draw_starts(3, jnp.asarray(k), batch=8, rows=60) for k in range(3)]
+    starts = [np.stack(drawn[:2]), np.stack(drawn[2:])]
+    for rows, expected in zip(found, starts, strict=True):
+        np.testing.assert_array_equal(rows.obs, data().obs[expected])
+
+
+def test_what_a_killed_process_left_half_written_is_cleared(tmp_path):
+    (tmp_path / ".checkpoint.safetensors.123.tmp").write_bytes(b"half")
+    with module.alone_in(tmp_path):
+        assert {p.name for p in tmp_path.iterdir()} == {".lock"}
 
 
 _TRAINING = """
@@ -289,7 +736,7 @@ def start(folder, updates, save_every=3):
 
 
 def wait_for_progress(folder, steps):
-    for _ in range(600):
+    for _ in range(3000):
         lines = read_metrics(folder / "metrics.jsonl")
         if lines and lines[-1]["step"] >= steps:
             return
@@ -301,9 +748,42 @@ def test_sigterm_saves_and_exits_with_zero(tmp_path):
     with start(tmp_path, 10**6, save_every=10**6) as process:
         wait_for_progress(tmp_path, 3)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
     step = checkpoint.load(tmp_path / "checkpoint.safetensors", module.init(CONFIG, 3, 2))[0].step
     assert step == read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
+
+
+def test_sigterm_waits_for_seconds_and_not_for_a_line_of_metrics(tmp_path, monkeypatch):
+    real, clock, counts = module.make_updates, [0.0], []
+
+    def slow(config):
+        updates = real(config)
+
+        def slower(*arguments):
+            clock[0] += 0.02 * arguments[2]  # 10 s for the 500 of a line
+            counts.append(arguments[2])
+            if len(counts) == 6:
+                signal.raise_signal(15)
+            return updates(*arguments)
+
+        return slower
+
+    monkeypatch.setattr(module, "make_updates", slow)
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    with pytest.raises(SystemExit) as left:
+        many = {"updates_per_call": 500, "save_every": 10_000}
+        run(tmp_path, dataclasses.replace(CONFIG, updates=10_000), **many)
+    assert left.value.code == 0 and len(counts) == 6  # none after the signal
+    assert max(counts) <= 10  # 0.2 s of updates
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    _, metadata = checkpoint.load(tmp_path / "checkpoint.safetensors", module.init(CONFIG, 3, 2))
+    assert metadata["config"]["updates"] == 10_000 and line["step"] == sum(counts)
+    monkeypatch.undo()
+    done = line["step"]
+    run(tmp_path, dataclasses.replace(CONFIG, updates=done + 4))
+    steps = [x["step"] for x in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps == [done, done + 3, done + 4]
 
 
 @pytest.mark.slow

@@ -112,3 +112,59 @@ def test_a_masked_dimension_follows_the_plain_flow(x64):
     masked = guided_flow(flow, critic, None, noise, weight=Mask(LinearDecay(0.4), mask))
     plain = guided_flow(flow, critic, None, noise, weight=0)
     assert masked[1] == plain[1] and abs(masked[0] - plain[0]) > 0.05
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e20, 1e25, 1e35])
+def test_guidance_is_kept_for_gradients_of_any_size(scale):
+    v, g = jnp.array([0.6, 0.8]), jnp.array([3.0, -4.0]) * scale
+    matched = NormMatched(0.2)(0.5, v, g) * g
+    np.testing.assert_allclose(matched, np.array([0.6, -0.8]) * 0.2, rtol=1e-5)
+    clipped = ClipNorm(2.0, 0.1)(0.5, v, g) * g
+    size = min(0.1, 10 * scale)
+    np.testing.assert_allclose(clipped, np.array([0.6, -0.8]) * size, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0, 10_000.0])
+def test_guidance_is_kept_in_float16(scale):
+    v, g = jnp.array([0.6, 0.8], jnp.float16), (jnp.array([3.0, -4.0]) * scale).astype(jnp.float16)
+    for weight in (NormMatched(0.2), ClipNorm(20.0, 0.2)):
+        w = weight(0.5, v, g)
+        assert w.dtype == jnp.float16
+        # A weight below 1e-5 has few digits in float16.
+        np.testing.assert_allclose(w * g, [0.12, -0.16], rtol=0.15 if scale > 1000 else 0.01)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        ClipNorm(0.4, 0.0),
+        ClipNorm(0.0, 1.0),
+        NormMatched(0.0),
+        Mask(NormMatched(0.2), jnp.zeros(2)),
+        Interval(NormMatched(0.2), 0.6, 1.0),
+        ClipNorm(Mask(0.4, jnp.zeros(2)), 1.0),
+    ],
+)
+def test_a_weight_that_is_zero_is_the_plain_flow_where_the_critic_is_nan(weight):
+    nan = lambda o, a: jnp.nan * jnp.sum(a)  # noqa: E731
+    step = guided_step(lambda o, a, t: V, nan, None, V, 0.5, 0.1, weight=weight)
+    np.testing.assert_allclose(step, 1.1 * V, rtol=1e-6)
+
+
+def test_a_dimension_whose_gradient_is_nan_does_not_spoil_the_others_if_it_is_masked():
+    weight, g = ClipNorm(Mask(2.0, jnp.array([1.0, 0.0])), 0.5), jnp.array([4.0, jnp.nan])
+    np.testing.assert_allclose(weight(0.5, V, g)[0], 0.125)
+
+
+@pytest.mark.parametrize("weight", [NormMatched(0.2), ClipNorm(0.4, 1.0)])
+def test_the_derivative_of_a_weight_at_a_zero_gradient_is_no_nan(weight):
+    assert np.isfinite(jax.jacobian(lambda g: weight(0.5, V, g))(jnp.zeros(2))).all()
+
+
+def test_the_covariance_of_a_flow_to_a_point_ends_at_zero():
+    assert GaussianCovariance(1.0, 0.0)(1.0, V, G) == 0
+
+
+def test_the_cap_is_ten_unless_told_otherwise():
+    for t in (0.0, 0.01):
+        np.testing.assert_allclose(CappedRatio(0.3)(jnp.asarray(t), V, G), 3.0, rtol=1e-6)

@@ -1,8 +1,8 @@
 # %% [markdown]
-# # Guide an analytic flow in one minute
+# # Guide an analytic flow
 #
-# A flow to three modes whose velocity is known exactly, and a critic that likes one of them.
-# Nothing is trained, so whatever goes wrong is the guidance's own doing.
+# A flow to three modes whose velocity is known exactly, and a critic that prefers one of them.
+# Nothing is trained, so you see the effect of guidance alone.
 
 # %%
 import jax
@@ -23,7 +23,7 @@ action = qgf_eqx.sample(policy, critic, None, jax.random.key(0), weight=1.0)
 print(f"one action: {action:.2f}")
 
 # %% [markdown]
-# A thousand. Functions here are unbatched: `vmap` over the keys, and `jit` once, outside.
+# A thousand actions. Functions take one example: `vmap` over the keys, and `jit` once, outside.
 
 # %%
 keys = jax.random.split(jax.random.key(1), 1000)
@@ -56,8 +56,8 @@ axes.legend(frameon=False)
 figure.savefig("actions.svg")
 
 # %% [markdown]
-# The same with another estimator is another name. OOD asks the critic at the noisy action, and
-# everything lands on the wrong mode.
+# Another estimator is another name. OOD asks the critic at the noisy action. At this weight, 1,
+# all its actions end on a wrong mode.
 
 # %%
 for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
@@ -67,11 +67,11 @@ for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
     print(f"{estimator.__name__:>5}:", jnp.bincount(nearest, length=3), "of 1000 on 1, 3 and 5")
 
 # %% [markdown]
-# Along the way: where an Euler leap from `a_t` would land, and one guided step, which is all that
-# `sample` does ten times.
+# The parts: what one Euler step to t = 1 predicts from `a_t`, the gradient there, and one guided
+# step. `sample` makes ten such steps.
 
 # %%
 a_t, t = jnp.asarray(0.4), 0.1
-print("the leap lands at", qgf_eqx.one_step(policy, None, a_t, t))
-print("and is pushed by", guidance.qgf(policy, critic, None, a_t, t))
+print("the predicted action is", qgf_eqx.one_step(policy, None, a_t, t))
+print("the gradient there is", guidance.qgf(policy, critic, None, a_t, t))
 print("so the next point is", qgf_eqx.guided_step(policy, critic, None, a_t, t, 0.1, weight=1.0))

@@ -2,7 +2,7 @@
 # # Guide someone else's policy
 #
 # Somebody gives you a flow policy: parameters in a dictionary, a function that takes batches,
-# actions that are normalised, and time that runs the other way. And a critic of raw actions. You
+# actions that are normalised, and time that runs the other way. The critic takes raw actions. You
 # write three adapters, check them, look at what guidance does, and choose a weight.
 
 # %%
@@ -33,8 +33,8 @@ def their_critic(obs, raw_action):
 
 
 # %% [markdown]
-# The adapters: one example at a time; time turned around, and with it the sign; the critic asked
-# at raw actions, inside the robot's limits.
+# The adapters: one example at a time; time reversed, and with it the sign; the critic asked at raw
+# actions, inside the robot's limits.
 
 
 # %%
@@ -74,7 +74,7 @@ assert jnp.allclose(plain.mean(0), params["gain"] @ obs, atol=0.03)
 assert jnp.allclose(plain.std(0), params["std"], atol=0.05)
 
 # %% [markdown]
-# **How strong?** A useful weight depends on the scale of the critic. Without episodes, spend a
+# **How strong?** A useful weight depends on the scale of the critic. Without episodes, choose by a
 # budget: the strongest weight whose actions stay near those of the flow, here within half its
 # standard deviation.
 
@@ -107,8 +107,8 @@ assert analysis.judge(seen) == []
 plot.diagnostics(seen, "diagnostics.svg")
 
 # %% [markdown]
-# **Better?** By the critic that guides, of course. Whether it is true is for episodes to say, or
-# for a critic that was trained independently.
+# **Better?** The critic that guides says so, which proves nothing. Episodes tell, or a critic that
+# was trained independently.
 
 # %%
 value = jax.vmap(lambda action: their_critic(obs, raw(action)))

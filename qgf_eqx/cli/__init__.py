@@ -1,0 +1,150 @@
+"""The command line, `qgf-eqx VERB`: one thin function a verb, options in groups.
+
+Exit codes: 2 for wrong arguments, 1 for what else fails, 130 for an interruption; each with one
+sentence on stderr. Verbs import what they need when they are called, so that `--help` is quick.
+"""
+
+import functools
+import inspect
+import json
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+try:
+    import tyro
+except ImportError as error:
+    raise SystemExit(
+        f"the command line needs more packages ({error}): pip install 'qgf_eqx[cli]'"
+    ) from error
+
+from .._train_config import read_config
+from ._compare import choose, evaluate, film
+from ._look import analyse, diagnose, methods, plot
+from ._make import collect, demo, train
+from ._refuse import as_arguments, complain, is_ours
+
+VERBS: dict[str, Callable] = {
+    verb.__name__: verb
+    for verb in (demo, collect, train, evaluate, choose, diagnose, analyse, film, plot, methods)
+}
+"""What the command line can do, by name."""
+
+
+def main(arguments: list[str] | None = None, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Runs the command line; errors are one sentence on stderr, and an exit code: 2 for wrong
+    arguments, 1 for what else fails, 130 for an interruption. `ready` is called once the
+    arguments are known to be well-formed, before the work."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            if arguments == ["--version"]:
+                return print(f"qgf_eqx {version('qgf_eqx')}")
+            with _plain_warnings():
+                verb = _parse(arguments)
+                ready()
+                verb()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        sentence = "the output was closed before all of it was printed."
+        raise SystemExit(complain(sentence, 1)) from None
+    except KeyboardInterrupt:
+        sentence = (
+            "interrupted. `collect`, `train`, `evaluate` and `choose` go on where they were, the "
+            "others begin again."
+        )
+        raise SystemExit(complain(sentence, 130)) from None
+    except Exception as error:
+        known = _sentence(error)
+        if known is None:
+            raise
+        raise SystemExit(complain(*known)) from None
+
+
+def _sentence(error: Exception) -> tuple[str, int] | None:
+    """What is said of an error, and the exit code; nothing, if it is a defect."""
+    if is_ours(error):
+        return str(error), 1
+    if isinstance(error, ValueError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}.", 1
+    if isinstance(error, ImportError) and "pip install" in str(error):
+        return str(error), 1
+    of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    if of_jax or isinstance(error, MemoryError):
+        if re.search("memory|RESOURCE_EXHAUSTED|allocat", str(error), re.IGNORECASE):
+            return f"memory ran out ({error}): ask for less at a time, or use smaller networks.", 1
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+        return f"`device` is not there: {error}", 2
+    return None
+
+
+def _parse(arguments: list[str]) -> Callable[[], None]:
+    """The verb with its arguments, not yet called."""
+    verbs = dict(VERBS)
+    if "train" in arguments[:1]:
+        arguments, settings = _with_config(arguments)
+        if settings is not None:
+            verbs["train"] = _with_default(train, "config", settings)
+    with as_arguments():
+        return tyro.extras.subcommand_cli_from_dict(
+            {name: _later(verb) for name, verb in verbs.items()},
+            prog="qgf-eqx",
+            description="Q-Guided Flow: test-time guidance of flow policies. Try `qgf-eqx demo`.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+
+
+def _later(verb: Callable) -> Callable:
+    return functools.wraps(verb)(lambda *args, **options: functools.partial(verb, *args, **options))
+
+
+def _with_config(arguments: list[str]) -> tuple[list[str], Any]:
+    """The arguments without `--config FILE`, and the settings of that file, if it is named."""
+    for i, argument in enumerate(arguments):
+        name, equals, given = argument.partition("=")
+        if name != "--config":
+            continue
+        rest = arguments[i + (1 if equals else 2) :]
+        file = given if equals else "".join(arguments[i + 1 : i + 2])
+        if not Path(file).is_file():
+            raise ValueError(f"`config` must be a file, such as a run's config.json, got `{file}`.")
+        try:
+            found = json.loads(Path(file).read_bytes())
+        except (ValueError, RecursionError):
+            raise ValueError(f"{file} is not a JSON file.") from None
+        with as_arguments():
+            return [*arguments[:i], *rest], read_config(found, file)
+    return arguments, None
+
+
+def _with_default(verb: Callable, name: str, value: Any) -> Callable:
+    """The verb, whose argument has a default."""
+
+    @functools.wraps(verb)
+    def changed(*positional, **options):
+        return verb(*positional, **options)
+
+    signature = inspect.signature(verb)
+    parameters = [
+        p.replace(default=value) if p.name == name else p for p in signature.parameters.values()
+    ]
+    changed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return changed
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings are sentences, without a place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: complain(f"warning: {message}", 0)
+        yield

@@ -1,0 +1,204 @@
+"""The verbs that play episodes: `evaluate`, `choose`, `film`."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Literal
+
+from ._options import Common, Data, Flow, Grid, OtherTask, Positional, Weight, Workers
+from ._refuse import at_least, check_folders, check_new, check_task
+
+
+def evaluate(
+    runs: Positional[tuple[Path, ...]],
+    /,
+    methods: tuple[str, ...] = ("flow", "qgf", "ood", "best-of-4"),
+    grid: Grid = Grid(),  # noqa: B008 (frozen)
+    episodes: int = 50,
+    tuning_episodes: int = 20,
+    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
+    out: Path | None = None,
+    workers: Workers = Workers(),  # noqa: B008 (frozen)
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Compare test-time methods on trained runs of one task.
+
+    The weight of each guided method is chosen on tuning episodes and reported on others. With
+    several runs, one a training seed, intervals are over the training seeds. Interrupted, the same
+    command goes on where it was.
+
+    Args:
+        runs: Folders of training runs, which differ in their seed only; one or more.
+        methods: Names of the table that `qgf-eqx methods` prints; best-of-N, qgf-best-of-N.
+        grid: Weights to choose from.
+        episodes: Reported episodes, per run.
+        tuning_episodes: Episodes per run and weight for choosing the weight.
+        flow: How an action is drawn.
+        task: Another one.
+        out: The results file; the figures are named after it. Default: results.json in the first
+            run's folder.
+        workers: How many.
+        common: What every verb has.
+    """
+    check_folders(*runs)
+    at_least(1, processes=workers.processes)
+    out = out or runs[0] / "results.json"
+    check_new(out)
+    common.begin()
+    from .._provenance import write_json
+    from ..evaluate import comparison
+    from ..evaluate.results import paths_of
+    from ._report import report
+
+    check_task(task.env)
+    results, paths = comparison.compare(
+        runs,
+        methods,
+        weights=grid.values,
+        tuning_episodes=tuning_episodes,
+        episodes=episodes,
+        extensions=grid.extensions,
+        steps=flow.steps,
+        reduce=flow.reduction,
+        task=task.env,
+        record=True,
+        processes=workers.processes,
+        progress=common.progress,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, results)
+    if paths:
+        write_json(paths_of(out), paths)
+    report(common, results, out)
+
+
+def choose(
+    runs: Positional[tuple[Path, ...]],
+    /,
+    method: str = "qgf",
+    grid: Grid = Grid(),  # noqa: B008 (frozen)
+    episodes: int = 20,
+    budget: float | None = None,
+    measure: Literal["distance", "kl"] = "distance",
+    observations: int = 64,
+    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
+    data: Data = Data(),  # noqa: B008 (frozen)
+    workers: Workers = Workers(),  # noqa: B008 (frozen)
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Choose the guidance weight: on tuning episodes, or offline with --budget.
+
+    On episodes, the weight with the most successes. Offline, the weight that spends the most of the
+    budget of distance or KL divergence to the plain flow, and not more: no environment is stepped,
+    so it says how far guidance goes and not whether it helps. Prints what was spent.
+
+    Args:
+        runs: Folders of training runs, which differ in their seed only; offline the first is used.
+        method: A guided one of the table that `qgf-eqx methods` prints, or the best of several,
+            such as qgf-best-of-4; offline the budget is that of the flow, before the best is taken.
+        grid: Weights to choose from.
+        episodes: Tuning episodes per run and weight; `evaluate` reports others.
+        budget: Offline: root mean square distance of actions from the plain flow's, or nats.
+        measure: Offline: of what the budget is.
+        observations: Offline: how many, from the validation data.
+        flow: How an action is drawn.
+        task: Another one.
+        data: Offline: where the datasets are.
+        workers: How many.
+        common: What every verb has.
+    """
+    check_folders(*runs)
+    at_least(1, observations=observations, processes=workers.processes, steps=flow.steps)
+    if budget is not None and not budget >= 0:
+        raise ValueError(f"`budget` must not be negative or NaN, got {budget}.")
+    common.begin()
+    from ..evaluate.names import guided
+
+    guided(method, steps=flow.steps)
+    check_task(task.env)
+    if budget is not None:
+        from ._budget import choose_offline
+
+        options = {"budget": budget, "measure": measure, "observations": observations}
+        return choose_offline(common, runs[0], method, grid, flow, data.data_dir, **options)
+    from ..evaluate import comparison
+    from ..evaluate.results import format_outcome, weight_note
+
+    start = time.perf_counter()
+    found = comparison.choose_weight(
+        runs,
+        method,
+        weights=grid.values,
+        episodes=episodes,
+        extensions=grid.extensions,
+        steps=flow.steps,
+        reduce=flow.reduction,
+        task=task.env,
+        processes=workers.processes,
+        progress=common.progress,
+    )
+    for row in found["tuning"]:
+        common.say(f"{row['weight']!s:>12}  {format_outcome(row)}")
+    spent = ", ".join(f"{n:,} {what}" for what, n in found["spent"].items())
+    common.say(f"Spent: {spent}, {time.perf_counter() - start:.0f} s")
+    if note := weight_note(found):
+        common.say(f"Mind: {note}")
+    common.result(found, f"The weight: {found['weight']} (report it on other episodes)")
+
+
+def film(
+    run: Positional[Path],
+    /,
+    methods: tuple[str, ...] = ("flow", "qgf"),
+    weight: Weight = Weight(),  # noqa: B008 (frozen)
+    episodes: int = 3,
+    first: int = 2_000_000,
+    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
+    out: Path | None = None,
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Film methods side by side on the same episodes: a row a method, a column an episode.
+
+    Args:
+        run: Folder of a training run.
+        methods: The rows, named as for `evaluate`.
+        weight: Of guidance.
+        episodes: The columns.
+        first: The first episode's number. Default: the first of those that `evaluate` reports.
+        flow: How an action is drawn.
+        task: Another one.
+        out: The film, .webp or .gif. Default: film.webp in the run's folder.
+        common: What every verb has.
+    """
+    check_folders(run)
+    at_least(1, methods=len(methods), episodes=episodes, steps=flow.steps)
+    at_least(0, first=first)
+    path = out or run / "film.webp"
+    check_new(path, ".webp", ".gif")
+    common.begin()
+    from .. import film as films
+    from ..evaluate._judge import judge_of
+    from ..evaluate.names import method
+    from ..train import load_config
+
+    options = {"weight": weight.value, "steps": flow.steps, "reduce": flow.reduction}
+    shown = [method(name, **options) for name in methods]
+    check_task(task.env)
+    numbers = range(first, first + episodes)
+    played = films.film(run, shown, numbers, path, task=task.env, progress=common.progress)
+    by_return = judge_of(task.env or load_config(run)[0].env).by_return
+    lines, outcomes = [], {}
+    for m, found in zip(shown, played, strict=True):
+        outcomes[m.name] = list(map(dataclasses.asdict, found))
+        mean = sum(episode.total_reward for episode in found) / episodes
+        succeeded = f"{sum(e.success for e in found)} of {episodes} succeed"
+        said = f"mean return {mean:.4g} of {episodes}" if by_return else succeeded
+        lines.append(f"{m.name:>12}  {said}")
+    outcomes = {
+        m.name: list(map(dataclasses.asdict, es)) for m, es in zip(shown, played, strict=True)
+    }
+    common.result({"film": str(path), "episodes": outcomes}, "\n".join(lines))
+    common.say(f"The film is in {path}")

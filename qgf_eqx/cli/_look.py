@@ -1,0 +1,175 @@
+"""The verbs that look: `diagnose`, `analyse`, `plot`, `methods`."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from ._options import Common, Data, Flow, Positional, Weight
+from ._refuse import at_least, check_folders, check_new
+
+
+def diagnose(
+    run: Positional[Path],
+    /,
+    method: str = "qgf",
+    weight: Weight = Weight(),  # noqa: B008 (frozen)
+    observations: int = 32,
+    noises: int = 16,
+    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    data: Data = Data(),  # noqa: B008 (frozen)
+    out: Path | None = None,
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Look at what guidance does, step by step, before trusting its gain.
+
+    Prints the strength of guidance beside the flow, its direction, how much is clipped, how far
+    the critics disagree and actions move, warns where guidance is far too weak or very strong, says
+    around which weight to search, and draws it all.
+
+    Args:
+        run: Folder of a training run.
+        method: An estimator of the table that `qgf-eqx methods` prints.
+        weight: Of guidance.
+        observations: How many, from the validation data.
+        noises: How many at each observation, two or more.
+        flow: How an action is drawn.
+        data: Where the datasets are.
+        out: The picture. Default: diagnostics.png in the run's folder.
+        common: What every verb has.
+    """
+    check_folders(run)
+    at_least(1, observations=observations, steps=flow.steps)
+    at_least(2, noises=noises)
+    out = out or run / "diagnostics.png"
+    check_new(out, ".png", ".svg", ".pdf")
+    common.begin()
+    import jax
+    import numpy as np
+
+    from .. import analysis, plot
+    from ..evaluate.names import estimator_of, guided
+    from ._offline import open_offline
+
+    estimator = estimator_of(method, steps=flow.steps)
+    chosen = guided(method, weight=weight.value)
+    policy, critic, values, obs = open_offline(run, observations, flow, data.data_dir)
+    shape = (len(obs), noises, *policy.action_shape)
+
+    def one(obs, noise):
+        options = {"guidance": estimator, "steps": flow.steps, "values": values}
+        return analysis.diagnose(policy, critic, obs, noise, weight=chosen.weight, **options)
+
+    each = jax.jit(jax.vmap(jax.vmap(one, (None, 0))))
+    found = each(obs, jax.random.normal(jax.random.key(0), shape))
+    columns = ("t", "share", "cosine", "clipped", "spread", "value", "distance")
+    rows = np.stack([np.mean(getattr(found, name), (0, 1)) for name in columns], 1)
+    lines = ["".join(f"{name:>10}" for name in columns)]
+    lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
+    warnings = analysis.judge(found)
+    lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor very strong"]]
+    start = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
+    first = float(start(obs, jax.random.key(0)))
+    if math.isfinite(first):
+        lines.append(f"A weight to start a search from: {first:.2g}")
+    else:
+        lines.append(
+            "No weight to start a search from: the critic's gradient is zero or not finite."
+        )
+    path = plot.diagnostics(found, out)
+    steps = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
+    content = {"steps": steps, "warnings": warnings, "starting weight": first, "figure": str(path)}
+    common.result(content, "\n".join(lines))
+    common.say(f"The figure is in {path}")
+
+
+def analyse(
+    what: Positional[Literal["example", "instability", "noise", "value"]],
+    runs: Positional[tuple[Path, ...]] = (),
+    /,
+    out: Path = Path("figures"),
+    data: Data = Data(),  # noqa: B008 (frozen)
+    count: int = 64,
+    reduce: Literal["min", "mean"] = "min",
+    format: Literal["svg", "png", "pdf"] = "svg",
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Make one of the paper's analyses: the numbers as JSON, and the figure.
+
+    `example` and `instability` are the one-dimensional example, without and with a look at
+    back-propagation through the chain; they need no run. `noise` asks how sensitive every
+    estimator of RUN is to noise. `value` compares the Q that guidance reaches, by its own critic
+    and by that of a second, independent RUN, with best-of-N and the distance to the data.
+
+    Args:
+        what: Which analysis.
+        runs: Folders of training runs: none, one, or one and its judge.
+        out: Folder for the JSON and the figure.
+        data: Where the datasets are.
+        count: Observations of the validation data.
+        reduce: How to combine the critics' values: the minimum (the paper's) or the mean.
+        format: Of the figure.
+        common: What every verb has.
+    """
+    needed = {"example": 0, "instability": 0, "noise": 1, "value": 2}[what]
+    if len(runs) != needed:
+        raise ValueError(f"`analyse {what}` takes {needed} training runs, got {len(runs)}.")
+    if runs:
+        check_folders(*runs)
+    at_least(1, count=count)
+    check_new(out / f"{what}.json")
+    common.begin()
+    from .. import figures, plot
+    from .._provenance import machine, versions, write_json
+    from ..train import load_config
+
+    if needed == 0:
+        found = getattr(figures, what)()
+    else:
+        options = {"count": count, "reduce": Flow(reduce=reduce).reduction}
+        found = getattr(figures, what)(*runs, data.data_dir, **options)
+        found |= {"task": load_config(runs[0])[0].env, "critics reduced by": reduce}
+    found |= {"versions": versions(), "machine": machine()}
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = out / f"{what}.json"
+    write_json(numbers, found)
+    path = getattr(plot, what)(found, out / f"{what}.{format}")
+    text = f"The numbers are in {numbers}, the figure in {path}"
+    common.result({"numbers": str(numbers), "figure": str(path)}, text)
+
+
+def plot(
+    results: Positional[Path],
+    /,
+    format: Literal["svg", "png", "pdf"] = "png",
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Draw the figures of a results file: success rates or returns and, for mazes, the paths.
+
+    Args:
+        results: A results.json of `demo` or `evaluate`, or the folder that holds it.
+        format: Of the pictures, which are put beside the file.
+        common: What every verb has.
+    """
+    common.begin()
+    from ..evaluate.results import read
+    from ._report import draw
+
+    file = results / "results.json" if results.is_dir() else results
+    drawn = [str(path) for path in draw(read(file), file, format)]
+    common.result({"figures": drawn}, "\n".join(f"The figure is in {path}" for path in drawn))
+
+
+def methods(common: Common = Common()) -> None:  # noqa: B008 (frozen)
+    """List the methods that `evaluate` compares.
+
+    Of each, but for `fk-steering`, there is the best of several: best-of-16, qgf-best-of-4.
+
+    Args:
+        common: What every verb has.
+    """
+    common.begin()
+    from ..evaluate.names import METHODS
+
+    lines = [f"{row.name:<22}{row.what}" for row in METHODS.values()]
+    found = {row.name: {"what": row.what, "weight": row.weighted} for row in METHODS.values()}
+    common.result(found, "\n".join(lines))

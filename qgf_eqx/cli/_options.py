@@ -1,0 +1,141 @@
+"""Groups of options that verbs share. Nothing here imports JAX: `--help` must be quick."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional as Positional
+
+Reduce = Literal["min", "mean"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What every verb has."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where JAX computes, in this process and in its workers."""
+    json: bool = False
+    """Print the result as JSON, and nothing else."""
+    quiet: bool = False
+    """Print the result without progress and remarks."""
+
+    def begin(self) -> None:
+        """Before JAX is imported."""
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # workers share a GPU
+        if self.device != "auto":
+            platform = {"cpu": "cpu", "gpu": "cuda"}[self.device]
+            os.environ["JAX_PLATFORMS"] = platform
+            if "jax" in sys.modules:
+                sys.modules["jax"].config.update("jax_platforms", platform)
+
+    @property
+    def progress(self) -> bool:
+        """Whether progress bars are shown."""
+        return not (self.quiet or self.json)
+
+    def say(self, sentence: str) -> None:
+        """A remark, which is not the result."""
+        if self.progress:
+            print(sentence)
+
+    def result(self, found: dict[str, Any], text: str) -> None:
+        """The result, as text or as JSON."""
+        print(json.dumps(found, indent=1, default=str) if self.json else text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """How an action is drawn."""
+
+    steps: int = 10
+    """Euler steps of the flow."""
+    reduce: Reduce = "min"
+    """How to combine the critics' values: the minimum (the paper's) or the mean."""
+
+    @property
+    def reduction(self) -> Callable:
+        """As a function."""
+        import jax.numpy as jnp
+
+        return {"min": jnp.min, "mean": jnp.mean}[self.reduce]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One guidance weight."""
+
+    weight: float = 0.1
+    """Of guidance."""
+    decay: float | None = None
+    """A weight that falls linearly from this to zero, in place of `weight`."""
+
+    @property
+    def value(self) -> Any:
+        """A number, or a `LinearDecay`."""
+        from ..weights import LinearDecay
+
+        return self.weight if self.decay is None else LinearDecay(self.decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Guidance weights to choose from."""
+
+    weights: tuple[float | Literal["auto"], ...] = ("auto",)
+    """Weights to choose from; a single one is used as it is. auto: from a tenth of the weight that
+    `diagnose` starts a search from to ten times it."""
+    decays: tuple[float, ...] = ()
+    """Further weights to choose from, which fall linearly from this to zero."""
+    extensions: int | None = None
+    """How often the weights go on where the best is the last of them. Default: 3, with auto 12."""
+
+    @property
+    def values(self) -> list | None:
+        """The weights; `None` for auto."""
+        from ..evaluate.comparison import WEIGHTS
+        from ..weights import LinearDecay
+
+        decays = [LinearDecay(decay) for decay in self.decays]
+        if self.weights == ("auto",):
+            return [*WEIGHTS, *decays] if decays else None
+        if "auto" in self.weights:
+            raise ValueError("`weights` are auto or numbers, and not both.")
+        return [*self.weights, *decays]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the datasets are."""
+
+    data_dir: Path = Path("data")
+    """Folder of the datasets; a missing one is downloaded if that is possible."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(Data):
+    """What is trained on."""
+
+    data: str | None = None
+    """A file, folder or id of your own data, in any format of `qgf_eqx.data.formats`: an .npz,
+    D4RL's or robomimic's HDF5, a LeRobot folder, a Minari id. Default: the task's own data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """How many processes."""
+
+    processes: int | None = None
+    """How many processes to use. Default: all cores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherTask:
+    """The task, where it is not the run's own."""
+
+    env: str | None = None
+    """Another task than the runs' own: OGBench's name, or package.module:make_task."""

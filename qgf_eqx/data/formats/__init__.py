@@ -1,0 +1,1 @@
+"""One file format a module: each says whether it `recognises` a source, and can `load` it."""

@@ -1,0 +1,150 @@
+"""Cells on this machine: in this process, or in several that never outlive it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from numbers import Integral
+from typing import TypeVar
+
+_Cell = TypeVar("_Cell")
+_Result = TypeVar("_Result")
+
+
+class EngineError(RuntimeError):
+    """The worker processes cannot do their work: the sentence says why, and the next step."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """Runs cells on this machine's cores.
+
+    **Raises:** `TypeError` or `ValueError` if `processes` is not an int of at least 1.
+    """
+
+    processes: int | None = None
+    """How many; all cores by default. A process takes seconds to start, and memory of its own."""
+
+    def __post_init__(self):
+        count = 1 if self.processes is None else self.processes
+        if isinstance(count, bool) or not isinstance(count, Integral):
+            raise TypeError(f"`processes` must be an int, got {count!r}.")
+        if count < 1:
+            raise ValueError(f"`processes` must be at least 1, got {count}.")
+
+    def map(
+        self, function: Callable[[_Cell], _Result], cells: Iterable[_Cell]
+    ) -> Generator[tuple[_Cell, _Result], None, None]:
+        """Each cell with its result, as they complete, in any order.
+
+        One process, or one cell, is run here. Several start new interpreters, which import the
+        module of `function`: a script needs `if __name__ == "__main__":`. An exception of a cell
+        is raised here as itself. Then, and on SIGTERM, Ctrl-C, the end of the loop or a kill of
+        this process, the workers get SIGTERM, which a cell may catch to save.
+
+        **Arguments:**
+
+        - `function`: of a module, or a `functools.partial` of one.
+        - `cells`: its arguments.
+
+        **Raises:** `EngineError` if a worker dies; what was finished is given out before.
+        """
+        cells = list(cells)
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            sys.exit(1)  # a worker that imports a script without its guard: the parent reports it
+        processes = min(self.processes or _cores(), len(cells))
+        if processes < 2:
+            return ((cell, function(cell)) for cell in cells)
+        return _spread(function, cells, processes)
+
+
+def _spread(function, cells, processes):
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    if script and main.__spec__ is None and not os.path.exists(script):
+        raise EngineError(
+            "several processes need a script that they can import, and this one was read from "
+            "standard input. Save it as a file, or use one process (`processes=1`)."
+        )
+    ForkingPickler.dumps((function, cells))  # what cannot be sent is an error before anything runs
+    context = multiprocessing.get_context("spawn")
+    leash, held = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(processes, context, _start_worker, (leash, processes))
+    futures, broken = {}, None
+    try:
+        with _on_sigterm(held.close):
+            try:
+                for cell in cells:
+                    futures[executor.submit(function, cell)] = cell
+            except BrokenProcessPool as error:
+                broken = error
+            for future in as_completed(futures):
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    broken = error  # and go on: others may have finished before
+                else:
+                    yield futures[future], result
+        if held.closed:
+            raise SystemExit(128 + signal.SIGTERM)
+        if broken:
+            lines = str(broken.__cause__ or "").splitlines()  # of a traceback, if unpickling failed
+            reason = [line for line in lines if line.strip("\"'")][-1:]
+            raise EngineError(
+                f"a worker process died{''.join(f' ({line})' for line in reason)}. If memory ran "
+                "out, use fewer `processes`. If this is a script of your own, put what it does "
+                'under `if __name__ == "__main__":`, because workers import it. Then call again: '
+                "what was saved is kept."
+            ) from broken.with_traceback(None)
+        executor.shutdown()
+    finally:
+        held.close()
+        executor.shutdown(cancel_futures=True)
+        leash.close()
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` on a SIGTERM that nobody else handles."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _start_worker(leash: Connection, processes: int) -> None:
+    """Leaves Ctrl-C to the parent, takes its share of a GPU and not more, and ends when the leash
+    does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Before JAX looks at them. What the parent was told holds for its workers.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
+    threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
+
+
+def _end_with(leash: Connection) -> None:
+    with suppress(EOFError, OSError):
+        leash.recv_bytes()  # blocks until the parent closes its end, or has ended
+    while True:  # again and again: a cell that catches the first signal to save is not the last
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.0)

@@ -1,0 +1,60 @@
+"""Weights to choose from where none are given: a grid around `analysis.starting_weight`."""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._fields import bounded
+from ..analysis import starting_weight
+from ..data._environment import seed_everything
+from ._play import close_environments, environments
+from ._rollout import action_bounds, as_inputs
+from ._sources import Run
+from .sampler import Reduced
+from .task import Task, task_of
+
+OBSERVATIONS = 16
+"""Start states, of the first tuning episodes."""
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""The grid where the critic has no gradient that says more."""
+EXTENSIONS = 12
+"""How often such a grid goes on, at most: six orders of magnitude."""
+
+
+def weights_around(run: Run, task: Task | str, reduce: Callable, *, seed: int = 0) -> list[float]:
+    """The grid of a run on its task, to two digits. No episode is played: it is asked in the start
+    states of the first tuning episodes."""
+    task = task_of(task) if isinstance(task, str) else task
+    try:
+        obs, low, high = _starts(task, seed)
+    finally:
+        close_environments()
+    nets = run.load()
+    low, high = nets.bounds(low, high)
+    policy, ensemble = cast(Any, nets.policy), cast(Any, nets.critic)
+    critic = bounded(Reduced(ensemble.values, reduce), jnp.asarray(low), jnp.asarray(high))
+    ask = jax.jit(lambda obs, key: starting_weight(policy, critic, obs, key))
+    return grid_around(float(ask(obs, jax.random.key(seed))))
+
+
+def _starts(task: Task, seed: int):
+    """Start states, and the bounds of the actions."""
+
+    def start(number: int) -> Any:
+        env = environments(task, [number], seed)[0]
+        return env.reset(seed=seed_everything(env, seed, number))[0]
+
+    obs = as_inputs([start(number) for number in range(OBSERVATIONS)])
+    return obs, *action_bounds(environments(task, [0], seed)[0].action_space)
+
+
+def grid_around(weight: float) -> list[float]:
+    """From a tenth of a weight to ten times it."""
+    if not 0 < weight < math.inf:
+        return list(WEIGHTS)
+    return [float(f"{np.float64(weight) * factor:.2g}") for factor in FACTORS]

@@ -1,0 +1,189 @@
+"""Episodes of methods on a task, in several processes."""
+
+import atexit
+import contextlib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .._types import Critic, Policy
+from ..engines import Local
+from ._outcomes import Outcomes
+from ._rollout import Act, Episode, action_bounds, check_numbers, check_outcome, rollout
+from ._sources import InMemory, Run, as_source
+from .sampler import Sampler
+from .statistics import bonett_price
+from .task import Task, make_seed, task_of
+
+ENVS = 10
+"""Environments that one process steps together, at most."""
+
+
+def evaluate(
+    source: str | Path | tuple[Policy, Critic] | Act,
+    samplers: Sequence[Sampler],
+    numbers: Sequence[int],
+    *,
+    task: Task | str | None = None,
+    seed: int = 0,
+    processes: int | None = None,
+    record: bool = False,
+    progress: bool = True,
+    label: str = "evaluate",
+    sha256: str | None = None,
+    resume: bool = True,
+) -> list[list[Episode]]:
+    """The episodes of every method on a task, in several processes.
+
+    **Arguments:**
+
+    - `source`: the folder of a training run; or a policy and its critic, as a tuple; or an act
+      function, of which each sampler is then only a name. Of a critic with `values(obs, action)`,
+      an ensemble's, the sampler's `reduce` makes one.
+    - `samplers`: what to compare, on the same episodes.
+    - `numbers`: of the episodes.
+    - `task`: a `Task`, or a name for `task_of`; of a run by default its own.
+    - `seed`: of environments and noise.
+    - `processes`: how many; all cores by default for a run, one for what is in memory, which
+      several processes can only take if it can be pickled.
+    - `record`: keep the paths.
+    - `progress`, `label`: of the progress bar.
+    - `sha256`: what `checkpoint_sha256` must find; by default, what it finds at the start.
+    - `resume`: of a run, keep every outcome in `episodes.jsonl` beside its checkpoint, and do not
+      play again what is there. A kill costs the episodes that are being played.
+
+    **Returns:** for each method its episodes, in the order of `numbers`. They do not depend on
+    the number of processes.
+
+    **Raises:** `CheckpointError` if a run's checkpoint is not intact, or changes before all
+    episodes are played; `EngineError` if a worker process dies; `ValueError` or `TypeError` naming
+    an argument that is wrong, or an environment that does not say what its task is judged by.
+    """
+    Local(processes)
+    check_numbers(seed, numbers)
+    judged = as_source(source, sha256)
+    if isinstance(judged, InMemory):
+        processes = processes or 1
+    if task is None:
+        task = judged.task()
+    groups = [tuple(numbers[i : i + ENVS]) for i in range(0, len(numbers), ENVS)]
+    cells = [(i, m, group) for group in groups for i, m in enumerate(samplers)]
+    name = task if isinstance(task, str) else task.name
+    kept = judged.outcomes(name, seed, record) if resume else Outcomes(None)
+    done: dict = {}
+    for i, sampler, group in cells:
+        done |= {(i, e.number): e for e in kept.of(sampler, group) or ()}
+    cells = [cell for cell in cells if (cell[0], cell[2][0]) not in done]
+    work = functools.partial(_play, judged, task, seed, record)
+    bar = tqdm(
+        total=len(numbers) * len(samplers),
+        initial=len(done),
+        desc=label,
+        unit=" episodes",
+        disable=None if progress else True,
+    )
+    with bar:
+        try:
+            for (i, sampler, _), episodes in Local(processes).map(work, cells):
+                if not any(e.error for e in episodes):  # what broke may work the next time
+                    kept.add(sampler, episodes)
+                done |= {(i, e.number): e for e in episodes}
+                bar.update(len(episodes))
+        finally:
+            _forget()
+    return [[done[i, number] for number in numbers] for i in range(len(samplers))]
+
+
+def _play(
+    source: Run | InMemory,
+    task: Task | str,
+    seed: int,
+    record: bool,
+    cell: tuple[int, Sampler, tuple[int, ...]],
+) -> list[Episode]:
+    _, sampler, numbers = cell
+    known = _task(task)
+    envs = environments(known, numbers, seed)
+    act = _act(source, sampler, seed, known.name)
+    episodes = rollout(envs, act, numbers, seed=seed, outcome=known.outcome, record=record)
+    if known.new_env_each_episode or any(e.error for e in episodes):
+        close_environments()  # one is broken, or used up: the next episodes get new ones
+    return episodes
+
+
+@functools.cache
+def _act(source: Run | InMemory, sampler: Sampler, seed: int, task_name: str) -> Act:
+    low, high = action_bounds(_ENVIRONMENTS[task_name][0].action_space)
+    return _load(source).act_of(sampler, seed, low, high)
+
+
+@functools.cache
+def _load(source: Run | InMemory) -> InMemory:
+    return source.load()
+
+
+def _task(task: Task | str) -> Task:
+    return _named_task(task) if isinstance(task, str) else task
+
+
+_named_task = functools.cache(task_of)
+
+_ENVIRONMENTS: dict[str, list] = {}
+"""Of this process, by their task's name: making them can take seconds each."""
+
+_CHECKED: set[str] = set()
+"""Tasks of which this process knows that their outcome is not missing."""
+
+
+def environments(task: Task, numbers: Sequence[int], seed: int) -> list:
+    """One for each of the episodes, made now or before; their outcome is not missing."""
+    if task.new_env_each_episode:
+        close_environments()
+    made = _ENVIRONMENTS.setdefault(task.name, [])
+    if task.name not in _CHECKED:
+        made += [] if made else [task.make_env(**_option(task, 0, 0))]
+        check_outcome(made[0], task.outcome)
+        _CHECKED.add(task.name)
+        if task.new_env_each_episode:
+            close_environments()
+            made = _ENVIRONMENTS.setdefault(task.name, [])
+    for number in numbers[len(made) :]:
+        made.append(task.make_env(**_option(task, seed, number)))
+    return made
+
+
+def _option(task: Task, seed: int, number: int) -> dict[str, int]:
+    return {"seed": make_seed(seed, number)} if task.new_env_each_episode else {}
+
+
+@atexit.register
+def close_environments() -> None:
+    """Ends the environments of this process."""
+    for made in _ENVIRONMENTS.values():
+        for env in made:
+            with contextlib.suppress(Exception):  # it may be one that broke
+                env.close()
+    _ENVIRONMENTS.clear()
+
+
+def _forget() -> None:
+    for cached in (_act, _load, _named_task):
+        cached.cache_clear()
+    _CHECKED.clear()
+    close_environments()
+
+
+def difference(ours: Sequence[Episode], theirs: Sequence[Episode]) -> tuple[float, float, float]:
+    """The difference of two success rates on the same episodes of one run, with its 95 % interval.
+
+    The interval is over the episodes, `statistics.bonett_price`: it does not cover other training
+    seeds, `statistics.paired_difference` does.
+
+    **Raises:** `ValueError` if the episodes are not the same.
+    """
+    if [e.number for e in ours] != [e.number for e in theirs]:
+        raise ValueError("`ours` and `theirs` are not the same episodes, so they are not paired.")
+    successes = [[e.success for e in episodes] for episodes in (ours, theirs)]
+    return sum(successes[0]) / len(ours) - sum(successes[1]) / len(ours), *bonett_price(*successes)

@@ -1,0 +1,217 @@
+"""Roll-outs: environments in lock-step with one batched call of the policy.
+
+Every episode is numbered; its number seeds its environment and its noise, so that methods are
+compared on the same episodes, and tuning and reporting use different ones.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check_count
+from ..data._environment import seed_everything
+from .task import MissingOutcome, Outcome, Success
+
+Act: TypeAlias = Callable[[Any, jax.Array, int], Any]
+"""From observations and episode numbers, an environment a row, and the count of chunks so far, to
+chunks of actions `(envs, horizon, *action)`, or to single actions `(envs, *action)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """What one roll-out came to."""
+
+    number: int
+    success: bool
+    """Of a task that is judged by its return: never."""
+    length: int
+    """Environment steps."""
+    total_reward: float
+    error: str = ""
+    """Why it counts as a failure, if the environment raised or returned NaN."""
+    path: list[list[float]] = dataclasses.field(default_factory=list)
+    """The first two numbers of every observation, if asked for: the path through a maze."""
+
+
+def rollout(
+    envs: Sequence,
+    act: Act,
+    numbers: Sequence[int],
+    *,
+    seed: int,
+    outcome: Outcome = Success(),  # noqa: B008 (frozen)
+    record: bool = False,
+) -> list[Episode]:
+    """One episode per environment, in lock-step, executing chunks of actions open-loop.
+
+    **Arguments:**
+
+    - `envs`: at least as many Gymnasium environments as `numbers`. Observations may be arrays,
+      dicts or tuples of them; actions are arrays within the bounds of the environment's `Box`.
+    - `act`: the batched policy. Its actions are clipped to those bounds.
+    - `numbers`: of the episodes.
+    - `seed`: with an episode's number it seeds its environment.
+    - `outcome`: by what an episode is judged, of `evaluate.task`.
+    - `record`: keep the paths.
+
+    **Returns:** the episodes, in order. An environment that raises or returns NaN ends its
+    episode as a failure, with the error.
+
+    **Raises:** `ValueError` if there are too few environments, if actions do not fit, or if one
+    does not say what the outcome needs: without it no episode can be judged.
+    """
+    check_numbers(seed, numbers)
+    if len(envs) < len(numbers):
+        raise ValueError(f"`envs` holds {len(envs)} environments for {len(numbers)} `numbers`.")
+    runs = [
+        _Run(env, seed, number, outcome, record) for env, number in zip(envs, numbers, strict=False)
+    ]
+    _warn_of_one_start(runs)
+    count = 0
+    while alive := [run for run in runs if run.alive]:
+        shown = [run.obs if run.obs is not None else alive[0].obs for run in runs]
+        chunks = np.asarray(act(as_inputs(shown), jnp.asarray(numbers, jnp.uint32), count))
+        for run, chunk in zip(runs, chunks, strict=True):
+            run.execute(chunk)
+        count += 1
+    return [run.episode() for run in runs]
+
+
+def _warn_of_one_start(runs: Sequence["_Run"]) -> None:
+    """Many episodes from one state say as much as one; MetaWorld's once made a method look 35
+    points better than another."""
+    starts = [jax.tree.leaves(run.obs) for run in runs if run.obs is not None]
+    same = max((sum(_equal(a, b) for b in starts) for a in starts), default=0)
+    if same > 1 and same > len(starts) / 2:
+        warnings.warn(
+            f"{same} of {len(starts)} episodes of {runs[0].env} start in one state, whatever the "
+            "seed of their reset: are they one episode? If the environment draws its start when it "
+            "is made, set `new_env_each_episode=True` of the `Task`.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _equal(ours: Sequence, theirs: Sequence) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def check_numbers(seed: int, numbers: Sequence[int]) -> None:
+    """Refuses what cannot seed an episode."""
+    counts = [("seed", seed), *(("numbers", number) for number in numbers)]
+    for name, count in counts:
+        if check_count(name, count, "it seeds an episode", least=0) >= 2**32:
+            raise ValueError(f"`{name}` must be below 2^32, got {count}.")
+
+
+def check_outcome(env: Any, outcome: Outcome) -> None:
+    """Plays one step, so that a missing outcome is an error before the first episode.
+
+    **Raises:** `MissingOutcome`, a `ValueError`, that names the environment.
+    """
+    reset_seed = seed_everything(env, 0, 0)
+    try:
+        env.reset(seed=reset_seed)
+        obs, _, _, _, info = env.step(env.action_space.sample())
+    except Exception:  # an environment that breaks is a failure of the episode that meets it
+        return
+    _reached(env, outcome, obs, info)
+
+
+def _reached(env: Any, outcome: Outcome, obs: Any, info: dict) -> Any:
+    try:
+        return outcome.reached(obs, info)
+    except MissingOutcome as error:
+        raise MissingOutcome(f"{env}: {error}") from None
+
+
+def as_inputs(observations: Sequence) -> Any:
+    """Observations as one batch of arrays."""
+    return jax.tree.map(lambda *leaves: jnp.asarray(_as_input(np.stack(leaves))), *observations)
+
+
+def _as_input(obs: np.ndarray) -> np.ndarray:
+    """float32, but pictures stay bytes: the network scales them."""
+    return obs if obs.dtype == np.uint8 and obs.ndim > 3 else obs.astype(np.float32)
+
+
+class _Run:
+    """One environment during one episode."""
+
+    def __init__(self, env, seed: int, number: int, outcome: Outcome, record: bool):
+        self.env, self.number, self.outcome, self.record = env, number, outcome, record
+        self.success, self.length, self.total, self.error = False, 0, 0.0, ""
+        self.alive, self.obs, self.path = True, None, []
+        reset_seed = seed_everything(env, seed, number)
+        try:
+            obs, _ = env.reset(seed=reset_seed)
+            self._see(obs)
+        except Exception as error:
+            self._fail(error)
+
+    def execute(self, chunk: np.ndarray) -> None:
+        for action in self._actions(chunk) if self.alive else ():
+            try:
+                obs, reward, terminated, truncated, info = self.env.step(action)
+                success = _reached(self.env, self.outcome, obs, info)
+            except MissingOutcome:
+                raise
+            except Exception as error:
+                return self._fail(error)
+            try:
+                self.length += 1
+                self._see(obs, reward, success)
+                self.total += float(reward)
+                self.success = self.success or bool(success)
+                self.alive = not (terminated or truncated)
+            except Exception as error:
+                self._fail(error)
+            if not self.alive:
+                return
+
+    def episode(self) -> Episode:
+        return Episode(self.number, self.success, self.length, self.total, self.error, self.path)
+
+    def _actions(self, chunk: np.ndarray) -> np.ndarray:
+        """The actions of a chunk, or of a single one, as the environment takes them."""
+        space = self.env.action_space
+        low, high = action_bounds(space)
+        extra = chunk.ndim - low.ndim
+        if extra not in (0, 1) or chunk.shape[extra:] != low.shape or not chunk.size:
+            raise ValueError(
+                f"`act` gave actions of shape {chunk.shape}, and the environment takes "
+                f"{low.shape}, or chunks of them."
+            )
+        return np.clip(chunk.reshape(-1, *low.shape), low, high).astype(space.dtype)
+
+    def _see(self, obs, reward=0.0, success=False) -> None:
+        seen = {"observations": jax.tree.leaves(obs), "rewards": [reward], "success": [success]}
+        for name, values in seen.items():
+            if not all(np.isfinite(value).all() for value in values):
+                raise FloatingPointError(f"the environment returned NaN or infinite {name}")
+        self.obs = obs
+        if self.record:
+            self.path.append([round(float(x), 3) for x in obs[:2]])
+
+    def _fail(self, error: Exception) -> None:
+        self.alive, self.success = False, False
+        self.error = f"{type(error).__name__}: {error}"
+
+
+def action_bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of an action space.
+
+    **Raises:** `TypeError` if it is not a `Box` of numbers.
+    """
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    if low is None or high is None:
+        raise TypeError(
+            f"the environment's actions are {space}, and a flow makes arrays of numbers: it needs "
+            "a `gymnasium.spaces.Box`."
+        )
+    return np.asarray(low), np.asarray(high)

@@ -1,0 +1,137 @@
+"""What is evaluated: a run's folder, a policy with its critic, or an act function."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Critic, Policy
+from ._outcomes import FILE, Outcomes
+from ._rollout import Act
+from .sampler import Reduced, Sampler, make_act
+
+
+@dataclass(frozen=True)
+class Run:
+    """The networks of a training run, known by the hash of its checkpoint."""
+
+    folder: str
+    sha256: str
+
+    def load(self) -> "InMemory":
+        """**Raises:** `CheckpointError` if the checkpoint is not intact, or has another hash."""
+        from ..train import load_nets, load_units
+
+        nets, units = load_nets(self.folder)[0], load_units(self.folder)
+        self._check()
+        return InMemory(nets.policy, nets.target, units=units)
+
+    def _check(self) -> None:
+        from ..checkpoint import CheckpointError
+
+        if checkpoint_sha256(self.folder) != self.sha256:
+            raise CheckpointError(
+                f"the checkpoint of {self.folder} changed while it was evaluated. Wait until its "
+                "training has ended, or evaluate a copy of the folder."
+            )
+
+    def outcomes(self, task: str, seed: int, record: bool) -> Outcomes:
+        """What of it was played before.
+
+        **Raises:** `CheckpointError` as `load`.
+        """
+        self._check()
+        return Outcomes(Path(self.folder) / FILE, self.sha256, task, seed, record)
+
+    def task(self) -> str:
+        """The name of the task that it was trained on."""
+        from ..train import load_config
+
+        return load_config(self.folder)[0].env
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A policy and a critic of the caller, or an act function; equal to nothing but its copies in
+    other processes."""
+
+    policy: Policy | None = field(default=None, compare=False)
+    critic: Critic | None = field(default=None, compare=False)
+    act: Act | None = field(default=None, compare=False)
+    units: Any = field(default=None, compare=False)
+    """`train.Units`, if the policy's actions are not the environment's."""
+    token: str = field(default_factory=lambda: uuid4().hex)
+
+    def load(self) -> "InMemory":
+        """Itself."""
+        return self
+
+    def outcomes(self, task: str, seed: int, record: bool) -> Outcomes:
+        """Nothing: who knows what it is."""
+        return Outcomes(None)
+
+    def task(self) -> str:
+        """**Raises:** `ValueError`: what is in memory knows of no task."""
+        raise ValueError("`task` is missing: give a `Task`, or the name of one.")
+
+    def bounds(self, low: Any, high: Any) -> tuple[Any, Any]:
+        """The bounds of the environment's actions, in the policy's units."""
+        if self.units is None:
+            return low, high
+        return self.units.from_action(low), self.units.from_action(high)
+
+    def act_of(self, sampler: Sampler, seed: int, low: Any, high: Any) -> Act:
+        """The compiled sampler of a method, or the act function: in the environment's units."""
+        if self.act is not None:
+            return self.act
+        if self.policy is None or self.critic is None:
+            raise ValueError("`source` needs a policy and a critic.")
+        values = getattr(self.critic, "values", None)
+        critic = self.critic if values is None else sampler.critic(values)
+        low, high = self.bounds(low, high)
+        act = make_act(self.policy, critic, sampler, seed=seed, low=low, high=high)
+        if getattr(self.units, "actions", None) is None:
+            return act
+        to_action = jax.jit(self.units.to_action)
+        return lambda obs, numbers, count: to_action(act(obs, numbers, count))
+
+
+def as_source(source: Any, sha256: str | None = None) -> Run | InMemory:
+    """What `evaluate` is given.
+
+    **Raises:** `TypeError` if it is none of the three; `CheckpointError` for a damaged run.
+    """
+    if isinstance(source, Run | InMemory):
+        return source
+    if isinstance(source, str | Path):
+        return Run(str(source), sha256 or checkpoint_sha256(source))
+    if isinstance(source, tuple) and len(source) == 2 and all(map(callable, source)):
+        return InMemory(*source)
+    if callable(source):
+        return InMemory(act=source)
+    raise TypeError(
+        "`source` must be the folder of a training run, a tuple (policy, critic) or an act "
+        f"function, got {type(source).__name__}."
+    )
+
+
+def checkpoint_sha256(run_dir: str | Path) -> str:
+    """Which networks a run holds now: the sha256 of its checkpoint, as `sha256sum` prints it.
+
+    **Raises:** `CheckpointError` if there is none, or it is damaged.
+    """
+    from .. import checkpoint
+
+    path = Path(run_dir) / "checkpoint.safetensors"
+    checkpoint.read_metadata(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def target_critic(nets: Any, reduce: Callable = jnp.min) -> Critic:
+    """The target ensemble of a run, reduced: the critic that guides and ranks."""
+    return Reduced(nets.target.values, reduce)

@@ -1,0 +1,268 @@
+"""The test-time methods by name: the one table that commands, figures, benchmarks and docs read.
+
+What needs more than a policy and a critic has no name here: `guidance.robust` and
+`steering.ClassifierFree` take networks that are trained for them, `steering.Inpainted` takes the
+chunk that is being executed.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from .. import guidance
+from .._sample import sample
+from .._types import Guidance
+from ..steering import keep_best
+from ..weights import LinearDecay
+from ._controls import (
+    curvature,
+    fk,
+    gated,
+    grad_steps,
+    jacobian_smooth,
+    look_ahead_2,
+    look_ahead_4,
+    monte_carlo,
+    random_direction,
+)
+from .sampler import Draw, Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A row of the table of methods."""
+
+    name: str
+    """On the command line, in tables and in files."""
+    what: str
+    """What it is, in a sentence."""
+    label: str
+    """In figures."""
+    colour: str
+    """In figures."""
+    weighted: bool = True
+    """Whether it takes a weight."""
+    estimator: Guidance = guidance.qgf
+    draw: Draw = sample
+    takes_best_of: bool = True
+    """Whether `NAME-best-of-N` is a method too."""
+
+
+_ROWS = (
+    Named("flow", "The plain flow: behaviour cloning.", "flow", "#7f7f7f", False),
+    Named("qgf", "The critic's gradient at the Euler leap, J = I.", "QGF", "#1f77b4"),
+    Named("ood", "Its gradient at the noisy point.", "OOD", "#d95f02", estimator=guidance.ood),
+    Named(
+        "ood-clipped",
+        "Its gradient at the noisy point, clipped to the bounds.",
+        "OOD, clipped",
+        "#e7994d",
+        estimator=guidance.ood_clipped,
+    ),
+    Named(
+        "qgf-jacobian",
+        "QGF with the leap's exact Jacobian.",
+        "QGF-Jacobian",
+        "#2ca02c",
+        estimator=guidance.qgf_jacobian,
+    ),
+    Named(
+        "qgf-chain",
+        "The gradient at the end of the flow, J = I.",
+        "QGF-chain",
+        "#9467bd",
+        estimator=guidance.qgf_chain,
+    ),
+    Named(
+        "bptt",
+        "The exact gradient, through the whole chain.",
+        "BPTT",
+        "#8c564b",
+        estimator=guidance.bptt,
+    ),
+    Named(
+        "look-ahead-2",
+        "The gradient after two Euler steps to the end.",
+        "look-ahead 2",
+        "#17becf",
+        estimator=look_ahead_2,
+    ),
+    Named(
+        "look-ahead-4",
+        "The gradient after four Euler steps to the end.",
+        "look-ahead 4",
+        "#0e8a99",
+        estimator=look_ahead_4,
+    ),
+    Named(
+        "curvature",
+        "The exactly tilted direction of a Gaussian posterior and a quadratic critic.",
+        "curvature",
+        "#bcbd22",
+        estimator=curvature,
+    ),
+    Named(
+        "monte-carlo",
+        "The gradient of the soft value of 16 clean actions around the leap.",
+        "Monte Carlo",
+        "#e377c2",
+        estimator=monte_carlo,
+    ),
+    Named(
+        "jacobian-regularized",
+        "Half of QGF and half of QGF-Jacobian.",
+        "Jacobian, regularized",
+        "#66a61e",
+        estimator=guidance.jacobian_regularized,
+    ),
+    Named(
+        "jacobian-ortho",
+        "QGF with the orthogonal factor of the leap's Jacobian.",
+        "Jacobian, orthogonal",
+        "#4d7c0f",
+        estimator=guidance.jacobian_ortho,
+    ),
+    Named(
+        "jacobian-smooth",
+        "QGF-Jacobian with the Jacobian averaged around the point.",
+        "Jacobian, smooth",
+        "#98df8a",
+        estimator=jacobian_smooth,
+    ),
+    Named(
+        "gated",
+        "QGF, trusted as far as an ensemble's members agree.",
+        "gated",
+        "#1b9e77",
+        estimator=gated,
+    ),
+    Named(
+        "keep-best",
+        "The best of the guided action and of the plain flow's, by the critic.",
+        "keep best",
+        "#7570b3",
+        draw=keep_best,
+    ),
+    Named(
+        "grad-step",
+        "The plain flow, then three gradient steps on the clean action; the weight is their size.",
+        "gradient steps",
+        "#a6761d",
+        draw=grad_steps,
+    ),
+    Named(
+        "fk-steering",
+        "16 particles of the tilted law, by values alone; the weight is 1 / temperature.",
+        "FK steering",
+        "#e7298a",
+        draw=fk,
+        takes_best_of=False,
+    ),
+    Named(
+        "random-direction",
+        "A control: as strong as QGF, in a random direction.",
+        "random direction",
+        "#b0b0b0",
+        estimator=random_direction,
+    ),
+    Named(
+        "zero",
+        "A control: no gradient, through the guided code; must equal the flow.",
+        "zero",
+        "#4d4d4d",
+        estimator=guidance.zero,
+    ),
+)
+
+METHODS: dict[str, Named] = {row.name: row for row in _ROWS}
+"""The table, by name. Of each, but for `fk-steering`, there is the best of several:
+`NAME-best-of-N`, and `best-of-N` of the plain flow."""
+
+ESTIMATORS: dict[str, Guidance] = {
+    row.name: row.estimator for row in _ROWS if row.weighted and row.draw is sample
+}
+"""The methods that are one estimator, by name."""
+
+
+def method(
+    text: str,
+    *,
+    weight: float | LinearDecay = 0.0,
+    steps: int = 10,
+    reduce: Callable = jnp.min,
+) -> Sampler:
+    """A method from its name: one of `METHODS`, `best-of-16` of the plain flow, or
+    `qgf-best-of-4`. Those that take no weight ignore it.
+
+    **Raises:** `ValueError` if there is no such method, or the weight is not finite.
+    """
+    row, best_of = _parse(text)
+    if not row.weighted:
+        weight = 0.0
+    elif not math.isfinite(size(weight)):
+        raise ValueError(f"`weight` must be a finite number, got {weight}.")
+    return Sampler(row.estimator, weight, best_of, steps, reduce, text, row.draw)
+
+
+def _parse(text: str) -> tuple[Named, int]:
+    """The row of a name, and of how many the best is taken."""
+    match = re.fullmatch(r"(?:(.+)-)?best-of-([1-9][0-9]{0,5})", text)
+    plain, best_of = (match[1] or "flow", int(match[2])) if match else (text, 1)
+    if plain not in METHODS:
+        close = difflib.get_close_matches(plain, METHODS, 1)
+        guess = f"did you mean {close[0] + text[len(plain) :]}? " if close else ""
+        raise ValueError(
+            f"unknown method `{text}`; {guess}known are {', '.join(METHODS)}, "
+            "and of each the best of several, such as best-of-16 or qgf-best-of-4."
+        )
+    if match and not METHODS[plain].takes_best_of:
+        raise ValueError(f"unknown method `{text}`: there is no best of several of `{plain}`.")
+    return METHODS[plain], best_of
+
+
+def guided(text: str, *, weight: float | LinearDecay = 1.0, steps: int = 10) -> Sampler:
+    """`method`, of a method that takes a weight.
+
+    **Raises:** `ValueError` if it is unknown, or takes none.
+    """
+    found = method(text, weight=weight, steps=steps)
+    if not is_guided(text):
+        raise ValueError(
+            f"`{text}` has no weight; guided are "
+            f"{', '.join(name for name, row in METHODS.items() if row.weighted)}, and the best of "
+            "several of each, such as qgf-best-of-4."
+        )
+    return found
+
+
+def estimator_of(text: str, *, steps: int = 10) -> Guidance:
+    """The estimator of a guided method, as `sample` takes it with these `steps`.
+
+    **Raises:** `ValueError` if it is unknown, takes no weight, or is more than an estimator.
+    """
+    found = guided(text, steps=steps)
+    if found.draw is not sample:
+        raise ValueError(
+            f"`{text}` is more than an estimator, which is what is looked at here: take one of "
+            f"{', '.join(ESTIMATORS)}."
+        )
+    return found.guidance
+
+
+def is_guided(text: str) -> bool:
+    """Whether the method of this name takes a weight."""
+    return _parse(text)[0].weighted
+
+
+def colour(text: str) -> str:
+    """The colour of a method in figures; that of the best of several is green."""
+    return METHODS[text].colour if text in METHODS else "#66a61e"
+
+
+def size(weight: float | LinearDecay) -> float:
+    """The number that a weight is given by: itself, or where its decay starts."""
+    return float(weight.start if isinstance(weight, LinearDecay) else weight)

@@ -1,0 +1,135 @@
+"""A way to draw an action from a flow and a critic at test time, as one value."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Scalar
+
+from .. import guidance
+from .._fields import Bounded, bounded
+from .._sample import sample
+from .._types import Action, Critic, Guidance, Key, Obs, Policy
+from ..weights import LinearDecay
+from ._rollout import Act
+
+
+@runtime_checkable
+class Draw(Protocol):
+    """How an action is drawn: `sample`, or a function of the same arguments."""
+
+    def __call__(
+        self,
+        policy: Policy,
+        critic: Critic,
+        obs: Obs,
+        key: Key,
+        *,
+        guidance: Guidance,
+        weight: Any,
+        steps: int,
+        best_of: int,
+    ) -> Action:
+        """One action for one observation."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A test-time method, with all that it needs besides a policy and a critic."""
+
+    estimator: Guidance = guidance.qgf
+    """Without the flow's steps, which the sampler binds; see `guidance`."""
+    weight: float | LinearDecay = 0.0
+    """0 is the plain flow."""
+    best_of: int = 1
+    steps: int = 10
+    """Euler steps of the flow."""
+    reduce: Callable = jnp.min
+    """Of an ensemble's values, for guidance and for ranking; the paper's is the minimum."""
+    name: str = ""
+    """As it appears in tables; see `names.method`."""
+    draw: Draw = sample
+    """`sample`, or what takes its place, such as `steering.keep_best`."""
+
+    @property
+    def guidance(self) -> Guidance:
+        """The estimator with the sampler's own `steps`, where it walks to the end of the flow
+        (`qgf_chain`, `bptt`)."""
+        return _on_the_grid(self.estimator, self.steps)
+
+    def critic(self, values: Callable) -> "Reduced":
+        """The critic that an ensemble's values make by `reduce`."""
+        return Reduced(values, self.reduce)
+
+
+def _on_the_grid(estimator: Guidance, steps: int) -> Guidance:
+    """The estimator, and what it is made `like`, with the flow's steps where that is missing."""
+    bare = getattr(estimator, "func", estimator)  # of a `Partial`
+    bound = getattr(estimator, "keywords", {})
+    if "like" in bound:
+        like = _on_the_grid(bound["like"], steps)
+        return eqx.Partial(bare, *estimator.args, **{**bound, "like": like})  # type: ignore[attr]
+    if bare in (guidance.qgf_chain, guidance.bptt) and "steps" not in bound:
+        return eqx.Partial(estimator, steps=steps)
+    return estimator
+
+
+class Reduced(eqx.Module):
+    """An ensemble as one critic: `reduce(values(obs, action))`."""
+
+    values: Callable
+    """Every member's value, `(obs, action) -> (members,)`."""
+    reduce: Callable = jnp.min
+
+    def __call__(self, obs: Obs, action: Action) -> Scalar:
+        """The value of the members together."""
+        return self.reduce(self.values(obs, action))
+
+
+def make_act(
+    policy: Policy,
+    critic: Critic,
+    sampler: Sampler,
+    *,
+    seed: int,
+    low: float | np.ndarray | Array = -1.0,
+    high: float | np.ndarray | Array = 1.0,
+) -> Act:
+    """The compiled, batched sampler of a method, with bounded actions.
+
+    The noise of an episode's chunk is a pure function of `seed`, the episode's number and the
+    chunk's.
+
+    **Arguments:**
+
+    - `policy`, `critic`: as for `sample`. A critic that is `bounded` keeps its own bounds.
+    - `sampler`: the method. Its `reduce` is not used here: `critic` is one critic.
+    - `seed`: of the noise.
+    - `low`, `high`: of the actions; they broadcast to the policy's `action_shape`.
+    """
+    if not isinstance(critic, Bounded):
+        critic = bounded(critic, jnp.asarray(low), jnp.asarray(high))
+
+    @jax.jit
+    def act(obs, numbers, count):
+        def one(obs, number):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), count)
+            return sampler.draw(
+                policy,
+                critic,
+                obs,
+                key,
+                guidance=sampler.guidance,
+                weight=sampler.weight,
+                steps=sampler.steps,
+                best_of=sampler.best_of,
+            )
+
+        return jax.vmap(one)(obs, numbers)
+
+    return act

@@ -1,0 +1,199 @@
+"""What a policy is judged on: an environment, and by what an episode of it is judged."""
+
+import importlib
+import re
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+"""What a task may be called."""
+
+
+class MissingOutcome(ValueError):
+    """An environment does not say what its task is judged by."""
+
+
+@dataclass(frozen=True)
+class Success:
+    """Judged by `info["success"]`, in any step of the episode."""
+
+    def reached(self, obs: Any, info: dict) -> Any:
+        """Whether this step succeeded.
+
+        **Raises:** `MissingOutcome` if the environment does not say it.
+        """
+        if "success" not in info:
+            raise MissingOutcome(
+                'it does not report `info["success"]`, by which an episode is judged. Wrap it so '
+                "that its `step` does, or judge the task by `Goal` or `Return`."
+            )
+        return info["success"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Judged by a function of your own: an episode succeeds once it is true of an observation."""
+
+    goal: Callable[[Any], Any]
+
+    def reached(self, obs: Any, info: dict) -> Any:
+        """Whether this observation is at the goal."""
+        return self.goal(obs)
+
+
+class References(NamedTuple):
+    """The returns that a normalised score of 0 and of 100 stand for."""
+
+    low: float
+    """Of a random policy, say."""
+    high: float
+    """Of an expert, say."""
+
+
+@dataclass(frozen=True)
+class Return:
+    """Judged by the sum of an episode's rewards."""
+
+    references: References | None = None
+    """For a normalised score, `100 (return - low) / (high - low)`; none without them."""
+
+    def __post_init__(self):
+        if self.references is not None:
+            low, high = references = References(*map(float, self.references))
+            if not -float("inf") < low < high < float("inf"):
+                raise ValueError(f"`references` must be finite, low below high, got {references}.")
+            object.__setattr__(self, "references", references)
+
+    def reached(self, obs: Any, info: dict) -> bool:
+        """Nothing is reached: an episode has a return, and neither succeeds nor fails."""
+        return False
+
+
+Outcome: TypeAlias = Success | Goal | Return
+"""By what an episode is judged."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """How to make an environment, how its episodes are judged, and where its data are."""
+
+    name: str
+    """Of letters, digits, `_`, `-` and `.`: in tables and files."""
+    make_env: Callable[..., Any]
+    """Makes a Gymnasium environment; called with `render_mode="rgb_array"` for a film."""
+    outcome: Outcome = field(default_factory=Success)
+    """`Success`, `Goal` or `Return`."""
+    data: Any = None
+    """A file or an id for `qgf_eqx.data`, or a function that returns a dataset, to train on."""
+    new_env_each_episode: bool = False
+    """For environments whose start state is a function of how they were made, such as MetaWorld's,
+    and not of `reset(seed)`: `make_env` is then called with `seed`, once an episode."""
+    paths: bool = False
+    """Whether the first two numbers of an observation are a place, to be drawn in a maze."""
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"`name` must be up to 100 letters, digits, `_`, `-` and `.`, got {self.name!r}."
+            )
+        if not callable(self.make_env):
+            raise TypeError(f"`make_env` must be a function, got {self.make_env!r}.")
+        if not isinstance(self.outcome, Success | Goal | Return):
+            raise TypeError(
+                f"`outcome` must be `Success()`, `Goal(...)` or `Return()`, got {self.outcome!r}."
+            )
+
+    @property
+    def by_return(self) -> bool:
+        """Whether an episode is judged by its return."""
+        return isinstance(self.outcome, Return)
+
+
+def make_seed(seed: int, number: int) -> int:
+    """What `make_env` is called with where an episode needs a new environment."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) >> 1
+
+
+def dataset_of(task: Task) -> Any:
+    """The data of a task of one's own: what its function `data` returns, or the file or id that
+    it names, opened by `qgf_eqx.data.open_dataset`.
+
+    **Raises:** `ValueError` if the task names none.
+    """
+    if task.data is None:
+        raise ValueError(
+            f"`{task.name}` names no data to train on: give its `Task` a file, an id, or a "
+            "function that returns a dataset, as `data`."
+        )
+    if callable(task.data):
+        return task.data()
+    from .. import data
+
+    return data.open_dataset(task.data)[0]
+
+
+def check_widths(task: Task, dataset: Any) -> None:
+    """Whether a recorded dataset fits a task: costs one environment.
+
+    **Raises:** `ValueError` naming the field, if its rows have another shape than the task's
+    observations or actions.
+    """
+    with closing(task.make_env()) as env:
+        obs, action = env.observation_space.sample(), env.action_space.sample()
+    for name, one, rows in (("obs", obs, dataset.obs), ("actions", action, dataset.actions)):
+        wanted, found = jax.tree.map(np.shape, one), jax.tree.map(lambda x: x.shape[1:], rows)
+        if wanted != found:
+            raise ValueError(
+                f"the data's `{name}` have shape {found} in a row, but `{task.name}` has {wanted}. "
+                "Are they data of another task, or is a wrapper missing in its `make_env`?"
+            )
+
+
+def task_of(text: str) -> Task:
+    """A task from its name: one of OGBench's, such as `cube-single-play-singletask-task2-v0`, or
+    `package.module:make_task`, a function of your own that returns a `Task`.
+
+    **Raises:** `ValueError` if there is no such task, `TypeError` if what is found is not one;
+    `ImportError` if OGBench is needed and not installed.
+    """
+    if ":" not in text:
+        return _of_ogbench(text)
+    module, _, name = text.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and imports another that is not
+        raise ValueError(
+            f"`{text}`: there is no module `{module}`. Install it, or add its folder to PYTHONPATH."
+        ) from None
+    except AttributeError:
+        raise ValueError(f"`{text}`: the module `{module}` has no `{name}`.") from None
+    except (ValueError, TypeError):
+        raise ValueError(f"`{text}` must read `package.module:make_task`.") from None
+    made = made() if callable(made) else made
+    if not isinstance(made, Task):
+        raise TypeError(f"`{text}` must return a `qgf_eqx.evaluate.Task`, got {made!r}.")
+    return made
+
+
+def _of_ogbench(text: str) -> Task:
+    from ..data import dataset_name, env_id
+
+    return Task(text, partial(_make, env_id(text)), data=dataset_name(text), paths="maze" in text)
+
+
+PICTURE = {"width": 320, "height": 240}
+"""Of a film of OGBench's tasks."""
+
+
+def _make(env_id: str, **options: Any) -> Any:
+    from ..data import make_env
+
+    return make_env(env_id, **({**PICTURE, **options} if "render_mode" in options else options))

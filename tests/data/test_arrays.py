@@ -1,0 +1,138 @@
+"""Arrays become datasets whose chunks are those of a loop over the episodes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx.data import DatasetError, make_chunk, read_rows
+from qgf_eqx.data.arrays import describe, from_episodes, from_transitions
+
+LENGTHS, ENDED = (4, 1, 3), (True, False, True)
+
+
+def episodes(*, longer=True):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "obs": {"state": rng.normal(size=(n + longer, 3)).astype(np.float32)},
+            "actions": rng.normal(size=(n, 2)).astype(np.float32),
+            "rewards": np.append(np.zeros(n - 1), i + 1.0),  # on the last transition only
+            "terminated": ended,
+        }
+        for i, (n, ended) in enumerate(zip(LENGTHS, ENDED, strict=True))
+    ]
+
+
+def as_transitions(recorded):
+    parts = [
+        (
+            e["obs"]["state"][:-1],
+            e["actions"],
+            e["rewards"],
+            np.append(np.zeros(len(e["actions"]) - 1), e["terminated"]),
+            np.arange(len(e["actions"])) == len(e["actions"]) - 1,
+            e["obs"]["state"][1:],
+        )
+        for e in recorded
+    ]
+    return [np.concatenate(fields) for fields in zip(*parts, strict=True)]
+
+
+def brute_force(recorded, horizon, gamma=0.5):
+    """Every chunk of the episodes, by a loop."""
+    for e in recorded:
+        for s in range(len(e["actions"]) - horizon + 1):
+            if s + horizon == len(e["obs"]["state"]) and not e["terminated"]:
+                continue  # its successor was not recorded
+            reward = sum(gamma**i * e["rewards"][s + i] for i in range(horizon))
+            over = e["terminated"] and s + horizon == len(e["actions"])
+            after = e["obs"]["state"][min(s + horizon, len(e["obs"]["state"]) - 1)]
+            actions = e["actions"][s : s + horizon]
+            yield e["obs"]["state"][s], actions, reward, 0 if over else gamma**horizon, after
+
+
+def chunks(dataset, horizon, gamma=0.5):
+    rows = read_rows(dataset, np.arange(len(dataset.episode_end)), horizon)
+    made = jax.vmap(lambda r: make_chunk(r, gamma=gamma))(jax.tree.map(jnp.asarray, rows))
+    for i in np.flatnonzero(made.weight == 1):
+        c = jax.tree.map(lambda field, i=i: field[i], made)
+        (obs,), (after,) = jax.tree.leaves(c.obs), jax.tree.leaves(c.next_obs)
+        yield obs, c.action, c.reward, c.discount, after
+
+
+def assert_same_chunks(dataset, recorded):
+    for horizon in (1, 2, 3):
+        found, expected = list(chunks(dataset, horizon)), list(brute_force(recorded, horizon))
+        assert len(found) == len(expected) > 0
+        for one, other in zip(found, expected, strict=True):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_the_chunks_of_episodes_are_those_of_a_loop_reward_by_reward(longer):
+    recorded = episodes(longer=longer)
+    assert_same_chunks(from_episodes(recorded), recorded)
+
+
+def test_the_chunks_of_transitions_are_those_of_a_loop_reward_by_reward():
+    recorded = episodes()
+    assert_same_chunks(from_transitions(*as_transitions(recorded)), recorded)
+    without = from_transitions(*as_transitions(recorded)[:-1])
+    short = [{**e, "obs": {"state": e["obs"]["state"][:-1]}} for e in recorded]
+    assert_same_chunks(without, short)
+
+
+def test_the_sentence_counts_episodes_transitions_and_ends():
+    text = describe(from_episodes(episodes()))
+    assert text.startswith("11 states, 8 transitions, 3 episodes; 2 transitions ended the task")
+    assert text.endswith("Actions reach 1.96026, beyond [-1, 1]: normalise them.")
+    one = from_transitions(np.eye(3), np.eye(3), np.ones(3), np.zeros(3), np.zeros(3))
+    assert "no end inside is marked, so all rows are one episode" in describe(one)
+
+
+def change(field, value):
+    recorded = episodes()
+    recorded[1] = {**recorded[1], field: value}
+    return lambda: from_episodes(recorded)
+
+
+def transitions(**changes):
+    names = ("obs", "actions", "rewards", "terminated", "truncated", "next_obs")
+    given = dict(zip(names, as_transitions(episodes()), strict=True))
+    return lambda: from_transitions(**given | changes)
+
+
+UNPAID = [{**e, "rewards": 0 * e["rewards"], "terminated": False} for e in episodes()]
+LATE = [{**e, "terminated": False} for e in episodes(longer=False)]
+CLOCK = 1.7e9 + 0.1 * np.arange(9)[:, None]
+REFUSED = {
+    "lengths": (change("rewards", np.zeros(5)), "episode 1: field `rewards` has shape .* 1 rows"),
+    "nan": (change("actions", np.full((1, 2), np.nan)), "`actions` holds NaN|widths"),
+    "nan in a reward": (change("rewards", [np.nan]), "episode 1: field `rewards` .* in row 0"),
+    "a missing field": (lambda: from_episodes([{"obs": np.ones(3)}]), "`actions` is missing"),
+    "no reward": (lambda: from_episodes(UNPAID), "all `rewards` are 0 and no transition is"),
+    "unseen rewards": (lambda: from_episodes(LATE), "no chunk can see them. Give N \\+ 1"),
+    "joined": (transitions(truncated=np.zeros(8)), "`next_obs` of row 4 .* joined"),
+    "flags": (transitions(terminated=np.full(8, 2)), "`terminated` holds numbers other than 0"),
+    "a clock": (
+        lambda: from_episodes(
+            [{"obs": CLOCK, "actions": np.ones((8, 1)), "rewards": np.ones(8), "terminated": 1}]
+        ),
+        "`obs`, column 0 is a clock that stands still in float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_train_silently_wrong_is_refused_with_the_next_step(case):
+    make, message = REFUSED[case]
+    with pytest.raises(DatasetError, match=message):
+        make()
+
+
+def test_a_state_that_settles_is_no_clock():
+    obs = 1 - np.exp(-np.arange(40.0))[:, None]
+    episode = {"actions": np.ones((39, 1)), "rewards": np.ones(39), "terminated": 0}
+    assert len(from_episodes([{"obs": obs, **episode}]).obs) == 40

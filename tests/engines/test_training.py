@@ -1,0 +1,55 @@
+"""Two seeds that are trained at once: what a kill of one, and SIGTERM to the parent, do."""
+
+import dataclasses
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import a_worker_is_killed, started, wait_until
+
+from qgf_eqx import experiment
+from qgf_eqx.engines import EngineError
+from qgf_eqx.train import TrainConfig, load_nets, read_metrics
+
+CONFIG = TrainConfig("e", updates=10**6, batch=8, horizon=2, width=8, depth=2)
+
+
+def test_a_killed_worker_of_a_training_is_an_error_and_no_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "collect", lambda *_, **__: None)
+    config = dataclasses.replace(experiment.POINTMAZE.config, width=8)
+    two = dataclasses.replace(experiment.POINTMAZE, config=config, seeds=(0, 1))
+    with a_worker_is_killed(), pytest.raises(EngineError, match="a worker process died"):
+        experiment.run(two, tmp_path, tmp_path, processes=2, progress=False)
+
+
+SCRIPT = """
+import dataclasses
+import sys
+sys.path[:0] = {paths!r}
+from test_train import data
+from test_training import CONFIG
+from qgf_eqx import experiment
+experiment.collect = lambda *_, **__: None
+experiment.load = lambda *_: data()
+experiment.dataset_name = lambda _: "e"
+if __name__ == "__main__":
+    two = dataclasses.replace(experiment.POINTMAZE, config=CONFIG, seeds=(0, 1))
+    experiment.run(two, sys.argv[1], ".", processes=2, progress=False)
+"""
+
+
+def test_sigterm_to_the_parent_of_two_trainings_saves_both_and_exits_with_zero(tmp_path):
+    here = Path(__file__).parent
+    script, runs = tmp_path / "script.py", tmp_path / "runs"
+    script.write_text(SCRIPT.format(paths=[str(here), str(here.parent)]))
+    with started([sys.executable, script, runs]) as process:
+        logs = [runs / f"seed{seed}" / "metrics.jsonl" for seed in (0, 1)]
+        wait_until(lambda: all(map(read_metrics, logs)))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(300) == 0
+    written = [log.read_text() for log in logs]
+    assert [load_nets(log.parent)[1].seed for log in logs] == [0, 1]
+    time.sleep(0.5)
+    assert [log.read_text() for log in logs] == written  # nobody goes on

@@ -1,0 +1,99 @@
+"""A task of one's own, from the command line: trained, tuned, compared, filmed, without OGBench's."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qgf_eqx import cli
+from qgf_eqx.cli._offline import _edges
+
+pytestmark = pytest.mark.usefixtures("loose_promotion")
+
+SMALL = ["--updates", "20", "--batch", "16", "--width", "8", "--depth", "2", "--horizon", "2"]
+TASK = ["--env", "toy:make_array_task"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, loose_promotion):
+    folder = tmp_path_factory.mktemp("own")
+    cli.main(["train", *TASK, *SMALL, "--run-dir", str(folder / "run")])
+    return folder / "run"
+
+
+def test_a_run_on_a_task_of_ones_own_knows_its_task_and_is_compared_by_return(run, capsys):
+    arguments = ["--methods", "flow", "qgf", "--weights", "0.1", "1", "--episodes", "3"]
+    arguments += ["--tuning-episodes", "2", "--extensions", "0", "--steps", "2", "--processes", "1"]
+    cli.main(["evaluate", str(run), *arguments])
+    printed = capsys.readouterr().out
+    assert "\nline\n" in printed and "return" in printed and "score" in printed
+    results = json.loads((run / "results.json").read_text())
+    assert (results["task"], results["trained on"]) == ("line", "toy:make_array_task")
+    assert results["references"] == [-24.0, 0.0]
+    assert all(len(es[0]["return"]) == 3 for es in results["episodes"].values())
+    assert (run / "success.png").stat().st_size > 5000
+
+
+def test_its_weight_is_chosen_and_another_task_can_be_named(run, capsys):
+    arguments = ["--weights", "0.1", "--episodes", "2", "--steps", "2", "--processes", "1"]
+    cli.main(["choose", str(run), *arguments])
+    assert "The weight: 0.1" in capsys.readouterr().out
+    cli.main(["choose", str(run), *arguments, "--env", "toy:make_array_goal_task"])
+    assert " %  [" in capsys.readouterr().out.splitlines()[0]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["choose", str(run), "--env", "toy:nothing"])
+    assert stop.value.code == 2 and "has no `nothing`" in capsys.readouterr().err
+
+
+def test_it_is_filmed(run, capsys):
+    arguments = ["--methods", "flow", "--episodes", "2", "--steps", "2"]
+    cli.main(["film", str(run), *arguments])
+    assert "flow  mean return -" in capsys.readouterr().out
+    with Image.open(run / "film.webp") as shown:
+        assert shown.size == (2 * 64, 48)
+
+
+def test_offline_verbs_ask_the_environment_for_its_bounds():
+    low, high = _edges("toy:make_task", 1)
+    assert (low, high) == (-2, 2)
+    assert _edges("pointmaze-medium-navigate-singletask-task1-v0", 2)[1].tolist() == [1, 1]
+
+
+def test_data_in_a_file_are_named_and_said_and_must_be_as_wide_as_the_task(tmp_path, capsys):
+    import toy
+
+    fields = toy.recorded()._asdict()
+    file, wide = tmp_path / "line.npz", tmp_path / "wide.npz"
+    np.savez(file, **fields)
+    np.savez(wide, **fields | {"obs": np.repeat(fields["obs"], 2, axis=1)})
+    arguments = [*TASK, *SMALL, "--run-dir", str(tmp_path / "run")]
+    cli.main(["train", "--data", str(file), *arguments])
+    assert "120 transitions, 20 episodes" in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--data", str(wide), *arguments])
+    assert stop.value.code == 2
+    assert "`obs` have shape (4,) in a row, but `line` has (2,)" in capsys.readouterr().err
+
+
+def test_an_own_policy_on_an_own_task_needs_no_ogbench():
+    code = """
+import sys
+for name in ("ogbench", "optax", "safetensors"):
+    sys.modules[name] = None
+import jax.numpy as jnp
+from qgf_eqx import Flow
+from qgf_eqx.evaluate import evaluate, method
+policy = Flow(lambda obs, a_t, t: -a_t, action_shape=(2, 1))
+critic = lambda obs, action: -jnp.sum((obs["goal"] - obs["place"] - jnp.sum(action)) ** 2)
+if __name__ == "__main__":
+    (found,) = evaluate((policy, critic), [method("qgf", steps=2)], range(2), task="toy:make_task")
+    print([e.length for e in found])
+"""
+    here = Path(__file__).parent
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here)
+    assert found.returncode == 0 and found.stdout == "[6, 6]\n", found.stderr

@@ -1,0 +1,81 @@
+"""A task of one's own: a point on a line, pushed to a seeded place; judged by its return."""
+
+import gymnasium
+import numpy as np
+
+from qgf_eqx.evaluate import Goal, References, Return, Task
+
+
+class Line(gymnasium.Env):
+    """Observations are a dict; actions are in [-2, 2]; each step costs the distance that is left."""
+
+    def __init__(self, render_mode=None, length=6):
+        place = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        self.observation_space = gymnasium.spaces.Dict({"place": place, "goal": place})
+        self.action_space = gymnasium.spaces.Box(-2, 2, (1,))
+        self.render_mode, self.length = render_mode, length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.goal, self.age = 0.0, float(self.np_random.uniform(3, 5)), 0
+        return self._seen(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place, self.age = self.place + float(action[0]), self.age + 1
+        return self._seen(), -abs(self.goal - self.place), False, self.age == self.length, {}
+
+    def render(self):
+        return np.full((48, 64, 3), 20 * self.age, np.uint8)
+
+    def _seen(self):
+        return {"place": np.array([self.place]), "goal": np.array([self.goal])}
+
+
+def near(obs):
+    return abs(obs["goal"][0] - obs["place"][0]) < 0.5
+
+
+def make_task():
+    return Task("line", Line, Return(References(-24.0, 0.0)))
+
+
+def make_goal_task():
+    return Task("line-goal", Line, Goal(near))
+
+
+class Array(gymnasium.ObservationWrapper):
+    """The same with one array as observation, and actions in [-1, 1]."""
+
+    def __init__(self, **options):
+        super().__init__(
+            gymnasium.wrappers.RescaleAction(Line(**options), np.float32(-1), np.float32(1))
+        )
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+    def observation(self, observation):
+        return np.concatenate([observation["place"], observation["goal"]]).astype(np.float32)
+
+
+def recorded():
+    """Twenty episodes of a controller that goes to the goal, and misses it somewhat."""
+    from qgf_eqx.data import from_transitions
+
+    env, rng, rows = Array(), np.random.default_rng(0), []
+    for seed in range(20):
+        obs, done = env.reset(seed=seed)[0], False
+        while not done:
+            push = np.clip((obs[1:] - obs[:1]) / 2 + rng.normal(0, 0.3, 1), -1, 1)
+            action = push.astype(np.float32)
+            following, reward, terminated, done, _ = env.step(action)
+            rows.append((obs, action, np.float32(reward), terminated, done, following))
+            obs = following
+    return from_transitions(*map(np.stack, zip(*rows, strict=True)))
+
+
+def make_array_task():
+    return Task("line", Array, Return(References(-24.0, 0.0)), data=recorded)
+
+
+def make_array_goal_task():
+    return Task("line-goal", Array, Goal(lambda obs: abs(obs[0] - obs[1]) < 0.5))

@@ -1,0 +1,365 @@
+"""What the pages say in numbers is what the committed results hold, and what their snippets give."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import analytic, guided_flow
+from qgf_eqx.analysis import starting_weight
+from qgf_eqx.weights import NormMatched
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+
+
+def page(name):
+    return (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def words(name):
+    """A page's text without line breaks."""
+    return " ".join(page(name).split())
+
+
+def results(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def run_page(name):
+    """What is defined after all of a page's snippets, and what they print."""
+    scope, out = {}, io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for code in re.findall(r"^```python\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL):
+            exec(compile(code, f"docs/{name}.md", "exec"), scope)
+    return scope, out.getvalue()
+
+
+def table(name, caption):
+    """The rows of the table of a page whose header begins so: the first cell and the numbers."""
+    lines = page(name).split(f"| {caption}")[1].splitlines()[2:]
+    rows = {}
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        first, *cells = line.strip("| ").split(" | ")
+        rows[first.replace("*", "")] = [float(cell) for cell in cells]
+    return rows
+
+
+# The committed name, and what the pages call it.
+SHOWN = {"OOD": "OOD (clipped)"}
+
+
+def test_the_tables_over_training_runs_are_the_raw_outcomes():
+    for text in import_module("training_runs").tables():
+        assert text in page("analyses")
+
+
+def test_the_front_pages_gain_is_that_of_the_training_runs():
+    runs, text = import_module("training_runs"), words("index")
+    apart = lambda a, b: runs.rates(runs.FIXED, a) - runs.rates(runs.FIXED, b)  # noqa: E731
+    gain, low, high = runs.interval(apart("qgf", "flow"))
+    assert f"by {gain:.0f} points, with a 95 % interval of {low:.0f} to {high:.0f} over" in text
+    gain, low, high = runs.interval(apart("qgf-best-of-4", "best-of-16"))
+    assert f"by {gain:.0f} points [{low:.0f}, {high:.0f}] over best-of-16" in text
+    maze = results("pointmaze_medium_task1")
+    rates = {row["method"]: row["success"] for row in maze["table"]}
+    assert rates == {"flow": 0, "qgf": 1, "ood": 1, "best-of-4": 1}
+    assert round(sum(maze["seconds"].values()) / 60, 1) == 3.5
+    tuned = {row["weight"]: row["success"] for row in maze["tuning"] if row["method"] == "qgf"}
+    assert tuned == {0.3: 0.9, 1.0: 1.0, 3.0: 1.0} and maze["table"][1]["weight"] == 1
+
+
+def test_what_is_said_of_the_tuning_on_the_cube_is_what_was_tuned():
+    runs = [results("cube_single_task2"), results("cube_single_task2_again")]
+    for found, chosen in zip(runs, ("0.15 (1-t)", 0.06), strict=True):
+        tried = [row["weight"] for row in found["tuning"]]
+        assert tried == 2 * [0.06, 0.1, "0.15 (1-t)", "0.2 (1-t)"]
+        rates = [row["success"] for row in found["tuning"] if row["method"] == "qgf"]
+        assert max(rates) - min(rates) <= 0.08 + 1e-9
+        by_method = {row["method"]: row["weight"] for row in found["table"]}
+        assert by_method["qgf"] == by_method["ood"] == chosen
+
+
+def test_the_table_of_the_example_is_its_results():
+    found = results("analysis_example")
+    shown = table("analyses", "share on the best mode (%)")
+    assert found["weights"] == [0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0]
+    for name, method in found["methods"].items():
+        assert shown[name] == [round(100 * x) for x in method["share"]], name
+
+
+def test_the_spikes_of_bptt_are_as_high_as_the_page_says():
+    found = results("analysis_instability")
+    peaks = {name: np.abs(g).max(axis=1) for name, g in found["gradient"].items()}
+    assert np.round(peaks["BPTT"]).tolist() == [54, 78, 2153, 56]
+    last = [found["gradient"][name][3] for name in ("BPTT", "QGF-Jacobian")]
+    np.testing.assert_allclose(*last, rtol=1e-4)  # the same function
+    assert peaks["QGF"].max() < 7
+    furthest = np.abs(found["paths"][found["weights"].index(2.0)]).max(axis=1)
+    assert len(furthest) == 60 and np.sum(furthest > 11) == 2 and np.sum(furthest > 5) == 2
+
+
+def cosines(name):
+    return {m: np.array(x["cosine"]) for m, x in results(name)["methods"].items()}
+
+
+def test_the_noise_of_the_gradients_is_as_the_page_says():
+    first, again = cosines("analysis_noise"), cosines("analysis_noise_again")
+    shown = table("analyses", "| t = 0 | t = 0.3")
+    for name, found in first.items():
+        assert shown[SHOWN.get(name, name)] == np.round(found[-1], 3).tolist(), name
+    for run in (first, again):
+        for name, found in run.items():
+            assert (run["QGF"] >= found).all(), name
+    assert np.max([np.abs(first[m][-1] - again[m][-1]).max() for m in first]) < 0.0215
+    errors = [x["error"][-1] for x in results("analysis_noise")["methods"].values()]
+    assert round(np.min(errors), 3) == 0.001 and round(np.max(errors), 3) == 0.019
+    lowest = np.sort(np.stack(list(first.values()))[:, -1, :3], axis=0)[1]
+    assert (np.stack([first["OOD"], first["QGF-Jacobian"]])[:, -1, :3] <= lowest).all()
+    maze = cosines("analysis_noise_pointmaze")
+    assert np.round(maze["QGF"][-1], 3).tolist() == [0.998, 0.992, 0.976, 0.961]
+    assert np.round(maze["OOD"][-1, 2:], 3).tolist() == [0.972, 0.966]
+    assert all((maze["QGF"][-1, :2] >= found[-1, :2]).all() for found in maze.values())
+
+
+@pytest.mark.parametrize("task", ["", "_again", "_pointmaze", "_pointmaze_again"])
+def test_where_one_step_is_left_the_estimators_are_the_same_function(task):
+    found = cosines(f"analysis_noise{task}")
+    np.testing.assert_allclose(found["QGF"][:, 3], found["QGF-chain"][:, 3], atol=1e-4)
+    np.testing.assert_allclose(found["QGF-Jacobian"][:, 3], found["BPTT"][:, 3], atol=1e-4)
+
+
+def at(found, name, weight=0.3):
+    return found["methods"][name][found["weights"].index(weight)]
+
+
+def test_the_values_are_as_the_page_says():
+    first, again = results("analysis_value"), results("analysis_value_again")
+    of_n = dict(zip(first["candidates"], first["best-of-N"], strict=True))
+    rows = {"plain flow": of_n[1], "best-of-64": of_n[64]}
+    rows |= {SHOWN.get(name, name): at(first, name) for name in first["methods"]}
+    shown = table("analyses", "| Q, by the critic that guides")
+    for name, row in rows.items():
+        said = [round(row["critic"], 1), round(row["judge"], 1), round(row["distance"], 3)]
+        assert shown[name] == said, name
+    errors = [row[f"{who} error"] for row in rows.values() for who in ("critic", "judge")]
+    assert round(min(errors), 1) == 1.1 and round(max(errors), 1) == 2.6
+    for name in ("OOD", "QGF"):
+        gain = [at(first, name)[who] - of_n[1][who] for who in ("critic", "judge")]
+        assert 0.6 < gain[1] / gain[0] < 0.7
+    for run in (first, again):
+        judged = {name: at(run, name)["judge"] for name in run["methods"]}
+        assert sorted(judged, key=lambda name: -judged[name]) == [
+            "OOD", "QGF-chain", "QGF", "BPTT", "QGF-Jacobian"
+        ]  # fmt: skip
+        assert judged["QGF-chain"] - judged["QGF"] < 0.3
+
+
+def test_the_values_in_the_maze_are_as_the_page_says():
+    maze = results("analysis_value_pointmaze")
+    of_n = dict(zip(maze["candidates"], maze["best-of-N"], strict=True))
+    strong = [at(maze, name, 1.0) for name in maze["methods"]]
+    reached = [row["critic"] for row in strong]
+    assert (round(of_n[1]["critic"], 1), round(of_n[64]["critic"], 1)) == (-78.0, -75.6)
+    assert (round(min(reached), 1), round(max(reached), 1)) == (-76.5, -76.2)
+    assert all(abs(row["critic"] - row["judge"]) < 0.2 for row in strong)
+    assert all(row["distance"] < of_n[1]["distance"] for row in strong)
+
+
+@pytest.fixture(scope="module")
+def closed_form():
+    """The bench, and the shares of its committed scores."""
+    bench = import_module("closed_form")
+    return bench, bench.Left(results("closed_form"))
+
+
+def test_what_is_read_off_the_closed_form_is_what_was_measured(closed_form):
+    bench, left = closed_form
+    text, show = words("estimators"), bench.mean_and_error
+    tuned = lambda *pair: left.tuned(pair)[0]  # noqa: E731
+    at_one = lambda *pair, solver="Euler 10": left.at(pair, 1.0, solver)  # noqa: E731
+    constant, decay, covariance = (("qgf", s) for s in ("constant", "(1-t)", "Gaussian covariance"))
+    ratio = ("qgf_jacobian", "(1-t)/t, at most 5")
+    assert f"At 1/temperature {show(at_one(*constant))} is left" in text
+    assert f"at half of it {show(left.at(constant, 0.5))}." in text
+    assert f"at 1/temperature by {show(at_one(*constant) - at_one(*decay))}." in text
+    assert f"there it leaves {show(tuned(*decay) - tuned(*covariance))} less" in text
+    assert f"at 1/temperature {show(at_one(*covariance) - at_one(*decay))} more" in text
+    assert f"no gradient ({show(left.shares('fk_steering 16')[:, 0])})" in text
+    curved = [at_one("curvature", "constant", solver=s) for s in ("Euler 10", "Heun 10")]
+    assert f"`curvature` ({show(curved[0])}, and {show(curved[1])} by Heun's method)" in text
+    assert f"(DPS) it leaves {show(at_one(*ratio, solver='Heun 10'))} by Heun's" in text
+    n = {k: left.shares(f"best-of-{k}")[:, 0] for k in (4, 16)}
+    assert f"best-of-16 leaves {show(n[16] - n[4])} more than best-of-4" in text
+    for schedule in bench.SCHEDULES:
+        jacobian = tuned("qgf_jacobian", schedule) - tuned("qgf", schedule)
+        level = abs(jacobian.mean()) < 0.01
+        assert level if schedule == "Gaussian covariance" else jacobian.mean() < -0.08
+        for estimator in ("look_ahead 2", "qgf_chain", "bptt"):
+            assert abs((tuned(estimator, schedule) - tuned("qgf", schedule)).mean()) < 0.065
+    apart = {s: tuned("ood", s) - tuned("qgf", s) for s in bench.SCHEDULES}
+    ends = [f(apart.values(), key=np.mean) for f in (min, max)]
+    assert f"every schedule, by {show(ends[0])} to {show(ends[1])}." in text
+    best = [left.tuned(pair)[1] for pair in bench.pairs()]
+    assert min(best) > bench.MULTIPLIERS[0] and max(best) < bench.MULTIPLIERS[-1]
+
+
+def test_what_a_schedule_gains_on_the_page_of_weights_is_what_was_measured(closed_form):
+    bench, left = closed_form
+    order = ("constant", "(1-t)", "t", "(1-t)/t, at most 5", "Gaussian covariance")
+    at_one = [bench.mean_and_error(left.at(("qgf", s), 1.0)) for s in order]
+    tuned = [bench.mean_and_error(left.tuned(("qgf", s))[0]) for s in order]
+    assert f"| 1/temperature | {' | '.join(at_one)} |" in page("weights")
+    assert f"| a tuned multiple of it | {' | '.join(tuned)} |" in page("weights")
+    by_pair = lambda s: left.tuned(("qgf", s))[0]  # noqa: E731
+    less = bench.mean_and_error(by_pair("(1-t)") - by_pair("Gaussian covariance"))
+    assert f"({less} less, paired)" in words("weights")
+
+
+def test_the_layouts_are_as_the_page_says():
+    drawn = results("closed_form")["layouts"]
+    assert len(drawn) == 100
+    for layout in drawn:
+        modes = np.unique(layout["means"])
+        assert 2 <= len(modes) <= 4 and abs(modes).max() <= 4
+        assert 0.1 <= min(layout["stds"]) and max(layout["stds"]) <= 1
+        assert modes[0] - 1 <= layout["best"] <= modes[-1] + 1 and 0.1 <= layout["inverse"] <= 3
+
+
+def test_the_snippets_of_the_page_on_estimators_show_what_it_says(unchecked):
+    scope, _ = run_page("estimators")
+    share = scope["share"]
+    assert share["ood"] < 0.01
+    assert 0.6 < share["bptt"] < 0.8 < share["qgf_jacobian"] < 0.99
+    assert share["qgf"] > 0.99 and share["qgf_chain"] > 0.99
+    centred, guidance = scope["centred"], scope["guidance"]
+    assert centred(guidance.ood, 1.0) > 0.98 and centred(guidance.qgf, 1.0) > 0.98
+    assert centred(guidance.ood, 8.0) > 0.99 > 0.8 > centred(guidance.qgf, 8.0)
+    assert jnp.allclose(guidance.qgf(scope["flow"], total, None, jnp.zeros(1), 0.1), 1)
+    early, later, middle = scope["g"]
+    assert abs(early) < 1e-6 and later < 0.04 and middle > 0.3
+    assert scope["off"]["curvature"] < 0.01 and scope["off"]["qgf"] > 0.05
+    plain, pushed = scope["shares"]
+    assert 0.3 < plain < 0.5 and pushed < 0.6
+
+
+def total(obs, action):
+    return jnp.sum(action)
+
+
+def example_share(**options):
+    """Of 4,000 samples of the one-dimensional example, on the best mode."""
+    policy = analytic.MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1)
+    act = lambda noise: guided_flow(policy, near_3, None, noise, **options)  # noqa: E731
+    actions = jax.vmap(act)(jax.random.normal(jax.random.key(0), (4000,)))
+    return round(100 * float(jnp.mean(jnp.abs(actions - 3) < 0.5)))
+
+
+def near_3(obs, action):
+    return -((action - 3.0) ** 2)
+
+
+def test_the_weights_for_the_example_on_the_page_of_weights_are_as_it_says():
+    policy = analytic.MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1)
+    start = starting_weight(policy, near_3, jnp.zeros((4, 1)), jax.random.key(0))
+    assert f"it gives {start:.2f}; QGF puts {example_share(weight=0.5)} %" in words("weights")
+    assert {example_share(weight=w) for w in (1.0, 2.0, 4.0)} == {100}
+    said = "puts {} % of the samples on the best mode at 0.5, and {} % at 1."
+    assert said.format(*(example_share(weight=NormMatched(s)) for s in (0.5, 1.0))) in words(
+        "weights"
+    )
+
+
+def test_the_snippets_of_the_front_page_show_what_it_says(unchecked):
+    first = re.findall(r"```python\n(.*?)```", page("index"), re.DOTALL)[0]
+    assert len(first.strip().splitlines()) == 4
+    scope, printed = run_page("index")
+    assert abs(float(printed.split()[0]) - 3) < 0.5
+    assert 0.35 < scope["share_near_3"](0.0) < 0.45 and scope["share_near_3"](1.0) > 0.99
+
+
+def test_the_steps_of_the_one_dimensional_flow_are_as_the_page_says():
+    kinds = {"low frequencies": "low frequencies", "paper": "the paper's"}
+    columns = ("velocity RMSE on the grid", "velocity RMSE between", "W1, Euler 10")
+    columns += ("W1, Euler 20", "W1, Euler 40", "W1, Heun 20")
+    for kind, name in kinds.items():
+        rows = [r for r in results("flow_steps_mixture")["rows"] if r["time"] == kind]
+        assert [row["seed"] for row in rows] == [0, 1, 2]
+        ranges = ([f(row[c] for row in rows) for f in (min, max)] for c in columns)
+        cells = [f"{low:.3f} to {high:.3f}" for low, high in ranges]
+        assert f"| {name} | {' | '.join(cells)} |" in page("steps")
+
+
+def test_the_steps_on_the_cube_are_as_the_page_says():
+    found = results("flow_steps_cube")
+    assert (found["weight"], found["critics reduced by"]) == ("0.15 (1-t)", "mean")
+    kinds = {"low frequencies": "low frequencies", "paper": "the paper's"}
+    for row in found["rows"]:
+        cells = [kinds[row["time"]], str(row["T"]), f"{row['W1 to held-out actions']:.4f}"]
+        for method in ("flow", "qgf", "best-of-16"):
+            low, high = (round(100 * x) for x in row[f"{method} interval"])
+            cells.append(f"{round(100 * row[f'{method} success'])} % [{low}, {high}]")
+        assert row["n"] == 100 and f"| {' | '.join(cells)} |" in page("steps")
+
+
+def measured(method, width):
+    return next(
+        row
+        for row in results("cost_cpu")["rows"]
+        if (row["method"], row["width"]) == (method, width)
+    )
+
+
+def test_what_is_said_of_best_of_16_beside_qgf_is_what_was_measured():
+    text, slower, throughput = words("costs"), {}, {}
+    for width in (512, 1024):
+        many, qgf = (measured(method, width)["batches"] for method in ("best-of-16", "qgf"))
+        slower[width] = many["1"]["latency p50 (us)"] / qgf["1"]["latency p50 (us)"] - 1
+        speed = "throughput (actions/s)"
+        throughput[width] = many["50"][speed] / qgf["50"][speed]
+        assert many["256"][speed] / qgf["256"][speed] < 0.25
+    said = f"{100 * slower[512]:.0f} % (4 x 512) or {100 * slower[1024]:.0f} % (4 x 1024) more time"
+    assert said in text
+    said = f"has {throughput[512]:.2f} (4 x 512) and {throughput[1024]:.2f} (4 x 1024) of QGF's"
+    assert said in text
+    worth = {row["method"]: row for row in results("worth_cube")["rows"]}
+    times, work = (
+        worth["best-of-16"][key] / worth["qgf"][key]
+        for key in ("latency p50 (ms)", "GFLOP per action")
+    )
+    assert f"{times:.1f} times the time" in text and round(work) == 4
+    runs = import_module("training_runs")
+    apart = runs.rates(runs.FIXED, "qgf") - runs.rates(runs.FIXED, "best-of-4")
+    assert "{:+.1f} points [{:.1f}, {:.1f}] for QGF".format(*runs.interval(apart)) in text
+
+
+def test_the_first_action_comes_as_soon_as_the_page_says():
+    rows = [row for row in results("cost_cpu")["rows"] if "cold start" in row]
+    for chains in (False, True):
+        of = [row for row in rows if (row["method"] in ("qgf_chain", "bptt")) == chains]
+        for start in ("cold start", "cold start, cached"):
+            total = [row[start]["total (s)"] for row in of]
+            assert f"{min(total):.1f} to {max(total):.1f} s" in words("costs"), (chains, start)
+
+
+def test_the_counts_beside_xlas_are_as_the_page_says(unchecked):
+    scope, _ = run_page("costs")
+    counted, (qgf, best_of_4) = scope["counted"], scope["said"]
+    for name, ours, xlas in (
+        ("OOD, QGF", counted["qgf"], qgf),
+        ("best-of-4", scope["four"], best_of_4),
+    ):
+        row = re.search(rf"\| {name} \| {ours / 1e6:.1f} \| ([\d.]+) \|", page("costs"))
+        # XLA's own number moves by a percent from version to version.
+        assert row and float(row[1]) == pytest.approx(xlas / 1e6, rel=0.02)
+    assert f"{100 * (counted['qgf'] / scope['four'] - 1):.0f} %" == "3 %"

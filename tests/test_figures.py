@@ -1,0 +1,35 @@
+"""The data that the analyses are made of."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_eqx import figures
+from qgf_eqx.data import Dataset
+
+
+def test_the_chunks_that_are_analysed_are_whole():
+    """None begins so late that it would go on in the next episode."""
+    terminals = np.zeros(12, np.float32)
+    terminals[[4, 11]] = 1
+    rows = np.arange(12, dtype=np.float32)[:, None]
+    obs, actions = figures._draw(Dataset(rows, rows / 100, *3 * (terminals,)), 7, (3, 1))
+    starts = [0, 1, 5, 6, 7, 8]
+    assert set(np.ravel(obs)) <= set(starts) and (obs[0, 0], obs[-1, 0]) == (0, 8)
+    steps = np.asarray(obs) + np.arange(3)
+    np.testing.assert_allclose(np.asarray(actions)[..., 0], steps / 100, rtol=1e-6)
+
+
+def test_the_points_of_the_noise_analysis_go_from_noise_to_the_action(monkeypatch):
+    """Of actions that are all 100, a point on the flow at time t is about 100 t."""
+    nets = SimpleNamespace(policy=SimpleNamespace(action_shape=(2, 1)))
+    chunks = jnp.zeros((4, 3)), jnp.full((4, 2, 1), 100.0)
+    monkeypatch.setattr(figures, "_open", lambda *_: (nets, None, None))
+    monkeypatch.setattr(figures, "_draw", lambda *_: chunks)
+    point = lambda policy, critic, obs, a_t, *_, **options: jnp.mean(a_t)  # noqa: E731
+    monkeypatch.setattr(figures, "gradient_cosine", point)
+    found = figures.noise("run", "data", count=4)
+    for method in found["methods"].values():
+        shown = np.broadcast_to(100 * np.array(found["t"]), (3, 4))
+        np.testing.assert_allclose(method["cosine"], shown, atol=2)

@@ -1,0 +1,192 @@
+"""Runs that normalise: trained as on data that are normalised by hand, called with real ones."""
+
+import dataclasses
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import CONFIG, data
+
+from qgf_eqx import checkpoint
+from qgf_eqx import train as module
+from qgf_eqx._fields import given
+from qgf_eqx._units import OfRealObs
+from qgf_eqx.checkpoint import CheckpointError
+from qgf_eqx.cli import _offline
+from qgf_eqx.cli._options import Flow
+from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
+from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
+from qgf_eqx.evaluate.sampler import Sampler, make_act
+from qgf_eqx.train import RunError, Units, load_nets, load_units, train
+
+pytestmark = pytest.mark.usefixtures("loose_promotion")
+
+BOTH = dataclasses.replace(CONFIG, normalise_obs="standardise", normalise_actions="min-max")
+OPTIONS = {"updates_per_call": 3, "save_every": 6, "progress": False}
+
+
+def real():
+    """Features far from size one; the last action of an episode, which is not used, is far off."""
+    d = data()
+    actions = d.actions * np.float32([100, 0.01]) + np.float32([500, 0])
+    actions[d.episode_end == 1] = 1e6
+    return d._replace(
+        obs=d.obs * np.float32([1e3, 1, 1e-3]) + np.float32([1e4, 0, 0]), actions=actions
+    )
+
+
+def by_hand():
+    d = real()
+    obs, actions = standardise(d.obs), min_max(d.actions[d.episode_end == 0])
+    return d._replace(obs=apply(obs, d.obs), actions=apply(actions, d.actions)), obs, actions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, loose_promotion):
+    folder = tmp_path_factory.mktemp("normalised")
+    train(dataclasses.replace(BOTH, updates=6), real(), folder, **OPTIONS)
+    shutil.copytree(folder, folder / "half")
+    train(BOTH, real(), folder, **OPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, loose_promotion):
+    """The same training without a normaliser, on data that were normalised before."""
+    folder = tmp_path_factory.mktemp("plain")
+    train(CONFIG, by_hand()[0], folder, **OPTIONS)
+    return folder
+
+
+def arrays(nets):
+    return jax.tree.leaves(eqx.filter(nets, eqx.is_array))
+
+
+def test_the_networks_are_those_trained_on_data_that_were_normalised_before(run, plain):
+    nets = module._read_run(run)[0]
+    for found, expected in zip(arrays(nets), arrays(load_nets(plain)[0]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_loaded_networks_take_real_observations(run, plain):
+    (nets, config), plain = load_nets(run), load_nets(plain)[0]
+    assert config == BOTH and nets.policy.action_shape == (2, 2)
+    obs, seen = jnp.asarray(real().obs[7]), jnp.asarray(by_hand()[0].obs[7])
+    action = jnp.full((2, 2), 0.3)
+    for ask in (
+        lambda n, o: n.policy(o, action, 0.4),
+        lambda n, o: given(n.policy, o)(o, action, 0.4),
+        lambda n, o: n.critic.values(o, action),
+        lambda n, o: n.target(o, action),
+        lambda n, o: n.target.given(o)(o, action),
+        lambda n, o: n.value(o),
+    ):
+        np.testing.assert_allclose(ask(nets, obs), ask(plain, seen), rtol=1e-3, atol=1e-4)
+        assert not np.allclose(ask(plain, obs), ask(plain, seen), rtol=1e-2)
+
+
+def test_units_are_of_every_state_and_of_the_actions_that_led_somewhere(run):
+    units = load_units(run)
+    for found, expected in zip(units, by_hand()[1:], strict=True):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    actions = real().actions[:3]
+    np.testing.assert_allclose(units.to_action(units.from_action(actions)), actions, rtol=1e-5)
+    assert np.abs(units.from_action(actions)).max() <= 1
+
+
+def test_a_run_without_normalisers_has_none_in_its_checkpoint(plain):
+    held = checkpoint.shapes(plain / "checkpoint.safetensors")
+    assert not [name for name in held if "units" in name]
+    units, action = load_units(plain), object()
+    assert units == Units(None, None) and not isinstance(load_nets(plain)[0].value, OfRealObs)
+    assert units.to_action(action) is action and units.from_action(action) is action
+
+
+def test_streaming_and_a_resumed_run_have_the_same_bits(run, tmp_path):
+    whole = (run / "checkpoint.safetensors").read_bytes()
+    streamed = train(BOTH, real(), tmp_path, **OPTIONS, streamed=True)
+    assert streamed.read_bytes() == whole
+    # It goes on with the normaliser of the checkpoint, and does not fit another.
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(module, "fit_units", None)
+        resumed = train(BOTH, real(), shutil.copytree(run / "half", tmp_path / "half"), **OPTIONS)
+    assert resumed.read_bytes() == whole
+
+
+@pytest.mark.parametrize("setting", ["normalise_obs", "normalise_actions"])
+def test_one_of_the_two_is_enough(setting, tmp_path):
+    config = dataclasses.replace(CONFIG, **{setting: "min-max"})
+    state = module._with(module.fit_units(config, data()), module.init(config, 3, 2))
+    settings = {"config": dataclasses.asdict(config)}
+    checkpoint.save(tmp_path / "checkpoint.safetensors", state, settings)
+    units = load_units(tmp_path)
+    assert (units.obs is None) == (setting == "normalise_actions")
+    assert (units.actions is None) == (setting == "normalise_obs")
+    assert isinstance(load_nets(tmp_path)[0].policy, OfRealObs) == (setting == "normalise_obs")
+
+
+def test_a_checkpoint_without_the_arrays_that_its_config_names_does_not_load(run, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    found = checkpoint.read_metadata(run / "checkpoint.safetensors")
+    state = module._load(run / "checkpoint.safetensors", BOTH, 3, 2)[0]
+    checkpoint.save(path, state, found)
+    for load in (load_nets, load_units, lambda folder: train(BOTH, real(), folder, **OPTIONS)):
+        with pytest.raises(CheckpointError, match=r"`\.units\.obs\.shift` is missing in the file"):
+            load(tmp_path)
+    shutil.copy(run / "checkpoint.safetensors", path)  # and the other way round
+    with pytest.raises(CheckpointError, match=r"`\.units\.[\w.]+` .* missing in the model"):
+        module._load(path, CONFIG, 3, 2)
+
+
+@pytest.mark.parametrize("setting", ["normalise_obs", "normalise_actions"])
+def test_a_normaliser_without_a_name_is_refused(setting):
+    with pytest.raises(
+        RunError, match=f"`{setting}` must be one of none, standardise, min-max, got x"
+    ):
+        dataclasses.replace(CONFIG, **{setting: "x"})
+
+
+def test_another_normaliser_is_another_run(run):
+    other = dataclasses.replace(BOTH, normalise_actions="standardise")
+    with pytest.raises(RunError, match="other settings: `normalise_actions` 'min-max' -> "):
+        train(other, real(), run, **OPTIONS)
+
+
+def test_an_evaluation_acts_in_the_environments_units(run):
+    source = Run(str(run), checkpoint_sha256(run)).load()
+    units, nets = load_units(run), load_nets(run)[0]
+    low, high = np.float32([450, -0.005]), np.float32([550, 0.005])
+    sampler = Sampler(weight=0.1, steps=2)
+    obs, numbers = jnp.asarray(real().obs[:2]), jnp.arange(2, dtype=jnp.uint32)
+    found = np.asarray(source.act_of(sampler, 0, low, high)(obs, numbers, 0))
+    options = {"low": units.from_action(low), "high": units.from_action(high)}
+    inside = make_act(nets.policy, nets.target, sampler, seed=0, **options)(obs, numbers, 0)
+    np.testing.assert_allclose(found, units.to_action(inside), rtol=1e-5)
+    assert found.shape == (2, 2, 2)
+    assert (found >= low - 1e-3).all() and (found <= high + 1e-3).all()
+    assert found[..., 0].min() > 400  # and not of size one
+
+
+def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_units(
+    run, monkeypatch
+):
+    monkeypatch.setattr(_offline, "dataset_for", lambda *_, **__: real())
+    _, critic, values, obs = _offline.open_offline(run, 3, Flow(), run)
+    edge = load_units(run).from_action(np.ones(2, np.float32))
+    np.testing.assert_array_equal(critic.high, edge)
+    np.testing.assert_array_equal(critic.low, load_units(run).from_action(-np.ones(2, np.float32)))
+    assert values(obs[0], jnp.zeros((2, 2))).shape == (2,)
+
+
+def test_a_source_in_memory_has_the_environments_units():
+    source = InMemory(act=lambda *_: 0)
+    assert source.bounds(-1, 1) == (-1, 1)
+    scaled = dataclasses.replace(
+        source, units=Units(None, Normaliser(np.zeros(2), np.full(2, 10.0)))
+    )
+    np.testing.assert_array_equal(scaled.bounds(np.full(2, -5.0), np.full(2, 5.0))[1], [0.5, 0.5])
