@@ -29,11 +29,18 @@ def started(command, **options):
 
 @contextmanager
 def a_worker_is_killed(when=lambda: True, seconds=300):
-    """As the out-of-memory killer does it; what hangs then, ends with a `TimeoutError`."""
+    """As the out-of-memory killer does it; what hangs then, ends with a `TimeoutError`.
+
+    The work has to last: it must not end before a worker is found.
+    """
+    others, over = set(multiprocessing.active_children()), threading.Event()
 
     def kill():
-        wait_until(when)
-        os.kill(wait_until(multiprocessing.active_children)[0].pid, signal.SIGKILL)
+        wait_until(lambda: over.is_set() or when())
+        while not over.wait(0.05):
+            if ours := set(multiprocessing.active_children()) - others:
+                os.kill(ours.pop().pid, signal.SIGKILL)
+                over.wait(5)
 
     def give_up(*_):
         raise TimeoutError("the parent hangs")
@@ -45,10 +52,11 @@ def a_worker_is_killed(when=lambda: True, seconds=300):
     try:
         yield
     finally:
+        over.set()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
         killer.join()
-        assert not multiprocessing.active_children()
+        assert not set(multiprocessing.active_children()) - others
 
 
 def is_running(pid):

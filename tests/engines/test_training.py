@@ -10,6 +10,7 @@ import pytest
 from processes import a_worker_is_killed, started, wait_until
 
 from qgf_eqx import experiment
+from qgf_eqx.data.ogbench import collect, dataset_name
 from qgf_eqx.engines import EngineError
 from qgf_eqx.train import TrainConfig, load_nets, read_metrics
 
@@ -17,8 +18,15 @@ CONFIG = TrainConfig("e", updates=10**6, batch=8, horizon=2, width=8, depth=2)
 
 
 def test_a_killed_worker_of_a_training_is_an_error_and_no_hang(tmp_path, monkeypatch):
+    collect(
+        dataset_name(experiment.POINTMAZE.config.env),
+        tmp_path,
+        transitions=200,
+        processes=1,
+        progress=False,
+    )
     monkeypatch.setattr(experiment, "collect", lambda *_, **__: None)
-    config = dataclasses.replace(experiment.POINTMAZE.config, width=8)
+    config = dataclasses.replace(experiment.POINTMAZE.config, width=8, updates=10**6)
     two = dataclasses.replace(experiment.POINTMAZE, config=config, seeds=(0, 1))
     with a_worker_is_killed(), pytest.raises(EngineError, match="a worker process died"):
         experiment.run(two, tmp_path, tmp_path, processes=2, progress=False)
@@ -31,6 +39,7 @@ sys.path[:0] = {paths!r}
 from test_train import data
 from test_training import CONFIG
 from qgf_eqx import experiment
+from qgf_eqx.data.ogbench import collect, dataset_name
 experiment.collect = lambda *_, **__: None
 experiment.load = lambda *_: data()
 experiment.dataset_name = lambda _: "e"
