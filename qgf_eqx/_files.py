@@ -1,6 +1,7 @@
 """Files that are whole or absent."""
 
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -44,3 +45,23 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def hold_lock(folder: Path, does: str, error: type[Exception]) -> Iterator[None]:
+    """Holds the lock of a folder, which ends with the block, or with this process.
+
+    **Raises:** `error` if another process, which `does` the same, holds it, or if the file system
+    has no locks.
+    """
+    with open(folder / ".lock", "w") as lock:  # NFS locks only what is open for writing
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(f"another process {does} {folder}. Wait for it, or stop it.") from None
+        except OSError as refused:
+            raise error(
+                f"the file system of {folder} cannot lock files ({refused.strerror}), so two "
+                "processes could write the same files. Choose a folder on a local disk."
+            ) from None
+        yield

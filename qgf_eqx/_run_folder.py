@@ -1,15 +1,13 @@
 """What makes a run's folder safe: one process at a time, its own config, whole metrics."""
 
-import fcntl
 import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from ._files import write_atomically
+from ._files import hold_lock, write_atomically
 
 
 class RunError(Exception):
@@ -28,8 +26,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     made = [folder for folder in (run_dir, *run_dir.parents) if not os.path.exists(folder)]
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with open(run_dir / ".lock", "w") as lock:
-            _hold(lock, run_dir)
+        with hold_lock(run_dir, "is training in", RunError):
             for leftover in run_dir.glob(".*.tmp"):
                 if leftover.is_file():
                     leftover.unlink()
@@ -43,20 +40,6 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     except BaseException:
         _remove_empty(made)
         raise
-
-
-def _hold(lock: IO[str], run_dir: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(
-            f"another process is training in {run_dir}. Wait for it, or stop it."
-        ) from None
-    except OSError as error:
-        raise RunError(
-            f"the file system of {run_dir} cannot lock files ({error.strerror}), so two processes "
-            "could write one run. Choose a folder on a local disk."
-        ) from None
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -164,7 +164,7 @@ TABLE = [
     ("data/_convert.py", "not np.isfinite(numbers).all()", "False", "data/test_load.py::test_a_bad_file_is_refused_by_file_and_field"),
     ("data/_convert.py", "intact = _sha256(file) == expected[\"sha256\"]", "pass", "data/test_load.py::test_a_converted_array_that_changed_is_refused"),
     ("data/ogbench/_load.py", "'-val' if split == 'val' else ''", "''", "data/test_load.py::test_the_validation_split_is_the_validation_file"),
-    ("data/ogbench/_collect.py", "range(_VALIDATION_FROM, _VALIDATION_FROM + max(1, episodes // 10))", "range(max(1, episodes // 10))", "data/test_collect.py::test_the_validation_episodes_are_none_of_the_training_episodes"),
+    ("data/_collecting.py", "range(_VALIDATION_FROM, _VALIDATION_FROM + max(1, episodes // 10))", "range(max(1, episodes // 10))", "data/test_collect.py::test_the_validation_episodes_are_none_of_the_training_episodes"),
     ("data/ogbench/_collect.py", "np.random.default_rng([seed, index])", "np.random.default_rng([index])", "data/test_collect.py::test_an_episodes_start_goals_and_noise_are_those_of_its_seed_and_index"),
     ("data/ogbench/_collect.py", "direction + rng.normal(0, 0.5, direction.shape)", "direction", "data/test_collect.py::test_the_mazes_agent_is_as_noisy_as_ogbenchs"),
     ("data/ogbench/_collect.py", "return {across, along} == {(0, 0), (1, 1)}", "return False", "data/test_collect.py::test_goals_of_the_maze_are_all_free_cells_but_straight_corridors"),

@@ -10,6 +10,7 @@ import pytest
 from processes import a_worker_is_killed, started, wait_until
 
 from qgf_eqx.data import DatasetError, collect, make_env
+from qgf_eqx.data import _collecting as machinery
 from qgf_eqx.data.ogbench import _collect as module
 from qgf_eqx.engines import EngineError
 
@@ -62,20 +63,20 @@ def test_episodes_do_not_depend_on_processes_or_interruptions(maze, tmp_path, mo
     class Killed(Exception):
         pass
 
-    real, done = module._make_shard, []
+    real, done = machinery._make_shard, []
 
     def dies_after_one(*args):
         if done:
             raise Killed
         done.append(real(*args))
 
-    monkeypatch.setattr(module, "_make_shard", dies_after_one)
+    monkeypatch.setattr(machinery, "_make_shard", dies_after_one)
     arguments = ("pointmaze-medium-navigate-v0", tmp_path)
     with pytest.raises(Killed):
         collect(*arguments, transitions=7000, processes=1, progress=False)
     (shards,) = tmp_path.iterdir()
-    assert len(list(shards.iterdir())) == 1
-    monkeypatch.setattr(module, "_make_shard", real)
+    assert len(list(shards.glob("*.npz"))) == 1
+    monkeypatch.setattr(machinery, "_make_shard", real)
     path = collect(*arguments, transitions=7000, progress=False)
     assert path.read_bytes() == maze.read_bytes()
     assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(maze.parent))
@@ -95,13 +96,13 @@ def test_a_killed_collection_goes_on_with_its_shards_to_the_same_bytes(maze, tmp
     with started([sys.executable, tmp_path / "script.py", folder]):
         shards = wait_until(lambda: list(folder.glob("*.shards/*.npz")))
     assert shards[0].exists() and not (folder / maze.name).exists()
-    before, after, real = shards[0].stat().st_mtime_ns, [], module._merge
+    before, after, real = shards[0].stat().st_mtime_ns, [], machinery._merge
 
-    def merge(parts, *arguments):
+    def merge(source, parts, *arguments):
         after.extend(part.stat().st_mtime_ns for part in parts if part == shards[0])
-        real(parts, *arguments)
+        real(source, parts, *arguments)
 
-    monkeypatch.setattr(module, "_merge", merge)
+    monkeypatch.setattr(machinery, "_merge", merge)
     path = collect("pointmaze-medium-navigate-v0", folder, transitions=7000, progress=False)
     assert after == [before] and path.read_bytes() == maze.read_bytes()
     assert sorted(os.listdir(folder)) == sorted(os.listdir(maze.parent))
@@ -114,7 +115,7 @@ def test_a_second_collection_is_refused_and_leftovers_are_cleared(maze, tmp_path
             collect(maze.stem, tmp_path, transitions=1, processes=1, progress=False)
         raise InterruptedError
 
-    monkeypatch.setattr(module, "_make_shard", again)
+    monkeypatch.setattr(machinery, "_make_shard", again)
     (tmp_path / f".{maze.stem}-val.npz.123.tmp").touch()
     with pytest.raises(InterruptedError):
         collect(maze.stem, tmp_path, transitions=1, processes=1, progress=False)

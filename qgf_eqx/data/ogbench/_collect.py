@@ -1,38 +1,23 @@
 """Genuine OGBench data, made on this machine by OGBench's own oracles.
 
 Follows the published recipe of each dataset: the same oracles, noise and episode lengths, the
-same fields in the same file format. Each episode is a pure function of (dataset, seed, index),
-so the data do not depend on the number of processes, nor on interruptions.
+same fields in the same file format.
 """
 
-import fcntl
 import importlib
-import json
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from ..._checks import check_count
-from ..._files import write_atomically
-from ...engines import Local
-from .._convert import DAMAGE
+from .._collecting import Recorded, Source, make_dataset
 from .._environment import seed_everything
 from .._error import DatasetError
 from ._environments import check_env, make_env
-
-EPISODES_PER_SHARD = 5
-_VALIDATION_FROM = 10**6  # training episodes are numbered from 0
-
-_Episode = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -99,102 +84,16 @@ def collect(
     worker process dies: called again, collection goes on where it was.
     """
     made = recipe(dataset)
-    transitions = check_count("transitions", transitions, "it counts rows")
-    seed = check_count("seed", seed, "it seeds every episode", least=0)
-    engine = Local(processes)
-    path = Path(data_dir) / f"{dataset}.npz"
-    episodes = -(-transitions // (made.steps - 1))
-    if episodes > _VALIDATION_FROM:
-        most = _VALIDATION_FROM * (made.steps - 1)
-        raise ValueError(f"`transitions` must be at most {most:,}, got {transitions:,}.")
-    validation = range(_VALIDATION_FROM, _VALIDATION_FROM + max(1, episodes // 10))
-    # The main file last: where it is, the other one was finished before.
-    splits = {path.with_name(f"{dataset}-val.npz"): validation, path: range(episodes)}
-    about = {
-        file: {"dataset": dataset, "seed": seed, "episodes": len(indices)}
-        for file, indices in splits.items()
-    }
-    for file in [file for file in splits if file.exists()]:
-        _check_same(file, about[file])
-        del splits[file]
-    if not splits:
-        return path
-    shards_dir = path.with_name(f"{dataset}.seed{seed}.shards")
-    shards_dir.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (shards_dir / f"{indices[i]:08d}.{len(chunk)}.npz", tuple(chunk))
-        for indices in splits.values()
-        for i in range(0, len(indices), EPISODES_PER_SHARD)
-        for chunk in [indices[i : i + EPISODES_PER_SHARD]]
-    ]
-    todo = [job for job in jobs if not job[0].exists()]
-    steps = made.steps * sum(map(len, splits.values()))
-    missing = made.steps * sum(len(chunk) for _, chunk in todo)
-    shards = engine.map(partial(_make_shard, dataset, seed), todo)  # each when it is asked for
-    with (
-        _alone_with(shards_dir),
-        closing(shards),
-        tqdm(
-            total=steps,
-            initial=steps - missing,
-            desc=f"collect {dataset}",
-            unit=" steps",
-            unit_scale=True,
-            disable=None if progress else True,
-        ) as bar,
-    ):
-        for leftover in path.parent.glob(f".{dataset}*.tmp"):  # of a run that was killed
-            leftover.unlink()
-        for (_, indices), _ in shards:
-            bar.update(len(indices) * made.steps)
-        for file, indices in splits.items():
-            parts = [shard for shard, chunk in jobs if chunk[0] in indices]
-            _merge(parts, file, about[file])
-        shutil.rmtree(shards_dir)
-    return path
+    packages = ("ogbench", "mujoco", "gymnasium", "numpy")
+    source = Source(dataset, made.steps, partial(_maker, made), packages)
+    options = {"transitions": transitions, "seed": seed, "processes": processes}
+    return make_dataset(source, data_dir, **options, progress=progress)
 
 
 @contextmanager
-def _alone_with(shards_dir: Path) -> Iterator[None]:
-    """Holds a lock on the folder itself, which ends with it, or with this process."""
-    descriptor = os.open(shards_dir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DatasetError(
-                f"another process collects into {shards_dir}. Wait for it, or stop it."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def provenance_path(path: Path) -> Path:
-    """Where a collected file's provenance is: beside it, so that its format stays the public
-    one."""
-    return path.with_name(f"{path.stem}.collected.json")
-
-
-def _check_same(path: Path, provenance: dict) -> None:
-    try:
-        found = json.loads(provenance_path(path).read_text())
-        found = {name: found[name] for name in provenance}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        found = "a file that was not collected here (the public one?)"
-    if found != provenance:
-        raise DatasetError(
-            f"{path} exists and is {found}, not {provenance}. Use it as it is, move it away, or "
-            "choose another `data_dir`."
-        )
-
-
-def _make_shard(dataset: str, seed: int, job: tuple[Path, tuple[int, ...]]) -> None:
-    shard, indices = job
-    made = recipe(dataset)
+def _maker(made: Recipe) -> Iterator[Callable[[int, int], Recorded]]:
     with closing(_make_env(made)) as env:
-        run = _episode_maker(env, made)
-        _save([run(seed, index) for index in indices], shard, compress=False)
+        yield _episode_maker(env, made)
 
 
 def _make_env(made: Recipe):
@@ -202,14 +101,14 @@ def _make_env(made: Recipe):
     return make_env(made.env, terminate_at_goal=False, max_episode_steps=made.steps, **mode)
 
 
-def _episode_maker(env, made: Recipe) -> Callable[[int, int], _Episode]:
+def _episode_maker(env, made: Recipe) -> Callable[[int, int], Recorded]:
     """A function from (seed, index) to one episode of the environment."""
     if made.kind == "navigate":
         return partial(_navigate, env)
     return partial(_manipulate, env, made, _oracles(env, made))
 
 
-def _navigate(env, seed: int, index: int) -> _Episode:
+def _navigate(env, seed: int, index: int) -> Recorded:
     reset_seed = seed_everything(env, seed, index)
     rng = np.random.default_rng([seed, index])
     maze = env.unwrapped
@@ -271,7 +170,7 @@ _STACKING = {
 }
 
 
-def _manipulate(env, made: Recipe, oracles: dict, seed: int, index: int) -> _Episode:
+def _manipulate(env, made: Recipe, oracles: dict, seed: int, index: int) -> Recorded:
     for attempt in range(100):
         episode = _manipulate_once(env, made, oracles, (seed, index, attempt))
         if not made.env.startswith("scene") or _is_healthy(episode["qpos"]):
@@ -279,7 +178,7 @@ def _manipulate(env, made: Recipe, oracles: dict, seed: int, index: int) -> _Epi
     raise RuntimeError(f"no healthy episode in 100 attempts (seed {seed}, episode {index})")
 
 
-def _manipulate_once(env, made, oracles, entropy) -> _Episode:
+def _manipulate_once(env, made, oracles, entropy) -> Recorded:
     reset_seed = seed_everything(env, *entropy)
     rng = np.random.default_rng(entropy)
     env.reset(seed=reset_seed)
@@ -330,32 +229,8 @@ def _append(rows: dict[str, list], obs, action, done, info) -> None:
         rows[field].append(np.array(value))
 
 
-def _stack(rows: dict[str, list]) -> _Episode:
+def _stack(rows: dict[str, list]) -> Recorded:
     dtypes = {"terminals": np.bool_, "button_states": np.int64}
     return {
         field: np.array(values, dtypes.get(field, np.float32)) for field, values in rows.items()
     }
-
-
-def _save(episodes: list[_Episode], path: Path, *, compress: bool) -> None:
-    fields = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
-    write = np.savez_compressed if compress else np.savez
-    with write_atomically(path) as file:
-        write(file, **fields)  # type: ignore[arg-type]
-
-
-def _merge(shards: list[Path], path: Path, provenance: dict) -> None:
-    episodes = []
-    for shard in shards:
-        try:
-            with open(shard, "rb") as file, np.load(file, allow_pickle=False) as fields:
-                episodes.append(dict(fields))
-        except (*DAMAGE, ValueError) as error:
-            raise DatasetError(
-                f"{shard} is damaged ({type(error).__name__}). Delete it and run again: it is made "
-                "anew, and the others are kept."
-            ) from None
-    versions = {name: version(name) for name in ("ogbench", "mujoco", "gymnasium", "numpy")}
-    with write_atomically(provenance_path(path)) as file:
-        file.write(json.dumps({**provenance, "versions": versions}, indent=1).encode())
-    _save(episodes, path, compress=True)
