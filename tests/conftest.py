@@ -1,10 +1,24 @@
 """Strict promotion, warnings as errors, types checked at run time: only in the tests."""
 
+import os
 import signal
+from pathlib import Path
 
 import jax
 import jaxtyping
 import pytest
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Half of the suite's time is compiling: what a worker, a process that a test starts, or an
+    # earlier run of the suite has compiled is read back.
+    programs = {
+        "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".cache" / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in programs.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job, whose children would ignore the Ctrl-C that tests send.

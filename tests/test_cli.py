@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("loose_promotion")
 ROOT = Path(__file__).parent.parent
 ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 SMALL = ["--updates", "40", "--batch", "16", "--width", "8", "--depth", "2", "--horizon", "20"]
+QUICK = ["--steps", "2", "--processes", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def workplace(tmp_path_factory, loose_promotion):
     """A collected dataset and a trained run, made by the command line."""
     folder = tmp_path_factory.mktemp("cli")
     data = ["--data-dir", str(folder / "data")]
-    cli.main(["collect", "pointmaze-medium-navigate-v0", "--transitions", "2000", *data])
+    collected = ["pointmaze-medium-navigate-v0", "--transitions", "2000", "--processes", "1"]
+    cli.main(["collect", *collected, *data])
     cli.main(["train", "--env", ENV, *SMALL, *data, "--run-dir", str(folder / "run")])
     return folder
 
@@ -52,10 +54,11 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
         "0.1",
         "1",
         "--episodes",
-        "3",
+        "2",
         "--tuning-episodes",
         "2",
     ]
+    arguments += ["--extensions", "0", *QUICK]
     cli.main(["evaluate", str(workplace / "run"), *arguments, "--out", str(out)])
     printed = capsys.readouterr().out
     assert printed.rstrip().splitlines()[-1].startswith(f"The results are in {out}")
@@ -69,7 +72,7 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
         "qgf-best-of-2",
     ]
     assert results["table"][2]["weight"] == 0 and results["table"][3]["weight"] > 0
-    assert all(row["n"] == 3 and row["errors"] == 0 for row in results["table"])
+    assert all(row["n"] == 2 and row["errors"] == 0 for row in results["table"])
     assert {row["over"] for row in results["table"]} == {"episodes of one run"}
     assert results["runs"][0]["folder"] == "run" and results["runs"][0]["training seed"] == 0
     assert len(results["runs"][0]["checkpoint sha256"]) == 64
@@ -77,7 +80,7 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
     assert [row["weight"] for row in results["tuning"]] == [0.1, 1.0] * 2
     assert results["table"][1]["weight"] in (0.1, 1.0) and results["table"][0]["weight"] == 0
     assert results["versions"]["jax"] and results["machine"]["cores"]
-    assert results["episodes"]["flow"][0]["numbers"] == "2000000..2000002"
+    assert results["episodes"]["flow"][0]["numbers"] == "2000000..2000001"
     assert {p.name for p in out.parent.iterdir()} == {
         "results.json",
         "paths.json",
@@ -86,9 +89,8 @@ def test_evaluate_prints_a_table_and_writes_everything(workplace, capsys):
         "maze.png",
     }
     paths = json.loads(out.with_name("paths.json").read_text())
-    assert len(paths["qgf"]) == 3 and np.array(paths["qgf"][0]).shape[1] == 2
+    assert len(paths["qgf"]) == 2 and np.array(paths["qgf"][0]).shape[1] == 2
     before = format_table(results)
-    arguments += ["--processes", "1"]
     cli.main(["evaluate", str(workplace / "run"), *arguments, "--out", str(out)])
     assert format_table(json.loads(out.read_text())) == before  # same seeds, same table
     cli.main(["plot", str(out.parent), "--format", "svg"])
@@ -232,7 +234,17 @@ def test_a_damaged_checkpoint_is_one_sentence(workplace, tmp_path, capsys):
 
 def test_a_second_results_file_has_figures_of_its_own(workplace, capsys):
     out = workplace / "other" / "ood.json"
-    arguments = ["--methods", "ood", "--weights", "0.1", "--episodes", "1", "--out", str(out)]
+    arguments = [
+        "--methods",
+        "ood",
+        "--weights",
+        "0.1",
+        "--episodes",
+        "1",
+        *QUICK,
+        "--out",
+        str(out),
+    ]
     cli.main(["evaluate", str(workplace / "run"), *arguments])
     assert {p.name for p in out.parent.iterdir()} == {
         "ood.json",
@@ -269,7 +281,7 @@ def test_several_runs_are_training_seeds_and_the_result_says_so(
     workplace, second, monkeypatch, capsys
 ):
     monkeypatch.chdir(workplace)
-    arguments = ["--methods", "flow", "qgf", "--weights", "0.1", "--episodes", "2"]
+    arguments = ["--methods", "flow", "qgf", "--weights", "0.1", "--episodes", "2", *QUICK]
     cli.main(["evaluate", "run", "second", *arguments, "--out", "seeds/e.json"])
     printed = capsys.readouterr().out
     assert "2 x 2" in printed and "Intervals are over 2 training seeds." in printed
@@ -382,7 +394,7 @@ def test_the_demo_wins_and_repeats_itself(tmp_path, monkeypatch, capsys):
 
 def test_a_weight_is_chosen_on_episodes_and_what_was_spent_is_printed(workplace, capsys):
     run = str(workplace / "run")
-    arguments = ["--weights", "0.1", "1", "--decays", "0.5", "--episodes", "2"]
+    arguments = ["--weights", "0.1", "1", "--decays", "0.5", "--episodes", "2", *QUICK]
     cli.main(["choose", run, *arguments, "--method", "qgf-best-of-2"])
     printed = capsys.readouterr().out
     assert [line.split("  ")[-3].strip() for line in printed.splitlines()[:3]]
@@ -489,9 +501,11 @@ class Painted(gymnasium.Wrapper):
 def test_a_film_shows_the_episodes_that_are_evaluated(workplace, capsys, monkeypatch):
     monkeypatch.setattr(film, "_rendering", lambda task: Painted(task.make_env()))
     run, path = workplace / "run", workplace / "film.webp"
-    cli.main(["film", str(run), "--episodes", "3", "--out", str(path), "--methods", "flow", "ood"])
+    arguments = ["--methods", "flow", "ood", "--episodes", "3", "--steps", "2"]
+    cli.main(["film", str(run), *arguments, "--out", str(path)])
     printed = capsys.readouterr().out
-    outcomes = evaluate(run, [method("flow"), method("ood", weight=0.1)], range(2000000, 2000003))
+    methods = [method("flow", steps=2), method("ood", weight=0.1, steps=2)]
+    outcomes = evaluate(run, methods, range(2000000, 2000003), processes=1)
     for name, episodes in zip(("flow", "ood"), outcomes, strict=True):
         assert f"{name}  {sum(e.success for e in episodes)} of 3 succeed" in printed
     with Image.open(path) as shown:
@@ -525,9 +539,10 @@ def test_best_of_one_begins_with_the_estimators_noises(workplace, monkeypatch):
             figures.value(run, run, data, **{name: 0})
 
 
-def test_a_run_is_analysed_for_noise_and_value(workplace, capsys):
+def test_a_run_is_analysed_for_noise_and_value(workplace, capsys, monkeypatch):
     run, options = str(workplace / "run"), ["--data-dir", str(workplace / "data"), "--count", "3"]
     options += ["--out", str(workplace / "figures")]
+    monkeypatch.setattr(figures, "ESTIMATORS", {n: figures.ESTIMATORS[n] for n in ("OOD", "QGF")})
     cli.main(["analyse", "noise", run, *options])
     found = json.loads((workplace / "figures" / "noise.json").read_text())
     assert np.shape(found["methods"]["QGF"]["cosine"]) == (3, 4) and found["task"] == ENV

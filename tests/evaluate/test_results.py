@@ -143,16 +143,17 @@ def test_a_malformed_result_is_one_sentence(tmp_path, monkeypatch, capsys):
     file, codes = tmp_path / "e.json", []
     content = small()
     content["table"] = content["table"][1:3]
-    for mutant in mutants({"task": content["task"], "table": content["table"]}):
+    every = list(mutants({"task": content["task"], "table": content["table"]}))
+    for mutant in random.Random(0).sample(every, len(every) // 3):
         file.write_text(json.dumps(mutant))
         codes.append(plotted(file, capsys))
-    assert codes.count(0) > 50 and codes.count(2) > 100 and len(drawn) >= codes.count(0)
+    assert codes.count(0) > 15 and codes.count(2) > 40 and len(drawn) >= codes.count(0)
 
 
 def test_what_is_accepted_can_be_drawn(tmp_path, capsys):
     file, codes = tmp_path / "e.json", []
     every = [m for m in mutants(small()) if isinstance(m, dict)]
-    for mutant in random.Random(0).sample(every, 40):
+    for mutant in random.Random(0).sample(every, 15):
         file.write_text(json.dumps(mutant))
         codes.append(plotted(file, capsys))
     assert 0 in codes and 2 in codes
