@@ -54,16 +54,18 @@ def collect(
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
-    """Make an OGBench dataset on this machine, with OGBench's own oracles.
+    """Make a dataset on this machine, by OGBench's oracles or Meta-World's experts.
 
-    The file has the public format and name. Interrupted, the same command goes on where it was.
+    OGBench's have the public format and name. Interrupted, the same command goes on where it was.
 
     Args:
         dataset: pointmaze-<size>-navigate-v0, or <cube-..., scene, puzzle-...>-<play or
-            noisy>-v0, for example cube-single-play-v0.
+            noisy>-v0, for example cube-single-play-v0; or metaworld:<task>, for example
+            metaworld:push-v3.
         data: Folder for the files.
-        transitions: How many, rounded up to whole episodes (of 1000, giant mazes 2000); a tenth
-            more is made for validation. The public files have a million or more.
+        transitions: How many, rounded up to whole episodes (of 1000, giant mazes 2000,
+            Meta-World 200 at most); a tenth more is made for validation. OGBench's public files
+            have a million or more.
         seed: Of every random choice.
         workers: How many.
         common: What every verb has.
@@ -72,10 +74,10 @@ def collect(
     at_least(0, seed=seed)
     common.begin()
     from .. import data as datasets
-    from ..data.ogbench._collect import recipe
+    from ..data._collecting import source_of
 
     with as_arguments():
-        recipe(dataset)
+        source_of(dataset)
     options = {"transitions": transitions, "seed": seed, "processes": workers.processes}
     options |= {} if common.progress else {"progress": False}
     path = datasets.collect(dataset, data.data_dir, **options)

@@ -20,7 +20,7 @@ def dataset_for(env: str, data_dir: Path, source: str | None = None, **options: 
     """The data of a task: those that are named, its own, or OGBench's in a folder."""
     if source is not None:
         return data.open_dataset(source)[0]
-    return dataset_of(task_of(env)) if ":" in env else data.load(env, data_dir, **options)
+    return dataset_of(task_of(env), data_dir) if ":" in env else data.load(env, data_dir, **options)
 
 
 def open_offline(run: Path, count: int, flow: Flow, data_dir: Path):

@@ -15,6 +15,7 @@ from ._chunks import draw_starts as draw_starts
 from ._chunks import make_chunk as make_chunk
 from ._chunks import read_rows as read_rows
 from ._chunks import time_limit_masks as time_limit_masks
+from ._collecting import collect as collect
 from ._dataset import Dataset as Dataset
 from ._error import DatasetError as DatasetError
 from ._open import open_dataset as open_dataset
@@ -24,14 +25,13 @@ from .arrays import from_transitions as from_transitions
 from .formats.npz import from_file as from_file
 
 if TYPE_CHECKING:
-    from .ogbench import collect as collect
     from .ogbench import dataset_name as dataset_name
     from .ogbench import env_id as env_id
     from .ogbench import load as load
     from .ogbench import make_env as make_env
     from .ogbench import seed_everything as seed_everything
 
-_OGBENCH = ("collect", "dataset_name", "env_id", "load", "make_env", "seed_everything")
+_OGBENCH = ("dataset_name", "env_id", "load", "make_env", "seed_everything")
 
 
 def __getattr__(name: str) -> _Any:

@@ -4,6 +4,7 @@ Each episode is a pure function of (seed, index), so a file does not depend on t
 processes, nor on interruptions.
 """
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from .._checks import check_count
 from .._files import hold_lock, write_atomically
@@ -44,24 +45,56 @@ class Source:
     """Whose versions are recorded."""
 
 
-def make_dataset(
-    source: Source,
+def source_of(dataset: str) -> Source:
+    """What makes a dataset, by its name: `family:name` is made by the module `family` beside this
+    one, and a name alone is OGBench's.
+
+    **Raises:** `DatasetError` if there is no such dataset.
+    """
+    family, _, name = dataset.rpartition(":")
+    module = f"{__package__}.{family or 'ogbench'}"
+    found: Any = importlib.util.find_spec(module) and importlib.import_module(module)
+    if not hasattr(found, "source"):
+        raise DatasetError(
+            f"`{dataset}` cannot be collected here: nothing is known of `{family}`. Collectable "
+            "are OGBench's datasets, `cube-single-play-v0`, and Meta-World's, `metaworld:push-v3`."
+        )
+    return found.source(name)
+
+
+def collect(
+    dataset: str,
     data_dir: str | Path,
     *,
-    transitions: int,
-    seed: int,
-    processes: int | None,
-    progress: bool,
+    transitions: int = 1_000_000,
+    seed: int = 0,
+    processes: int | None = None,
+    progress: bool = True,
 ) -> Path:
-    """Makes the dataset and its validation file (a tenth of its size) in `data_dir`.
+    """Makes a dataset and its validation file (a tenth of its size) in `data_dir`.
 
-    Episodes are kept in shards until all are made: an interrupted collection loses at most one
-    shard a process, and goes on where it was.
+    Runs in parallel processes, with a progress bar. Episodes are kept in shards until all are
+    made: an interrupted collection loses at most one shard a process, and goes on where it was.
 
-    **Returns:** the path of the training file.
+    **Arguments:**
 
-    **Raises:** as `data.collect`.
+    - `dataset`: an OGBench dataset's name, say `cube-single-play-v0`, or `metaworld:` and a task of
+      Meta-World, say `metaworld:push-v3`.
+    - `data_dir`: the folder for `<dataset>.npz` and `<dataset>-val.npz` (with `-` in place of `:`).
+    - `transitions`: how many, rounded up to whole episodes of the full length.
+    - `seed`: of every random choice; another seed makes other episodes.
+    - `processes`: how many to use; all cores by default.
+    - `progress`: show a progress bar.
+
+    **Returns:** the path of the training file. OGBench's are in the public format:
+    `ogbench.make_env_and_datasets(..., dataset_path=path)` reads it.
+
+    **Raises:** `DatasetError` if the name is unknown, if the file exists and was not made by
+    this call's arguments, if a shard is damaged, or if another process collects it; `ValueError`
+    or `TypeError` naming an argument that is not a count, or is too large; `EngineError` if a
+    worker process dies: called again, collection goes on where it was.
     """
+    source = source_of(dataset)
     dataset = source.dataset
     transitions = check_count("transitions", transitions, "it counts rows")
     seed = check_count("seed", seed, "it seeds every episode", least=0)
@@ -83,6 +116,8 @@ def make_dataset(
         del splits[file]
     if not splits:
         return path
+    from tqdm import tqdm
+
     shards_dir = path.with_name(f"{dataset}.seed{seed}.shards")
     shards_dir.mkdir(parents=True, exist_ok=True)
     jobs = [

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -120,9 +121,9 @@ def make_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) >> 1
 
 
-def dataset_of(task: Task) -> Any:
-    """The data of a task of one's own: what its function `data` returns, or the file or id that
-    it names, opened by `qgf_eqx.data.open_dataset`.
+def dataset_of(task: Task, data_dir: str | Path = ".") -> Any:
+    """The data of a task of one's own: what its function `data` returns, or the file (in
+    `data_dir`, if it is there) or id that it names, opened by `qgf_eqx.data.open_dataset`.
 
     **Raises:** `ValueError` if the task names none.
     """
@@ -135,7 +136,8 @@ def dataset_of(task: Task) -> Any:
         return task.data()
     from .. import data
 
-    return data.open_dataset(task.data)[0]
+    inside = Path(data_dir) / task.data if isinstance(task.data, str | Path) else None
+    return data.open_dataset(inside if inside and inside.exists() else task.data)[0]
 
 
 def check_widths(task: Task, dataset: Any) -> None:
@@ -156,15 +158,18 @@ def check_widths(task: Task, dataset: Any) -> None:
 
 
 def task_of(text: str) -> Task:
-    """A task from its name: one of OGBench's, such as `cube-single-play-singletask-task2-v0`, or
-    `package.module:make_task`, a function of your own that returns a `Task`.
+    """A task from its name: one of OGBench's, such as `cube-single-play-singletask-task2-v0`, one
+    of Meta-World's, such as `metaworld:push-v3`, or `package.module:make_task`, a function of
+    your own that returns a `Task`.
 
     **Raises:** `ValueError` if there is no such task, `TypeError` if what is found is not one;
-    `ImportError` if OGBench is needed and not installed.
+    `ImportError` if OGBench or Meta-World is needed and not installed.
     """
     if ":" not in text:
         return _of_ogbench(text)
     module, _, name = text.partition(":")
+    if module == "metaworld":
+        return _of_metaworld(name)
     try:
         made = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
@@ -187,6 +192,13 @@ def _of_ogbench(text: str) -> Task:
     from ..data import dataset_name, env_id
 
     return Task(text, partial(_make, env_id(text)), data=dataset_name(text), paths="maze" in text)
+
+
+def _of_metaworld(name: str) -> Task:
+    from ..data.metaworld import make_env
+
+    make = partial(make_env, name)
+    return Task(f"metaworld-{name}", make, data=f"metaworld-{name}.npz")
 
 
 PICTURE = {"width": 320, "height": 240}

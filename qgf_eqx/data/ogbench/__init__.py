@@ -10,8 +10,9 @@ except ImportError as error:
         f"qgf_eqx.data.ogbench needs OGBench ({error}): pip install 'qgf_eqx[ogbench]'"
     ) from error
 
+from .._collecting import collect as collect
 from .._environment import seed_everything as seed_everything
-from ._collect import collect as collect
+from ._collect import source as source
 from ._environments import make_env as make_env
 from ._load import dataset_name as dataset_name
 from ._load import env_id as env_id

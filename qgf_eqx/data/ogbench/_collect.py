@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from .._collecting import Recorded, Source, make_dataset
+from .._collecting import Recorded, Source
 from .._environment import seed_everything
 from .._error import DatasetError
 from ._environments import check_env, make_env
@@ -52,42 +51,14 @@ def recipe(dataset: str) -> Recipe:
     return Recipe("-".join(parts[:-2] + parts[-1:]), parts[-2], steps)
 
 
-def collect(
-    dataset: str,
-    data_dir: str | Path,
-    *,
-    transitions: int = 1_000_000,
-    seed: int = 0,
-    processes: int | None = None,
-    progress: bool = True,
-) -> Path:
-    """Makes the dataset and its validation file (a tenth of its size) in `data_dir`.
+def source(dataset: str) -> Source:
+    """Episodes of an OGBench dataset, for `qgf_eqx.data.collect("cube-single-play-v0", ...)`.
 
-    Runs in parallel processes, with a progress bar. Episodes are kept in shards until all are
-    made: an interrupted collection loses at most one shard a process, and goes on where it was.
-
-    **Arguments:**
-
-    - `dataset`: an OGBench dataset's name, say `cube-single-play-v0`.
-    - `data_dir`: the folder for `<dataset>.npz` and `<dataset>-val.npz`.
-    - `transitions`: how many, rounded up to whole episodes.
-    - `seed`: of every random choice; another seed makes other episodes.
-    - `processes`: how many to use; all cores by default.
-    - `progress`: show a progress bar.
-
-    **Returns:** the path of the training file, in the public format:
-    `ogbench.make_env_and_datasets(..., dataset_path=path)` reads it.
-
-    **Raises:** `DatasetError` if the name is unknown, if the file exists and was not made by
-    this call's arguments, if a shard is damaged, or if another process collects it; `ValueError`
-    or `TypeError` naming an argument that is not a count, or is too large; `EngineError` if a
-    worker process dies: called again, collection goes on where it was.
+    **Raises:** as `recipe`.
     """
     made = recipe(dataset)
     packages = ("ogbench", "mujoco", "gymnasium", "numpy")
-    source = Source(dataset, made.steps, partial(_maker, made), packages)
-    options = {"transitions": transitions, "seed": seed, "processes": processes}
-    return make_dataset(source, data_dir, **options, progress=progress)
+    return Source(dataset, made.steps, partial(_maker, made), packages)
 
 
 @contextmanager
