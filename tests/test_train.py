@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import equinox as eqx
@@ -60,13 +61,28 @@ def run(folder, config=CONFIG, **options):
     return train(config, data(), folder, **({"updates_per_call": 3, "save_every": 6} | options))
 
 
+@contextmanager
+def shared_loops():
+    """Runs of the same units and config, but for its length, share one compiled loop."""
+    real, loops = module.make_updates, {}
+
+    def make_updates(config, *units):
+        key = (
+            dataclasses.replace(config, updates=1),
+            *(number.tobytes() for number in jax.tree.leaves(units)),
+        )
+        if key not in loops:
+            loops[key] = real(config, *units)
+        return loops[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "make_updates", make_updates)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """Runs of the same config but for its length share one compiled loop, as a loop takes any."""
-    with pytest.MonkeyPatch.context() as patch:
-        once = functools.cache(module.make_updates)
-        of_any_length = functools.partial(dataclasses.replace, env="e", updates=1)
-        patch.setattr(module, "make_updates", lambda config: once(of_any_length(config)))
+    with shared_loops():
         yield
 
 
