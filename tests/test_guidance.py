@@ -1,3 +1,6 @@
+import functools
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -67,10 +70,24 @@ def grad_q(action):
     return oracles.LINEAR - oracles.CURVATURE * action
 
 
+def compiled(function, *arguments, **options):
+    """As one program: run one by one, each operation would be a program of its own."""
+    return eqx.filter_jit(function)(*arguments, **options)
+
+
+def central_differences(outcome, point, step=1e-5):
+    """Of a number by the three dimensions of a point."""
+    steps = step * np.concatenate([np.eye(3), -np.eye(3)])
+    ends = jax.jit(jax.vmap(outcome))(point[None] + steps)
+    return (ends[:3] - ends[3:]) / (2 * step)
+
+
+@functools.cache
+@eqx.filter_jit
 def small_nets():
     policy_key, critic_key = jax.random.split(jax.random.key(1))
-    policy = VelocityMLP(2, (3,), width=16, depth=2, key=policy_key)
-    return policy, CriticMLP(2, (3,), width=16, depth=2, key=critic_key)
+    policy = VelocityMLP(2, (3,), width=8, depth=1, key=policy_key)
+    return policy, CriticMLP(2, (3,), width=8, depth=1, key=critic_key)
 
 
 OBS = np.array([0.5, -0.2])
@@ -78,39 +95,44 @@ POINT = np.array([0.9, -0.4, 0.1])
 
 
 @pytest.mark.parametrize("flow", list(oracles.FLOWS))
-@pytest.mark.parametrize("critic", list(oracles.CRITICS))
 @pytest.mark.parametrize("name", NAMES)
-def test_estimator_equals_numpy(x64, name, critic, flow):
+def test_estimator_equals_numpy(x64, name, flow):
     if name == "curvature" and flow == "affine":
         pytest.skip("this Jacobian is not symmetric, so it is no covariance")
-    case = oracles.case(flow, critic)
-    point = jnp.asarray(POINT)
-    found = jax.jit(lambda t: estimator(name)(case.policy, case.critic, None, point, t))
-    for t in (0.0, 0.1, 0.3, 0.6, 0.9):
+    policy, point = oracles.case(flow, "linear").policy, jnp.asarray(POINT)
+
+    @jax.jit
+    def found(hessian, t):
+        critic = lambda obs, a: jnp.dot(oracles.LINEAR, a) + a @ hessian @ a / 2  # noqa: E731
+        return estimator(name)(policy, critic, None, point, t)
+
+    for critic, t in itertools.product(oracles.CRITICS, (0.0, 0.1, 0.3, 0.6, 0.9)):
         if t == 0 and name in ("curvature", "jacobian_ortho"):
             continue  # the covariance, or the polar factor, is not determined there
+        case = oracles.case(flow, critic)
         expected = oracles.estimate(case, name, POINT, t, noises=noises(name))
-        np.testing.assert_allclose(found(t), expected, rtol=1e-9, atol=1e-9)
+        g = found(case.hessian, t)
+        np.testing.assert_allclose(g, expected, rtol=1e-9, atol=1e-9, err_msg=f"{critic}, {t}")
 
 
-@pytest.mark.parametrize("t", [0.0, 0.35, 0.9])
 @pytest.mark.parametrize("name", ["qgf_chain", "bptt"])
-def test_at_a_fine_solver_the_chain_equals_the_closed_form_of_the_ode(x64, name, t):
-    flow = gaussian()
-    point = jnp.asarray(POINT)
-    g = estimator(name, steps=80, solver=Dopri8())(flow, quadratic, None, point, t)
-    end = flow.ode(point, t)
-    jacobian = flow.ode_jacobian(t) if name == "bptt" else 1.0
-    np.testing.assert_allclose(g, jacobian * grad_q(end), rtol=0, atol=1e-9)
+def test_at_a_fine_solver_the_chain_equals_the_closed_form_of_the_ode(x64, name):
+    flow, point = gaussian(), jnp.asarray(POINT)
+    estimate = estimator(name, steps=80, solver=Dopri8())
+    found = jax.jit(lambda t: estimate(flow, quadratic, None, point, t))
+    for t in (0.0, 0.35, 0.9):
+        end = flow.ode(point, t)
+        jacobian = flow.ode_jacobian(t) if name == "bptt" else 1.0
+        np.testing.assert_allclose(found(t), jacobian * grad_q(end), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("unroll", [False, True])
-@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize(("steps", "unroll"), [(1, False), (5, False), (5, True)])
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("curvature", "jacobian_ortho")])
 def test_guided_flow_equals_the_recursion_in_numpy(x64, name, steps, unroll):
     case = oracles.case("affine", "quadratic")
     options = {"steps": steps} if name in ("qgf_chain", "bptt") else {}
-    action = guided_flow(
+    action = compiled(
+        guided_flow,
         case.policy,
         case.critic,
         None,
@@ -138,10 +160,8 @@ def test_exact_jacobians_equal_central_differences(x64, name):
             a = a + 0.7 / 3 * policy(OBS, a, t + 0.7 * k / 3)
         return critic(OBS, a)
 
-    step = 1e-5
-    differences = [(outcome(point + e) - outcome(point - e)) / (2 * step) for e in step * np.eye(3)]
-    g = estimator(name)(policy, critic, OBS, point, t)
-    np.testing.assert_allclose(g, np.array(differences), rtol=1e-6, atol=1e-9)
+    g = compiled(estimator(name), policy, critic, OBS, point, t)
+    np.testing.assert_allclose(g, central_differences(outcome, point), rtol=1e-6, atol=1e-9)
 
 
 # Its schedule is inside: the covariance of the clean action is zero at time 1.
@@ -156,8 +176,13 @@ def test_at_time_one_every_estimator_is_the_critics_gradient(x64, name):
 def test_a_linear_critic_makes_the_identity_estimators_equal(x64):
     policy, _ = small_nets()
     gradients = [
-        getattr(guidance, name)(
-            policy, lambda _, a: a @ oracles.LINEAR, OBS, jnp.asarray(POINT), 0.2
+        compiled(
+            getattr(guidance, name),
+            policy,
+            lambda _, a: a @ oracles.LINEAR,
+            OBS,
+            jnp.asarray(POINT),
+            0.2,
         )
         for name in ("ood", "qgf", "qgf_chain")
     ]
@@ -170,7 +195,8 @@ def test_a_constant_velocity_makes_leap_and_chain_equal(x64):
         return jnp.asarray(oracles.MEAN)
 
     _, critic = small_nets()
-    g = [getattr(guidance, n)(policy, critic, OBS, jnp.asarray(POINT), 0.4) for n in ESTIMATORS[1:]]
+    arguments = (policy, critic, OBS, jnp.asarray(POINT), 0.4)
+    g = [getattr(guidance, n)(*arguments) for n in ESTIMATORS[1:]]
     for other in g[1:]:
         np.testing.assert_allclose(other, g[0], rtol=0, atol=1e-13)
 
@@ -193,17 +219,18 @@ def test_bptt_through_diffrax_is_the_gradient_through_its_own_steps(x64, solver)
     def outcome(a):
         return critic(OBS, denoise(policy, OBS, a, 0.2, steps=5, solver=solver))
 
-    g = guidance.bptt(policy, critic, OBS, point, 0.2, steps=5, solver=solver)
-    step = 1e-5
-    differences = [(outcome(point + e) - outcome(point - e)) / (2 * step) for e in step * np.eye(3)]
-    np.testing.assert_allclose(g, np.array(differences), rtol=1e-6, atol=1e-9)
+    g = compiled(guidance.bptt, policy, critic, OBS, point, 0.2, steps=5, solver=solver)
+    np.testing.assert_allclose(g, central_differences(outcome, point), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_constant_on_the_critic_changes_nothing(x64, name):
     policy, critic = small_nets()
-    plain = estimator(name)(policy, critic, OBS, jnp.asarray(POINT), 0.3)
-    raised = estimator(name)(policy, lambda o, a: critic(o, a) + 7.0, OBS, jnp.asarray(POINT), 0.3)
+    arguments = (OBS, jnp.asarray(POINT), 0.3)
+    found = jax.jit(
+        lambda constant: estimator(name)(policy, lambda o, a: critic(o, a) + constant, *arguments)
+    )
+    plain, raised = found(0.0), found(7.0)
     # Its softmax is of rounded values; the others never see the value.
     tolerance = 1e-13 if name == "monte_carlo" else 0
     np.testing.assert_allclose(plain, raised, rtol=0, atol=tolerance)
@@ -213,10 +240,14 @@ def test_a_constant_on_the_critic_changes_nothing(x64, name):
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("monte_carlo", "curvature")])
 def test_a_critic_scaled_by_c_with_a_weight_divided_by_c_changes_nothing(x64, name):
     policy, critic = small_nets()
-    options = {"guidance": estimator(name)}
     noise = jnp.asarray(POINT)
-    plain = guided_flow(policy, critic, OBS, noise, weight=0.8, **options)
-    scaled = guided_flow(policy, lambda o, a: 4 * critic(o, a), OBS, noise, weight=0.2, **options)
+
+    @jax.jit
+    def draw(scale, weight):
+        options = {"guidance": estimator(name), "weight": weight}
+        return guided_flow(policy, lambda o, a: scale * critic(o, a), OBS, noise, **options)
+
+    plain, scaled = draw(1.0, 0.8), draw(4.0, 0.2)
     np.testing.assert_allclose(plain, scaled, rtol=0, atol=1e-12)
 
 
@@ -224,16 +255,15 @@ def test_rotating_the_action_space_rotates_the_action(x64):
     policy, critic = small_nets()
     rotation = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
 
-    def rotated_policy(obs, a_t, t):
-        return rotation @ policy(obs, rotation.T @ a_t, t)
-
-    def rotated_critic(obs, action):
-        return critic(obs, rotation.T @ action)
+    @eqx.filter_jit
+    def draw(name, rotation):
+        rotated_policy = lambda obs, a_t, t: rotation @ policy(obs, rotation.T @ a_t, t)  # noqa: E731
+        rotated_critic = lambda obs, action: critic(obs, rotation.T @ action)  # noqa: E731
+        options = {"guidance": estimator(name), "weight": 0.5}
+        return guided_flow(rotated_policy, rotated_critic, OBS, rotation @ POINT, **options)
 
     for name in [n for n in NAMES if noises(n) is None]:  # fixed noises do not turn along
-        options = {"guidance": estimator(name), "weight": 0.5}
-        plain = guided_flow(policy, critic, OBS, jnp.asarray(POINT), **options)
-        turned = guided_flow(rotated_policy, rotated_critic, OBS, rotation @ POINT, **options)
+        plain, turned = draw(name, jnp.eye(3)), draw(name, rotation)
         np.testing.assert_allclose(turned, rotation @ plain, rtol=0, atol=1e-11)
 
 
@@ -290,19 +320,21 @@ def test_the_weight_may_differ_by_dimension(x64, name):
     mask = jnp.array([1.0, 0.0, 1.0])
     policy, critic = gaussian(), quadratic
     options = {"guidance": getattr(guidance, name)}
-    masked = guided_step(policy, critic, None, jnp.asarray(POINT), 0.3, 0.1, weight=mask, **options)
-    full = guided_step(policy, critic, None, jnp.asarray(POINT), 0.3, 0.1, weight=1.0, **options)
-    plain = guided_step(policy, critic, None, jnp.asarray(POINT), 0.3, 0.1, weight=0, **options)
+    step = eqx.filter_jit(
+        lambda weight: guided_step(
+            policy, critic, None, jnp.asarray(POINT), 0.3, 0.1, weight=weight, **options
+        )
+    )
+    masked, full, plain = step(mask), step(1.0), step(0)
     np.testing.assert_array_equal(masked, jnp.where(mask == 0, plain, full))
 
 
 def test_looking_one_step_ahead_is_qgf(x64):
     policy, critic = small_nets()
     for jacobian, name in ((False, "qgf"), (True, "qgf_jacobian")):
-        g = guidance.look_ahead(
-            policy, critic, OBS, jnp.asarray(POINT), 0.3, steps=1, jacobian=jacobian
-        )
-        expected = getattr(guidance, name)(policy, critic, OBS, jnp.asarray(POINT), 0.3)
+        arguments = (policy, critic, OBS, jnp.asarray(POINT), 0.3)
+        g = guidance.look_ahead(*arguments, steps=1, jacobian=jacobian)
+        expected = getattr(guidance, name)(*arguments)
         np.testing.assert_allclose(g, expected, rtol=0, atol=1e-13)
 
 
@@ -322,15 +354,17 @@ def test_monte_carlo_with_the_gaussian_posterior_reaches_the_tilted_law(x64):
         std=eqx.Partial(guidance.posterior_std, data_std=0.5),
         temperature=temperature,
     )
-    ends = jax.vmap(
-        lambda noise: guided_flow(
-            flow,
-            lambda o, a: 0.5 * a - 0.6 * a**2,
-            None,
-            noise,
-            guidance=estimate,
-            weight=GaussianCovariance(1 / temperature, 0.5),
-            steps=200,
+    ends = jax.jit(
+        jax.vmap(
+            lambda noise: guided_flow(
+                flow,
+                lambda o, a: 0.5 * a - 0.6 * a**2,
+                None,
+                noise,
+                guidance=estimate,
+                weight=GaussianCovariance(1 / temperature, 0.5),
+                steps=200,
+            )
         )
     )(jnp.array([-1.0, 0.0, 2.0]))
     expected = tilted.mean + tilted.std * np.array([-1.0, 0.0, 2.0])
@@ -347,7 +381,7 @@ def test_curvature_reaches_the_tilted_law_where_qgf_does_not(x64, bend):
     def end(estimate, weight):
         critic = lambda o, a: a @ slope - bend / 2 * a @ a  # noqa: E731
         options = {"guidance": estimate, "weight": weight, "steps": 4000}
-        return guided_flow(flow, critic, None, noise, **options)
+        return compiled(guided_flow, flow, critic, None, noise, **options)
 
     expected = tilted.mean + tilted.std * noise
     estimate = eqx.Partial(guidance.curvature, temperature=temperature, earliest=1e-4)
@@ -358,7 +392,7 @@ def test_curvature_reaches_the_tilted_law_where_qgf_does_not(x64, bend):
 def test_curvature_leaves_the_correction_out_where_the_tilted_law_has_no_mass(x64):
     flow, t = gaussian(), 0.3
     convex = lambda o, a: 50 * jnp.dot(a, a)  # noqa: E731
-    g = guidance.curvature(flow, convex, None, jnp.asarray(POINT), t)
+    g = compiled(guidance.curvature, flow, convex, None, jnp.asarray(POINT), t)
     sigma = (1 - t) ** 2 / t * flow.one_step_jacobian(t)
     leap = flow.one_step(jnp.asarray(POINT), t)
     np.testing.assert_allclose(g, sigma * 100 * leap / (1 - t), rtol=1e-12)
@@ -381,8 +415,9 @@ def test_for_an_exact_flow_the_polar_factor_is_the_identity(x64):
     flow = MixtureFlow(jnp.asarray(oracles.MEANS), 0.4)
     for t in (0.2, 0.7):
         arguments = (flow, quadratic, None, jnp.asarray(POINT), t)
-        expected = guidance.qgf(*arguments)
-        np.testing.assert_allclose(guidance.jacobian_ortho(*arguments), expected, atol=1e-11)
+        expected = compiled(guidance.qgf, *arguments)
+        g = compiled(guidance.jacobian_ortho, *arguments)
+        np.testing.assert_allclose(g, expected, atol=1e-11)
 
 
 def test_shrinkage_goes_from_the_exact_jacobian_to_the_identity(x64):
@@ -410,7 +445,8 @@ def test_a_gate_falls_with_the_disagreement_of_the_critics(x64):
 def test_estimators_take_actions_of_any_rank(name, shape):
     policy = MixtureFlow(jnp.stack([jnp.ones(shape), -jnp.ones(shape)]), 0.5)
     a_t = jnp.full(shape, 0.2)
-    g = estimator(name)(policy, lambda o, a: -jnp.sum((a - 1) ** 2), None, a_t, 0.3)
+    critic = lambda o, a: -jnp.sum((a - 1) ** 2)  # noqa: E731
+    g = compiled(estimator(name), policy, critic, None, a_t, 0.3)
     assert g.shape == shape and np.isfinite(g).all() and np.all(g > 0)
 
 
@@ -432,16 +468,19 @@ def test_curvature_leaves_the_correction_out_whichever_direction_is_not_positive
     # The first conjugate direction is positive here, and the second is not.
     flow, t, g = GaussianFlow(jnp.zeros(2), 0.5), 0.5, jnp.array([0.9, 1.0])
     sigma = (1 - t) ** 2 / t * flow.one_step_jacobian(t)
+
+    @eqx.filter_jit
+    def ask(hessian, iterations):
+        critic = lambda o, a: jnp.dot(g, a) + a @ hessian @ a / 2  # noqa: E731
+        return guidance.curvature(flow, critic, None, jnp.zeros(2), t, iterations=iterations)
+
     for convex in (jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0]), jnp.array([1.5, 1.2])):
-        hessian = jnp.diag(convex / sigma)
-        critic = lambda o, a, h=hessian: jnp.dot(g, a) + a @ h @ a / 2  # noqa: E731
-        found = guidance.curvature(flow, critic, None, jnp.zeros(2), t)
+        found = ask(jnp.diag(convex / sigma), 3)
         np.testing.assert_allclose(found, sigma * g / (1 - t), rtol=1e-12)
     np.testing.assert_allclose(found, [0.36, 0.40], atol=1e-12)
-    concave = lambda o, a: jnp.dot(g, a) - a @ a  # noqa: E731
     expected = sigma * g / (1 + 2 * sigma) / (1 - t)
     for iterations in (1, 2, 3, 8):  # more than there are directions: rounding is not a direction
-        found = guidance.curvature(flow, concave, None, jnp.zeros(2), t, iterations=iterations)
+        found = ask(-2 * jnp.eye(2), iterations)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
@@ -452,36 +491,40 @@ def test_curvature_with_more_iterations_than_directions_is_the_solution(x64, dty
     flow = GaussianFlow(jnp.zeros(6, dtype), jnp.linspace(0.3, 1.0, 6, dtype=dtype))
     critic = lambda o, a: a @ jnp.asarray(slope, dtype) + a @ jnp.asarray(hessian, dtype) @ a / 2  # noqa: E731
     t, point = 0.4, jnp.linspace(1, 0, 6, dtype=dtype)
-    found = guidance.curvature(flow, critic, None, point, t, iterations=30)
+    found = compiled(guidance.curvature, flow, critic, None, point, t, iterations=30)
     jacobian = np.asarray(flow.one_step_jacobian(t), float)
     sigma, leap = np.diag(0.36 / 0.4 * jacobian), np.asarray(flow.one_step(point, t), float)
     expected = np.linalg.solve(np.eye(6) - sigma @ hessian, sigma @ (slope + hessian @ leap)) / 0.6
     np.testing.assert_allclose(found, expected, rtol=1e-9 if dtype == jnp.float64 else 2e-3)
 
 
-def singular_case(scale):
-    """A flow to Gaussian data on a line, a concave critic with gradients of this scale, and what
-    the estimator should give by a dense solve."""
+def singular_case():
+    """A flow to Gaussian data on a line, a concave critic with gradients of a scale, and what the
+    estimator should give at scale one, by a dense solve."""
     rng = np.random.default_rng(18)
     line, matrix, point = rng.normal(size=4), rng.normal(size=(4, 4)), rng.normal(size=4)
     t, data, slope, hessian = 0.3, np.outer(line, line), rng.normal(size=4), -9 * matrix @ matrix.T
     gain = data @ np.linalg.inv((1 - t) ** 2 * np.eye(4) + t**2 * data)
     g, sigma = slope + hessian @ (t * gain @ point), (1 - t) ** 2 * gain
-    expected = scale * np.linalg.solve(np.eye(4) - sigma @ hessian, sigma @ g) / (1 - t)
+    expected = np.linalg.solve(np.eye(4) - sigma @ hessian, sigma @ g) / (1 - t)
     leap = jnp.asarray(t * gain)  # the leap is linear, and so the velocity is
     flow = lambda o, a, t: (leap @ a - a) / (1 - t)  # noqa: E731
-    critic = lambda o, a: scale * (a @ jnp.asarray(slope) + a @ jnp.asarray(hessian) @ a / 2)  # noqa: E731
+    critic = lambda o, a, scale: scale * (a @ jnp.asarray(slope) + a @ jnp.asarray(hessian) @ a / 2)  # noqa: E731
     return flow, critic, jnp.asarray(point), t, expected
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-170, 1e160])
 @pytest.mark.parametrize("iterations", [1, 2, 4, 8])
-def test_curvature_is_solved_for_data_on_a_line_and_gradients_of_any_size(x64, scale, iterations):
-    flow, critic, point, t, expected = singular_case(scale)
-    found = guidance.curvature(
-        flow, critic, None, point, t, temperature=scale, iterations=iterations
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+def test_curvature_is_solved_for_data_on_a_line_and_gradients_of_any_size(x64, iterations):
+    flow, critic, point, t, expected = singular_case()
+
+    @jax.jit
+    def found(scale):
+        options = {"temperature": scale, "iterations": iterations}
+        scaled = lambda o, a: critic(o, a, scale)  # noqa: E731
+        return guidance.curvature(flow, scaled, None, point, t, **options)
+
+    for scale in (1.0, 1e-170, 1e160):
+        np.testing.assert_allclose(found(scale), scale * expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("clip", [None, jnp.clip])
@@ -493,20 +536,19 @@ def test_the_curvature_of_a_bounded_critic_is_that_of_its_values(x64, clip, mean
     flow, t, point = GaussianFlow(jnp.array(mean), 0.5), 0.5, jnp.array([0.2, -0.1, 0.1])
     leap = flow.one_step(point, t)
     # Twice central differences of the value, clipped as it is.
-    step, basis = 1e-4, 1e-4 * np.eye(3)
-    bend = np.array(
-        [
-            [
-                sum(s * u * critic(None, leap + s * e + u * f) for s in (1, -1) for u in (1, -1))
-                for f in basis
-            ]
-            for e in basis
-        ]
-    ) / (4 * step**2)
+    step = 1e-4
+    slope = lambda a: central_differences(lambda b: critic(None, b), a, step)  # noqa: E731
+    bend = np.asarray(
+        jax.jit(
+            lambda a: jnp.stack(
+                [(slope(a + e) - slope(a - e)) / (2 * step) for e in step * np.eye(3)]
+            )
+        )(leap)
+    )
     sigma = (1 - t) ** 2 / t * np.diag(np.broadcast_to(flow.one_step_jacobian(t), 3))
-    g = np.asarray(action_gradient(critic, None, leap))
+    g = np.asarray(compiled(action_gradient, critic, None, leap))
     expected = np.linalg.solve(np.eye(3) - sigma @ bend, sigma @ g) / (1 - t)
-    found = guidance.curvature(flow, critic, None, point, t)
+    found = compiled(guidance.curvature, flow, critic, None, point, t)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -524,14 +566,12 @@ def test_bptt_through_a_guided_flow_equals_central_differences_of_it(x64, name, 
         else estimator(name)
     )
     field = Guided(flow, critic, inner, 0.5)
-    outcome = jax.jit(
-        lambda a: jnp.dot(jnp.array([1.0, -0.4, 0.7]), denoise(field, None, a, 0.3, steps=4))
+    outcome = lambda a: jnp.dot(  # noqa: E731
+        jnp.array([1.0, -0.4, 0.7]), denoise(field, None, a, 0.3, steps=4)
     )
-    point, step = jnp.asarray(POINT), 1e-6
-    differences = [(outcome(point + e) - outcome(point - e)) / (2 * step) for e in step * np.eye(3)]
-    np.testing.assert_allclose(
-        jax.grad(outcome)(point), np.array(differences), rtol=1e-5, atol=1e-7
-    )
+    both = jax.jit(lambda a: (jax.grad(outcome)(a), central_differences(outcome, a, 1e-6)))
+    g, differences = both(jnp.asarray(POINT))
+    np.testing.assert_allclose(g, differences, rtol=1e-5, atol=1e-7)
 
 
 def test_a_gate_asks_the_members_where_the_bounded_critic_is_asked(x64):
@@ -548,7 +588,7 @@ def test_a_gate_has_a_derivative_where_all_members_agree(x64):
     gate = lambda a: guidance.gated(  # noqa: E731
         gaussian(), quadratic, None, a, 0.3, values=lambda o, a: jnp.full(2, a[0])
     )
-    assert np.isfinite(jax.jacobian(gate)(jnp.asarray(POINT))).all()
+    assert np.isfinite(jax.jit(jax.jacobian(gate))(jnp.asarray(POINT))).all()
 
 
 def test_ood_asks_a_bounded_critic_outside_of_its_bounds_and_ood_clipped_inside(x64):
@@ -568,8 +608,9 @@ def test_random_directions_are_a_fresh_draw_for_every_sample(x64):
     critic = lambda o, a: a[0]  # noqa: E731
     control = eqx.Partial(guidance.random_direction, key=jax.random.key(0))
     points = jax.random.normal(jax.random.key(1), (4000, 2))
+    draw = jax.jit(jax.vmap(lambda a, t: control(policy, critic, None, a, t), (0, None)))
     for t in (0.0, 0.5):
-        g = jax.vmap(lambda a: control(policy, critic, None, a, t))(points)
+        g = draw(points, t)
         np.testing.assert_allclose(np.linalg.norm(g, axis=1), 1, rtol=1e-12)
         assert np.all(np.abs(g.mean(axis=0)) < 4 / np.sqrt(2 * 4000))
         angle = np.arctan2(*np.asarray(g).T)
@@ -577,7 +618,7 @@ def test_random_directions_are_a_fresh_draw_for_every_sample(x64):
         # Neither the point nor a neighbour's direction says anything about a direction.
         assert abs(np.mean(np.sum(g * points, axis=1))) < 4 / np.sqrt(4000)
         assert abs(np.mean(np.sum(g[1:] * g[:-1], axis=1))) < 4 / np.sqrt(2 * 4000)
-    near = jax.vmap(lambda a: control(policy, critic, None, a, 0.0))(points + 1e-12)
+    near = draw(points + 1e-12, 0.0)
     assert abs(np.mean(np.sum(near * g, axis=1))) < 4 / np.sqrt(2 * 4000)
     other = eqx.Partial(guidance.random_direction, key=jax.random.key(7))
     assert np.any(other(policy, critic, None, points[0], 0.0) != near[0])
@@ -605,6 +646,6 @@ def test_curvature_takes_only_times_below_its_earliest_as_that(x64):
         (0.0, 0.05, {}),
         (0.1, 0.3, {"earliest": 0.3}),
     ):
-        g = eqx.Partial(default, **options)(flow, linear, None, point, t)
-        exact = guidance.qgf_jacobian(flow, linear, None, point, taken)
+        g = compiled(default, flow, linear, None, point, t, **options)
+        exact = compiled(guidance.qgf_jacobian, flow, linear, None, point, taken)
         np.testing.assert_allclose(g, exact * (1 - taken) / taken, rtol=1e-9)

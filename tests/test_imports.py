@@ -1,6 +1,7 @@
 """What the core brings in, what each edge says without its extra, who imports whom, no pickle."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -13,31 +14,71 @@ EXTRAS = ["optax", "safetensors", "tqdm", "ogbench", "gymnasium", "mujoco", "mat
 EXTRAS += ["h5py", "minari", "pyarrow"]
 
 
-def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+# A process that has imported JAX, which takes seconds, and none of the package or of the extras;
+# each code runs in a fork of it. Its output is written to a folder.
+SERVER = """
+import os, sys
+import diffrax, equinox
+for folder in map(str.strip, sys.stdin):
+    if os.fork() == 0:
+        for number, name in enumerate(("stdout", "stderr"), 1):
+            os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+        exec(open(f"{folder}/code").read(), {"__name__": "__main__"})
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
 
 
-def loaded_by(statement):
-    found = python(f"{statement}\nimport sys\nprint([m for m in {EXTRAS} if m in sys.modules])")
-    assert found.returncode == 0, found.stderr
-    return ast.literal_eval(found.stdout)
+@pytest.fixture(scope="module")
+def server():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", SERVER], text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
 
 
-def test_the_core_brings_in_none_of_the_extras():
+@pytest.fixture
+def python(server, tmp_path):
+    """Runs code in a new process; gives its exit status, output and errors."""
+    count = itertools.count()
+
+    def run(code):
+        folder = tmp_path / str(next(count))
+        folder.mkdir()
+        (folder / "code").write_text(code)
+        print(folder, file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return status, *((folder / name).read_text() for name in ("stdout", "stderr"))
+
+    return run
+
+
+@pytest.fixture
+def loaded_by(python):
+    def loaded(statement):
+        code = f"{statement}\nimport sys\nprint([m for m in {EXTRAS} if m in sys.modules])"
+        status, printed, errors = python(code)
+        assert status == 0, errors
+        return ast.literal_eval(printed)
+
+    return loaded
+
+
+def test_the_core_brings_in_none_of_the_extras(loaded_by):
     assert loaded_by("import qgf_eqx") == []
 
 
-def test_an_evaluation_of_ones_own_networks_needs_no_training_and_no_ogbench():
+def test_an_evaluation_of_ones_own_networks_needs_no_training_and_no_ogbench(loaded_by):
     assert loaded_by("import qgf_eqx.evaluate") == ["tqdm", "gymnasium"]
 
 
-def test_the_data_need_no_extra_until_ogbench_is_asked_for():
+def test_the_data_need_no_extra_until_ogbench_is_asked_for(python, loaded_by):
     assert loaded_by("import qgf_eqx.data, qgf_eqx.data.formats") == []
-    found = python("import sys; sys.modules['ogbench'] = None; from qgf_eqx.data import load")
-    assert "pip install 'qgf_eqx[ogbench]'" in found.stderr
+    *_, errors = python("import sys; sys.modules['ogbench'] = None; from qgf_eqx.data import load")
+    assert "pip install 'qgf_eqx[ogbench]'" in errors
 
 
-def test_this_test_can_fail():
+def test_this_test_can_fail(loaded_by):
     assert loaded_by("import qgf_eqx, optax") == ["optax"]
 
 
@@ -53,9 +94,10 @@ def test_this_test_can_fail():
         ("cli", "tyro", "cli"),
     ],
 )
-def test_an_edge_without_its_extra_says_what_to_install(module, missing, extra):
-    found = python(f"import sys; sys.modules[{missing!r}] = None; import qgf_eqx.{module}")
-    assert found.returncode != 0 and f"pip install 'qgf_eqx[{extra}]'" in found.stderr
+def test_an_edge_without_its_extra_says_what_to_install(python, module, missing, extra):
+    code = f"import sys; sys.modules[{missing!r}] = None; import qgf_eqx.{module}"
+    status, _, errors = python(code)
+    assert status != 0 and f"pip install 'qgf_eqx[{extra}]'" in errors
 
 
 # The order in which the package may be read: a module imports only what stands before it.

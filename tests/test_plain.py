@@ -57,8 +57,9 @@ CASES = {
 @eqx.filter_jit
 def small_nets():
     policy_key, critic_key, obs_key = jax.random.split(jax.random.key(0), 3)
-    policy = VelocityMLP(7, SHAPE, width=16, key=policy_key)
-    critic = Ensemble(lambda k: CriticMLP(7, SHAPE, width=16, key=k), 2, key=critic_key)
+    size = {"width": 8, "depth": 2}
+    policy = VelocityMLP(7, SHAPE, **size, key=policy_key)
+    critic = Ensemble(lambda k: CriticMLP(7, SHAPE, **size, key=k), 2, key=critic_key)
     return policy, critic, jax.random.normal(obs_key, (7,))
 
 
@@ -118,6 +119,7 @@ def fake_data():
     )
 
 
+@eqx.filter_jit
 def cut(data, starts, gamma):
     rows = read_rows(jax.tree.map(jnp.asarray, data), jnp.asarray(starts), 5)
     return jax.vmap(partial(make_chunk, gamma=gamma))(rows)
@@ -132,7 +134,7 @@ def test_the_plain_chunks_are_the_librarys(x64):
 
 
 def test_a_plain_update_is_the_librarys(x64, loose_promotion):
-    config = TrainConfig("none", width=16, batch=8)
+    config = TrainConfig("none", width=8, depth=2, batch=8)
     state = eqx.filter_jit(init)(config, 7, 5)
     stacked = lambda nets: (  # noqa: E731
         nets.policy,

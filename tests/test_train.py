@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import equinox as eqx
@@ -37,6 +39,8 @@ def substitutes(settings):
 
 
 CONFIG = TrainConfig("e", updates=12, batch=8, horizon=2, width=8, depth=2, gamma=0.9)
+SHALLOW = dataclasses.replace(CONFIG, depth=1, learning_rate=0.02)
+SMALL = dataclasses.replace(CONFIG, depth=1, critics=1)  # compiles in a third of the time
 
 
 def data(rows=60):
@@ -55,6 +59,42 @@ def data(rows=60):
 
 def run(folder, config=CONFIG, **options):
     return train(config, data(), folder, **({"updates_per_call": 3, "save_every": 6} | options))
+
+
+@contextmanager
+def shared_loops():
+    """Runs of the same units and config, but for its length, share one compiled loop."""
+    real, loops = module.make_updates, {}
+
+    def make_updates(config, *units):
+        key = (
+            dataclasses.replace(config, updates=1),
+            *(number.tobytes() for number in jax.tree.leaves(units)),
+        )
+        if key not in loops:
+            loops[key] = real(config, *units)
+        return loops[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "make_updates", make_updates)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with shared_loops():
+        yield
+
+
+update = eqx.filter_jit(module.update)
+init = eqx.filter_jit(module.init)
+
+
+@functools.cache
+def first_chunks():
+    source = jax.tree.map(jnp.asarray, data())
+    draw = eqx.filter_jit(draw_chunks)
+    return draw(source, 0, jnp.zeros((), jnp.int32), batch=8, horizon=2, gamma=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +139,11 @@ def test_the_networks_are_read_back_from_the_folder(finished):
 
 
 def test_one_update_is_all_gradients_then_the_average():
-    state = module.init(CONFIG, 3, 2)
-    chunks = draw_chunks(
-        jax.tree.map(jnp.asarray, data()),
-        0,
-        jnp.zeros((), jnp.int32),
-        batch=8,
-        horizon=2,
-        gamma=0.9,
-    )
+    state, chunks = init(SHALLOW, 3, 2), first_chunks()
     key = jax.random.key(5)
-    after, metrics = module.update(state, chunks, key, CONFIG)
+    after, metrics = update(state, chunks, key, SHALLOW)
     nets, keys = state.nets, jax.random.split(key, 8)
-    optimizer = optax.adam(CONFIG.learning_rate)
+    optimizer = optax.adam(SHALLOW.learning_rate)
 
     def mean(one):
         return jnp.mean(chunks.weight * jax.vmap(one)(chunks, keys))
@@ -132,12 +164,20 @@ def test_one_update_is_all_gradients_then_the_average():
 
         return mean(one)
 
-    for name, loss in (("policy", flow_loss), ("critic", critic_loss), ("value", value_loss)):
-        before = getattr(nets, name)
-        value, gradient = eqx.filter_value_and_grad(loss)(before)
-        memory = optimizer.init(eqx.filter(before, eqx.is_array))
-        changes, _ = optimizer.update(gradient, memory)
-        expected = eqx.apply_updates(before, changes)
+    each = {"policy": flow_loss, "critic": critic_loss, "value": value_loss}
+
+    @eqx.filter_jit
+    def by_hand(nets):
+        found = {}
+        for name, loss in each.items():
+            before = getattr(nets, name)
+            value, gradient = eqx.filter_value_and_grad(loss)(before)
+            memory = optimizer.init(eqx.filter(before, eqx.is_array))
+            changes, _ = optimizer.update(gradient, memory)
+            found[name] = value, eqx.apply_updates(before, changes)
+        return found
+
+    for name, (value, expected) in by_hand(nets).items():
         metric = metrics["flow_loss" if name == "policy" else f"{name}_loss"]
         np.testing.assert_allclose(metric, value, rtol=1e-5)
         for a, b in zip(
@@ -146,24 +186,16 @@ def test_one_update_is_all_gradients_then_the_average():
             strict=True,
         ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    average = objectives.polyak(nets.target, after.nets.critic, CONFIG.ema_rate)
+    average = objectives.polyak(nets.target, after.nets.critic, SHALLOW.ema_rate)
     assert eqx.tree_equal(after.nets.target, average, rtol=1e-5, atol=1e-7)
 
 
 def test_chunks_of_weight_zero_change_nothing():
-    state = module.init(CONFIG, 3, 2)
-    chunks = draw_chunks(
-        jax.tree.map(jnp.asarray, data()),
-        0,
-        jnp.zeros((), jnp.int32),
-        batch=8,
-        horizon=2,
-        gamma=0.9,
-    )
-    chunks = chunks._replace(weight=jnp.asarray([1.0, 0, 1, 0, 1, 0, 1, 0]))
+    state = init(SHALLOW, 3, 2)
+    chunks = first_chunks()._replace(weight=jnp.asarray([1.0, 0, 1, 0, 1, 0, 1, 0]))
     poisoned = chunks._replace(reward=jnp.where(chunks.weight == 0, 1e6, chunks.reward))
-    one, _ = module.update(state, chunks, jax.random.key(0), CONFIG)
-    other, _ = module.update(state, poisoned, jax.random.key(0), CONFIG)
+    one, _ = update(state, chunks, jax.random.key(0), SHALLOW)
+    other, _ = update(state, poisoned, jax.random.key(0), SHALLOW)
     assert eqx.tree_equal(one, other)
 
 
@@ -185,7 +217,7 @@ def test_streamed_from_files_gives_the_same_bits(tmp_path, finished):
     for name, field in data()._asdict().items():
         np.save(tmp_path / f"{name}.npy", field, allow_pickle=False)
         mapped[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    options = {"updates_per_call": 3, "save_every": 6, "streamed": True}
+    options = {"updates_per_call": 5, "save_every": 10, "streamed": True}
     path = train(CONFIG, Dataset(**mapped), tmp_path / "run", **options)
     assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
 
@@ -390,7 +422,7 @@ def test_a_state_that_is_not_finite_is_never_saved(halfway, harm, monkeypatch):
 
 
 def test_a_diverging_run_keeps_its_good_checkpoint(tmp_path):
-    config = dataclasses.replace(CONFIG, updates=40, learning_rate=1e30)
+    config = dataclasses.replace(SMALL, updates=40, learning_rate=1e30)
     with pytest.raises(RunError, match="diverged"):
         run(tmp_path, config, save_every=1)
     if (tmp_path / "checkpoint.safetensors").exists():
@@ -599,7 +631,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
 
 
 def test_the_papers_time_is_kept_with_the_run(tmp_path):
-    config = dataclasses.replace(CONFIG, paper_time=True, updates=3)
+    config = dataclasses.replace(SMALL, paper_time=True, updates=3)
     run(tmp_path, config)
     nets, found = load_nets(tmp_path)
     assert found == config and nets.policy.embed.__name__ == "paper_time"
@@ -607,10 +639,10 @@ def test_the_papers_time_is_kept_with_the_run(tmp_path):
 
 def test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config():
     """One compiled update against one that is put together here from the config's numbers."""
-    config = dataclasses.replace(CONFIG, gamma=0.8, expectile=0.7, seed=3, ema_rate=0.1)
-    source, state = jax.tree.map(jnp.asarray, data()), module.init(config, 3, 2)
+    config = dataclasses.replace(SHALLOW, gamma=0.8, expectile=0.7, seed=3, ema_rate=0.1)
+    source, state = jax.tree.map(jnp.asarray, data()), init(config, 3, 2)
     sizes = {"batch": config.batch, "horizon": config.horizon, "gamma": config.gamma}
-    chunks = draw_chunks(source, config.seed, state.step, **sizes)
+    chunks = eqx.filter_jit(draw_chunks)(source, config.seed, state.step, **sizes)
     # At first the target is the critic; later it is not.
     target = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, state.nets.target)
     nets = eqx.tree_at(lambda n: n.target, state.nets, target)
@@ -625,8 +657,8 @@ def test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config():
         return c.weight * jnp.where(difference < 0, 0.3, 0.7) * jnp.square(difference)
 
     expected = {
-        "critic_loss": jnp.mean(jax.vmap(critic_loss)(chunks)),
-        "value_loss": jnp.mean(jax.vmap(value_loss)(chunks)),
+        "critic_loss": jnp.mean(jax.jit(jax.vmap(critic_loss))(chunks)),
+        "value_loss": jnp.mean(jax.jit(jax.vmap(value_loss))(chunks)),
     }
     moved = jax.tree.map(jnp.copy, eqx.filter(nets.target, eqx.is_array))
     after, metrics = module.make_updates(config)(source, state, 1)
@@ -670,11 +702,8 @@ def test_another_seed_begins_with_other_networks():
 
 
 def test_adam_takes_a_first_step_of_the_learning_rate():
-    config = dataclasses.replace(CONFIG, learning_rate=0.02)
-    state = module.init(config, 3, 2)
-    sizes = {"batch": 8, "horizon": 2, "gamma": 0.9}
-    chunks = draw_chunks(jax.tree.map(jnp.asarray, data()), 0, state.step, **sizes)
-    after, _ = module.update(state, chunks, jax.random.key(0), config)
+    state, chunks = init(SHALLOW, 3, 2), first_chunks()
+    after, _ = update(state, chunks, jax.random.key(0), SHALLOW)
     for name in ("policy", "critic", "value"):
         before, moved = (
             jax.tree.leaves(eqx.filter(getattr(s.nets, name), eqx.is_array)) for s in (state, after)
@@ -686,10 +715,8 @@ def test_adam_takes_a_first_step_of_the_learning_rate():
 @pytest.mark.parametrize("on_the_grid", [True, False])
 def test_with_the_papers_time_the_flow_is_trained_on_the_papers_grid(on_the_grid):
     """A velocity that is huge between the tenths."""
-    config = dataclasses.replace(CONFIG, paper_time=on_the_grid)
-    state = module.init(config, 3, 2)
-    sizes = {"batch": 8, "horizon": 2, "gamma": 0.9}
-    chunks = draw_chunks(jax.tree.map(jnp.asarray, data()), 0, state.step, **sizes)
+    config = dataclasses.replace(SMALL, paper_time=on_the_grid)
+    state, chunks = init(config, 3, 2), first_chunks()
 
     def policy(obs, a_t, t):
         return jnp.full(a_t.shape, 1e4) * (10 * t - jnp.round(10 * t))
@@ -698,7 +725,7 @@ def test_with_the_papers_time_the_flow_is_trained_on_the_papers_grid(on_the_grid
         nets = (policy, state.nets.critic, state.nets.value)
         return module.losses(nets, state.nets.target, chunk, key, config)["flow_loss"]
 
-    found = jax.vmap(loss)(
+    found = jax.jit(jax.vmap(loss))(
         chunks._replace(weight=jnp.ones(8)), jax.random.split(jax.random.key(0), 8)
     )
     assert (np.asarray(found) < 100).all() == on_the_grid
@@ -722,10 +749,10 @@ def test_what_a_killed_process_left_half_written_is_cleared(tmp_path):
 _TRAINING = """
 import sys
 sys.path.insert(0, "tests")
-from test_train import CONFIG, data
+from test_train import SMALL, data
 import dataclasses
 from qgf_eqx.train import train
-train(dataclasses.replace(CONFIG, updates=int(sys.argv[2])), data(), sys.argv[1],
+train(dataclasses.replace(SMALL, updates=int(sys.argv[2])), data(), sys.argv[1],
       updates_per_call=3, save_every=int(sys.argv[3]))
 """
 
@@ -749,7 +776,7 @@ def test_sigterm_saves_and_exits_with_zero(tmp_path):
         wait_for_progress(tmp_path, 3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0
-    step = checkpoint.load(tmp_path / "checkpoint.safetensors", module.init(CONFIG, 3, 2))[0].step
+    step = checkpoint.load(tmp_path / "checkpoint.safetensors", module.init(SMALL, 3, 2))[0].step
     assert step == read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
 
 

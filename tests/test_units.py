@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import CONFIG, data
+from test_train import CONFIG, data, shared_loops
 
 from qgf_eqx import checkpoint
 from qgf_eqx import train as module
@@ -42,6 +42,12 @@ def by_hand():
     d = real()
     obs, actions = standardise(d.obs), min_max(d.actions[d.episode_end == 0])
     return d._replace(obs=apply(obs, d.obs), actions=apply(actions, d.actions)), obs, actions
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with shared_loops():
+        yield
 
 
 @pytest.fixture(scope="module")

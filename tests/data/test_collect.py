@@ -31,7 +31,8 @@ def read(path):
 @pytest.fixture(scope="module")
 def maze(tmp_path_factory):
     folder = tmp_path_factory.mktemp("maze")
-    return collect("pointmaze-medium-navigate-v0", folder, transitions=7000, progress=False)
+    name = "pointmaze-medium-navigate-v0"
+    return collect(name, folder, transitions=7000, processes=1, progress=False)
 
 
 def test_the_file_has_the_public_format(maze):
@@ -77,7 +78,7 @@ def test_episodes_do_not_depend_on_processes_or_interruptions(maze, tmp_path, mo
     (shards,) = tmp_path.iterdir()
     assert len(list(shards.glob("*.npz"))) == 1
     monkeypatch.setattr(machinery, "_make_shard", real)
-    path = collect(*arguments, transitions=7000, progress=False)
+    path = collect(*arguments, transitions=7000, processes=2, progress=False)
     assert path.read_bytes() == maze.read_bytes()
     assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(maze.parent))
 
@@ -103,7 +104,8 @@ def test_a_killed_collection_goes_on_with_its_shards_to_the_same_bytes(maze, tmp
         real(source, parts, *arguments)
 
     monkeypatch.setattr(machinery, "_merge", merge)
-    path = collect("pointmaze-medium-navigate-v0", folder, transitions=7000, progress=False)
+    options = {"transitions": 7000, "processes": 1, "progress": False}
+    path = collect("pointmaze-medium-navigate-v0", folder, **options)
     assert after == [before] and path.read_bytes() == maze.read_bytes()
     assert sorted(os.listdir(folder)) == sorted(os.listdir(maze.parent))
 

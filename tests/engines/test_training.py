@@ -14,7 +14,7 @@ from qgf_eqx.data.ogbench import collect, dataset_name
 from qgf_eqx.engines import EngineError
 from qgf_eqx.train import TrainConfig, load_nets, read_metrics
 
-CONFIG = TrainConfig("e", updates=10**6, batch=8, horizon=2, width=8, depth=2)
+CONFIG = TrainConfig("e", updates=10**6, batch=8, horizon=2, width=8, depth=1, critics=1)
 
 
 def test_a_killed_worker_of_a_training_is_an_error_and_no_hang(tmp_path, monkeypatch):
@@ -26,7 +26,8 @@ def test_a_killed_worker_of_a_training_is_an_error_and_no_hang(tmp_path, monkeyp
         progress=False,
     )
     monkeypatch.setattr(experiment, "collect", lambda *_, **__: None)
-    config = dataclasses.replace(experiment.POINTMAZE.config, width=8, updates=10**6)
+    small = {"width": 8, "depth": 1, "critics": 1}
+    config = dataclasses.replace(experiment.POINTMAZE.config, updates=10**6, **small)
     two = dataclasses.replace(experiment.POINTMAZE, config=config, seeds=(0, 1))
     with a_worker_is_killed(), pytest.raises(EngineError, match="a worker process died"):
         experiment.run(two, tmp_path, tmp_path, processes=2, progress=False)
