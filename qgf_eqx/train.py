@@ -35,13 +35,12 @@ from ._train_config import TrainConfig as TrainConfig
 from ._train_config import read_config as read_config
 from ._train_config import refuse_other
 from ._types import Key
-from ._units import OfRealObs, blank_units, fit_units, has_units
+from ._units import Layout, OfRealObs, blank_units, fit_units, has_units, join_obs
 from ._units import Units as Units
 from .checkpoint import CheckpointError
 from .data import (
     Chunk,
     Dataset,
-    DatasetError,
     Rows,
     check_horizon,
     draw_starts,
@@ -293,6 +292,8 @@ def train(
     with alone_in(run_dir), termination_flag() as terminated:
         path = run_dir / "checkpoint.safetensors"
         metadata = {"config": dataclasses.asdict(config), "data": identity(dataset)}
+        dataset, layout = join_obs(dataset)
+        metadata |= {"obs": layout} if layout else {}
         state, units = _first_state(path, config, metadata, dataset)
         _claim(run_dir / "config.json", config)
         done = saved = int(state.step)
@@ -360,11 +361,6 @@ def _first_state(
 ) -> tuple[State, Units | None]:
     """The state of the folder's checkpoint, if it is of this config and data, or a new one; and
     the units, which are of the checkpoint too."""
-    if not hasattr(dataset.obs, "shape") or len(dataset.obs.shape) != 2:
-        raise DatasetError(
-            "field `obs` is not one array of numbers per state, which the networks here take. "
-            "Concatenate what it holds, in the data and by a wrapper in the task's `make_env`."
-        )
     sizes = dataset.obs.shape[1], dataset.actions.shape[1]
     if not path.exists():
         units = fit_units(config, dataset) if has_units(config) else None
@@ -438,15 +434,17 @@ def load_config(run_dir: str | Path) -> tuple[TrainConfig, int | None]:
 def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
     """The networks of a run and its config, from its folder.
 
-    The networks take real observations, and normalise them, if the run does. Actions are in the
+    The networks take real observations, as they are in the data: dicts and other PyTrees are laid
+    end to end, and normalised, if the run does. Actions are in the
     flow's units, whose noise has size one: `load_units` brings them to the environment's.
 
     **Raises:** `CheckpointError` if there is no intact checkpoint of a finished update.
     """
     nets, units, config = _read_run(run_dir)
-    if units is None or units.obs is None:
+    layout = _layout(run_dir)
+    if not layout and (units is None or units.obs is None):
         return nets, config
-    real = partial(OfRealObs, obs=units.obs)
+    real = partial(OfRealObs, obs=units and units.obs, layout=layout)
     return eqx.tree_at(
         lambda n: (n.policy, n.value, n.critic.members, n.target.members),
         nets,
@@ -457,6 +455,15 @@ def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
             tuple(map(real, nets.target.members)),
         ),
     ), config
+
+
+def _layout(run_dir: str | Path) -> Layout:
+    path = Path(run_dir) / "checkpoint.safetensors"
+    try:
+        found = checkpoint.read_metadata(path).get("obs", ())
+        return tuple((str(place), tuple(map(int, shape))) for place, shape in found)
+    except (TypeError, ValueError):
+        raise CheckpointError(f"{path} does not say how its observations are laid out.") from None
 
 
 def load_units(run_dir: str | Path) -> Units:

@@ -16,7 +16,8 @@ from qgf_eqx._fields import given
 from qgf_eqx._units import OfRealObs
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.cli import _offline
-from qgf_eqx.cli._options import Flow
+from qgf_eqx.cli._options import Flow, Recorded
+from qgf_eqx.data import DatasetError
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
 from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
@@ -182,7 +183,7 @@ def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_
     run, monkeypatch
 ):
     monkeypatch.setattr(_offline, "dataset_for", lambda *_, **__: real())
-    _, critic, values, obs = _offline.open_offline(run, 3, Flow(), run)
+    _, critic, values, obs = _offline.open_offline(run, 3, Flow(), Recorded(run))
     edge = load_units(run).from_action(np.ones(2, np.float32))
     np.testing.assert_array_equal(critic.high, edge)
     np.testing.assert_array_equal(critic.low, load_units(run).from_action(-np.ones(2, np.float32)))
@@ -196,3 +197,48 @@ def test_a_source_in_memory_has_the_environments_units():
         source, units=Units(None, Normaliser(np.zeros(2), np.full(2, 10.0)))
     )
     np.testing.assert_array_equal(scaled.bounds(np.full(2, -5.0), np.full(2, 5.0))[1], [0.5, 0.5])
+
+
+def in_parts(d):
+    """The same observations as a dict, the last two numbers in a table of their own."""
+    return d._replace(obs={"arm": d.obs[:, :1], "cube": {"at": d.obs[:, 1:, None]}})
+
+
+@pytest.mark.parametrize("config", [CONFIG, BOTH])
+def test_observations_that_are_a_dict_are_laid_end_to_end(config, tmp_path):
+    train(config, in_parts(real()), tmp_path / "parts", **OPTIONS)
+    train(config, real(), tmp_path / "one", **OPTIONS)
+    found, expected = load_nets(tmp_path / "parts")[0], load_nets(tmp_path / "one")[0]
+    obs, noise = real().obs[5], jnp.ones((2, 2))
+    parts = {"arm": obs[:1], "cube": {"at": obs[1:, None]}}
+    assert found.policy.action_shape == (2, 2)
+    for net, other, point in (
+        (found.policy, expected.policy, (noise, 0.3)),
+        (found.target, expected.target, (noise,)),
+        (found.value, expected.value, ()),
+    ):
+        np.testing.assert_array_equal(net(parts, *point), other(obs, *point))
+        np.testing.assert_array_equal(given(net, parts)(parts, *point), net(parts, *point))
+
+
+def test_another_observation_than_that_of_the_data_is_refused(tmp_path):
+    train(dataclasses.replace(CONFIG, updates=3), in_parts(data()), tmp_path, **OPTIONS)
+    policy, noise = load_nets(tmp_path)[0].policy, jnp.ones((2, 2))
+    message = r"`obs` has {}, and the networks were trained on `obs\['arm'\]` of shape \(1,\), "
+    for obs, said in (
+        (jnp.ones(3), r"`obs` of shape \(3,\)"),
+        ({"arm": jnp.ones(1)}, r"`obs\['arm'\]` of shape \(1,\)"),
+        (
+            {"arm": jnp.ones(2), "cube": {"at": jnp.ones((1, 1))}},
+            r"`obs\['arm'\]` of shape \(2,\).*",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message.format(said)):
+            policy(obs, noise, 0.3)
+
+
+def test_pictures_are_refused(tmp_path):
+    d = in_parts(data())
+    d.obs["cube"]["seen"] = np.zeros((len(d.rewards), 4, 4, 3), np.uint8)
+    with pytest.raises(DatasetError, match=r"field `obs\['cube'\]\['seen'\]` holds pictures"):
+        train(CONFIG, d, tmp_path, **OPTIONS)

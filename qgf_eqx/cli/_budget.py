@@ -10,7 +10,7 @@ from ..evaluate._auto import grid_around
 from ..evaluate.comparison import check_weights
 from ..evaluate.names import estimator_of
 from ._offline import open_offline
-from ._options import Common, Flow, Grid
+from ._options import Common, Flow, Grid, Recorded
 
 
 def choose_offline(
@@ -19,7 +19,7 @@ def choose_offline(
     method: str,
     grid: Grid,
     flow: Flow,
-    data_dir: Path,
+    recorded: Recorded,
     *,
     budget: float,
     measure: str,
@@ -30,7 +30,7 @@ def choose_offline(
     weights = grid.values
     if weights is not None:
         check_weights(weights)
-    policy, critic, _, obs = open_offline(run, observations, flow, data_dir)
+    policy, critic, _, obs = open_offline(run, observations, flow, recorded)
     if weights is None:
         ask = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
         weights = grid_around(float(ask(obs, jax.random.key(0))))
@@ -47,7 +47,9 @@ def choose_offline(
     )
     for weight, mean, error in zip(weights, found.spent, found.error, strict=True):
         common.say(f"{weight!s:>12}  {measure} {mean:.4f} +- {error:.4f}")
-    common.say(f"Spent: no episode, {len(obs)} observations, {time.perf_counter() - start:.0f} s")
+    common.say(
+        f"Spent: no episode, {observations} observations, {time.perf_counter() - start:.0f} s"
+    )
     if found.weight is None:
         raise ValueError(f"no weight is within the budget of {budget}: add weaker `weights`.")
     text = f"The weight: {found.weight} (the strongest within {budget})"

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, Data, Flow, Grid, OtherTask, Positional, Weight, Workers
+from ._options import Common, Flow, Grid, OtherTask, Positional, Recorded, Weight, Workers
 from ._refuse import at_least, check_folders, check_new, check_task
 
 
@@ -84,7 +84,7 @@ def choose(
     observations: int = 64,
     flow: Flow = Flow(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
-    data: Data = Data(),  # noqa: B008 (frozen)
+    data: Recorded = Recorded(),  # noqa: B008 (frozen)
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
@@ -105,7 +105,7 @@ def choose(
         observations: Offline: how many, from the validation data.
         flow: How an action is drawn.
         task: Another one.
-        data: Offline: where the datasets are.
+        data: Offline: where observations are.
         workers: How many.
         common: What every verb has.
     """
@@ -122,7 +122,7 @@ def choose(
         from ._budget import choose_offline
 
         options = {"budget": budget, "measure": measure, "observations": observations}
-        return choose_offline(common, runs[0], method, grid, flow, data.data_dir, **options)
+        return choose_offline(common, runs[0], method, grid, flow, data, **options)
     from ..evaluate import comparison
     from ..evaluate.results import format_outcome, weight_note
 

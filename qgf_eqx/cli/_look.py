@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, Data, Flow, Positional, Weight
+from ._options import Common, Data, Flow, Positional, Recorded, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -16,7 +16,7 @@ def diagnose(
     observations: int = 32,
     noises: int = 16,
     flow: Flow = Flow(),  # noqa: B008 (frozen)
-    data: Data = Data(),  # noqa: B008 (frozen)
+    data: Recorded = Recorded(),  # noqa: B008 (frozen)
     out: Path | None = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
@@ -52,8 +52,8 @@ def diagnose(
 
     estimator = estimator_of(method, steps=flow.steps)
     chosen = guided(method, weight=weight.value)
-    policy, critic, values, obs = open_offline(run, observations, flow, data.data_dir)
-    shape = (len(obs), noises, *policy.action_shape)
+    policy, critic, values, obs = open_offline(run, observations, flow, data)
+    shape = (observations, noises, *policy.action_shape)
 
     def one(obs, noise):
         options = {"guidance": estimator, "steps": flow.steps, "values": values}

@@ -4,6 +4,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..evaluate import target_critic, task_of
 from ..evaluate._rollout import action_bounds
 from ..evaluate.task import dataset_of
 from ..train import load_nets, load_units
-from ._options import Flow
+from ._options import Flow, Recorded
 
 
 def dataset_for(env: str, data_dir: Path, source: str | None = None, **options: Any) -> Any:
@@ -23,15 +24,18 @@ def dataset_for(env: str, data_dir: Path, source: str | None = None, **options: 
     return dataset_of(task_of(env), data_dir) if ":" in env else data.load(env, data_dir, **options)
 
 
-def open_offline(run: Path, count: int, flow: Flow, data_dir: Path):
-    """Policy, bounded critic, every member's value, and observations of the validation data."""
+def open_offline(run: Path, count: int, flow: Flow, recorded: Recorded):
+    """Policy, bounded critic, every member's value, and observations of the validation data, or of
+    the data that are named."""
     (nets, config), units = load_nets(run), load_units(run)
-    held_out = dataset_for(config.env, data_dir, split="val").obs
-    rows = np.linspace(0, len(held_out) - 1, count).astype(int)
+    data_dir, source = recorded.data_dir, recorded.data
+    held_out = dataset_for(config.env, data_dir, source, split="val")
+    rows = np.linspace(0, len(held_out.rewards) - 1, count).astype(int)
+    obs = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), held_out.obs)
     edges = _edges(config.env, nets.policy.action_shape[-1])
     low, high = (units.from_action(jnp.asarray(edge)) for edge in edges)
     critic = bounded(target_critic(nets, flow.reduction), low, high)
-    return nets.policy, critic, nets.target.values, jnp.asarray(held_out[rows])
+    return nets.policy, critic, nets.target.values, obs
 
 
 def _edges(env: str, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -118,7 +118,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Recorded(Data):
-    """What is trained on."""
+    """Recorded data."""
 
     data: str | None = None
     """A file, folder or id of your own data, in any format of `qgf_eqx.data.formats`: an .npz,

@@ -80,6 +80,35 @@ def test_data_in_a_file_are_named_and_said_and_must_be_as_wide_as_the_task(tmp_p
     assert "`obs` have shape (4,) in a row, but `line` has (2,)" in capsys.readouterr().err
 
 
+def test_dicts_as_observations_and_actions_of_any_range_go_the_whole_way(tmp_path, capsys):
+    run, units = str(tmp_path / "run"), ["--normalise-obs", "standardise"]
+    units += ["--normalise-actions", "min-max"]
+    cli.main(["train", "--env", "toy:make_dict_task", *SMALL, *units, "--run-dir", run])
+    quick = ["--steps", "2", "--processes", "1", "--episodes", "2"]
+    cli.main(["evaluate", run, "--methods", "flow", "qgf", "--weights", "0.1", *quick])
+    assert "return" in capsys.readouterr().out
+    cli.main(["choose", run, "--budget", "9", "--observations", "3", "--weights", "0.1"])
+    assert "The weight: 0.1" in capsys.readouterr().out
+    cli.main(["diagnose", run, "--observations", "3", "--noises", "2", "--steps", "2"])
+    assert "A weight to start a search from" in capsys.readouterr().out
+    cli.main(["film", run, "--methods", "flow", "--episodes", "1", "--steps", "2"])
+
+
+def test_offline_verbs_take_the_data_that_a_run_was_trained_on(tmp_path, capsys):
+    import toy
+
+    file, run = tmp_path / "line.npz", str(tmp_path / "run")
+    np.savez(file, **toy.recorded()._asdict())
+    task = ["--env", "toy:make_array_goal_task", "--data", str(file)]
+    cli.main(["train", *task, *SMALL, "--run-dir", run])
+    choose = ["choose", run, "--budget", "9", "--observations", "3", "--weights", "0.1"]
+    with pytest.raises(SystemExit):
+        cli.main(choose)
+    assert "names no data" in capsys.readouterr().err
+    cli.main([*choose, "--data", str(file)])
+    assert "The weight: 0.1" in capsys.readouterr().out
+
+
 def test_an_own_policy_on_an_own_task_needs_no_ogbench():
     code = """
 import sys

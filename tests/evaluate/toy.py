@@ -57,20 +57,36 @@ class Array(gymnasium.ObservationWrapper):
         return np.concatenate([observation["place"], observation["goal"]]).astype(np.float32)
 
 
-def recorded():
+def recorded(env=None):
     """Twenty episodes of a controller that goes to the goal, and misses it somewhat."""
+    import jax
+
     from qgf_eqx.data import from_transitions
 
-    env, rng, rows = Array(), np.random.default_rng(0), []
+    env, rng, rows = env or Array(), np.random.default_rng(0), []
     for seed in range(20):
         obs, done = env.reset(seed=seed)[0], False
         while not done:
-            push = np.clip((obs[1:] - obs[:1]) / 2 + rng.normal(0, 0.3, 1), -1, 1)
+            place, goal = (
+                jax.tree.leaves(obs)[::-1] if isinstance(obs, dict) else (obs[:1], obs[1:])
+            )
+            push = np.clip((goal - place) / 2 + rng.normal(0, 0.3, 1), -1, 1)
             action = push.astype(np.float32)
             following, reward, terminated, done, _ = env.step(action)
             rows.append((obs, action, np.float32(reward), terminated, done, following))
             obs = following
-    return from_transitions(*map(np.stack, zip(*rows, strict=True)))
+    return from_transitions(
+        *(jax.tree.map(lambda *x: np.stack(x), *f) for f in zip(*rows, strict=True))
+    )
+
+
+def recorded_as_dicts():
+    return recorded(Line())
+
+
+def make_dict_task():
+    """Observations are a dict, actions in [-2, 2]."""
+    return Task("line", Line, Return(References(-24.0, 0.0)), data=recorded_as_dicts)
 
 
 def make_array_task():
