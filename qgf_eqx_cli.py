@@ -17,6 +17,8 @@ def main() -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:  # of a job in the background
         signal.signal(signal.SIGINT, _stop)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a task of one's own is a module here; it hides no other
     load = _package_without_its_init()
     from qgf_eqx import cli
 

@@ -113,3 +113,16 @@ def test_a_weight_is_chosen_from_a_grid_that_nobody_gave(runs, capsys):
     rows = capsys.readouterr().out.splitlines()
     weights = [float(row.split()[0]) for row in rows[:5]]
     assert weights[-1] / weights[0] == pytest.approx(100, rel=0.2)
+
+
+def test_a_task_is_found_in_the_current_folder(tmp_path):
+    (tmp_path / "mine.py").write_text((HERE / "evaluate" / "toy.py").read_text())
+    arguments = ["--env", "mine:make_array_task", *SMALL, "--run-dir", "run"]
+    code = "import sys, qgf_eqx_cli; sys.path.remove(''); qgf_eqx_cli.main()"  # as the script does
+    found = subprocess.run(
+        [sys.executable, "-c", code, "train", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0 and (tmp_path / "run" / "config.json").exists(), found.stderr

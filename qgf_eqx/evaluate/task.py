@@ -176,7 +176,8 @@ def task_of(text: str) -> Task:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports another that is not
         raise ValueError(
-            f"`{text}`: there is no module `{module}`. Install it, or add its folder to PYTHONPATH."
+            f"`{text}`: there is no module `{module}`. Install it, go to its folder, or add that "
+            "to PYTHONPATH."
         ) from None
     except AttributeError:
         raise ValueError(f"`{text}`: the module `{module}` has no `{name}`.") from None
