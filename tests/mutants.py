@@ -4,7 +4,7 @@ few tests that should notice.
     python tests/mutants.py [NUMBER ...] [--workers 2]
 
 A mutant that no test notices survives; it is printed, and the exit code is 1 if more than one in
-twenty does. Not part of the suite: it takes a while, below forty minutes on two cores.
+twenty does. Not part of the suite: it takes a quarter of an hour on two cores.
 
 The mutants share a folder of compiled programs, which one run of all the tests on the unbroken
 code fills first; most of the time of a test here is compiling. A mutant is killed when one of its
