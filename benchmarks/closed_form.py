@@ -13,7 +13,7 @@ docs/estimators.md.
 """
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,7 +203,7 @@ def values_only_draw(label):
     return draw
 
 
-@jax.jit(static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def draw_all(draw, stacked, stds):
     """On all layouts, one at a time: `[layout, multiplier, sample]`."""
 
