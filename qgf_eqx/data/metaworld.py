@@ -69,8 +69,7 @@ def make_env(name: str, *, render_mode: str | None = None, **options: Any) -> gy
     if name not in experts:
         known = ", ".join(sorted(experts))
         raise DatasetError(f"Meta-World has no task `{name}`. It has {known}.")
-    camera = {"camera_name": "corner2"} if render_mode else {}
-    env = tasks[f"{name}-goal-observable"](seed=0, render_mode=render_mode, **camera, **options)
+    env = tasks[f"{name}-goal-observable"](seed=0, render_mode=render_mode, **options)
     env._freeze_rand_vec, env.seeded_rand_vec = False, True
     return _Seeded(gymnasium.wrappers.TimeLimit(env, STEPS))
 

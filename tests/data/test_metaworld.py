@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from qgf_eqx.data import DatasetError, collect, metaworld, open_dataset
+from qgf_eqx.data._environment import headless
 from qgf_eqx.evaluate import Success
 from qgf_eqx.evaluate.task import check_widths, task_of
 
@@ -64,3 +65,12 @@ def test_collected_episodes_are_read_whole_and_resumed_to_the_same_bytes(tmp_pat
 def test_a_task_is_known_by_its_name():
     task = task_of("metaworld:push-v3")
     assert task.name == "metaworld-push-v3" and isinstance(task.outcome, Success)
+
+
+def test_it_is_drawn():
+    with headless():
+        env = metaworld.make_env("push-v3", render_mode="rgb_array")
+        env.reset(seed=0)
+        picture = env.render()
+        env.close()
+    assert picture.shape == (480, 480, 3) and picture.std() > 10
