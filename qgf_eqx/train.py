@@ -268,7 +268,8 @@ def train(
     **Arguments:**
 
     - `config`: what to train.
-    - `dataset`: the data, which are moved to the device.
+    - `dataset`: the data, which are moved to the device. Observations that are a dict or another
+      PyTree of numbers are laid end to end first, a copy in memory.
     - `run_dir`: the run's folder, made if it is not there.
     - `updates_per_call`: how many updates a line of metrics is the mean of. One compiled call
       makes them, or several calls of seconds where updates are slow; no bit depends on it.
@@ -282,8 +283,9 @@ def train(
     **Raises:** `RunError` if the folder or its checkpoint belongs to another config, other data or
     another process, if a file cannot be written, or if training diverges, and then what was saved
     before is kept; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data make
-    no chunk. On SIGTERM it saves and exits with 0, after some seconds. A checkpoint of an older
-    version does not say what it was trained on: training goes on, with a warning.
+    no chunk, or hold pictures. On SIGTERM it saves and exits with 0, after some seconds. A
+    checkpoint of an older version does not say what it was trained on: training goes on, with a
+    warning.
     """
     check_horizon(dataset, config.horizon)
     check_count("updates_per_call", updates_per_call, "it counts updates")
