@@ -82,7 +82,8 @@ def _value(part: Any) -> str | None:
 
 def name_of(thing: Any) -> str | None:
     """The name by which Python finds a function or a class again; None if there is none."""
-    module = getattr(thing, "__module__", None)
+    of_numpy = "numpy" if isinstance(thing, np.ufunc) else None  # NumPy 2.0 gives them no module
+    module = getattr(thing, "__module__", of_numpy)
     name = getattr(thing, "__qualname__", getattr(thing, "__name__", None))
     if not isinstance(module, str) or not isinstance(name, str) or module not in sys.modules:
         return None
