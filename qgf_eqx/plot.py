@@ -35,7 +35,7 @@ def success_bars(results: dict[str, Any], path: str | Path) -> Path:
     names = [f"{r['method']}\nw = {r['weight']}" if r["weight"] else r["method"] for r in rows]
     figure, axes = pyplot.subplots(figsize=(1.3 * len(rows) + 1, 3.2), layout="constrained")
     colours = [colour(row["method"]) for row in rows]
-    axes.bar(names, rates, yerr=errors, color=colours, capsize=4)
+    axes.bar(names, rates, yerr=errors.tolist(), color=colours, capsize=4)
     axes.set(**_vertical(rows))
     axes.set_title(_heading(results), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
