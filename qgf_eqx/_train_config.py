@@ -71,6 +71,10 @@ class TrainConfig:
     """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
     time_limit_masks: bool = False
     """The authors' masks for their 100M data, for parity: success does not stop the bootstrap."""
+    features: int = 512
+    """Numbers that every picture becomes, in each network, if the observations have pictures."""
+    crop: int = 3
+    """Pixels by which pictures are shifted in training, at most: a random crop; 0 for none."""
     normalise_obs: str = "none"
     """What the networks see of every feature: `none` (as it is), `standardise` or `min-max`."""
     normalise_actions: str = "none"
@@ -87,9 +91,11 @@ class TrainConfig:
             object.__setattr__(self, name, value)
         if not self.env:
             raise RunError("`env` must name a task, got an empty text.")
-        for name in ("updates", "batch", "horizon", "width", "depth", "critics"):
-            if getattr(self, name) < 1:
-                raise RunError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        counts = ("updates", "batch", "horizon", "width", "depth", "critics", "features", "crop")
+        for name in counts:
+            least = 0 if name == "crop" else 1
+            if getattr(self, name) < least:
+                raise RunError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
             if getattr(self, name) >= 2**31:
                 raise RunError(f"`{name}` must be below 2^31, got {getattr(self, name)}.")
         for name in ("depth", "critics"):  # each is an array or more, made one by one

@@ -1,7 +1,7 @@
 """The units of a run's networks: what observations and actions are divided by, and how they are
 called without knowing it."""
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from ._train_config import TrainConfig
 from ._types import Obs
 from .data import Dataset, DatasetError, Rows
 from .data.normalise import Normaliser, apply, invert, min_max, standardise
+from .nn import PictureShape
 
 _FITS = {"standardise": standardise, "min-max": min_max}
 
@@ -51,55 +52,100 @@ def fit_units(config: TrainConfig, dataset: Dataset) -> Units:
     def fit(name: str, features: Any) -> Normaliser | None:
         if name == "none":
             return None
-        fitted, shape = _FITS[name](features), features.shape[1:]
-        return jax.tree.map(lambda x: jnp.asarray(np.broadcast_to(x, shape), jnp.float32), fitted)
+
+        def whole(x: Any, rows: Any) -> jax.Array:  # a picture's are two numbers
+            shape = () if is_picture(rows) else rows.shape[1:]
+            return jnp.asarray(np.broadcast_to(x, shape), jnp.float32)
+
+        return Normaliser(*(jax.tree.map(whole, x, features) for x in _FITS[name](features)))
 
     used = np.asarray(dataset.episode_end) == 0
     actions = np.asarray(dataset.actions)[used] if config.normalise_actions != "none" else None
     return Units(fit(config.normalise_obs, dataset.obs), fit(config.normalise_actions, actions))
 
 
-def blank_units(config: TrainConfig, obs_size: int, action_size: int) -> Units:
+def blank_units(config: TrainConfig, spec: "Spec") -> Units:
     """Units of the same structure and shapes, to load a checkpoint into."""
 
-    def blank(name: str, size: int) -> Normaliser | None:
-        return None if name == "none" else Normaliser(jnp.zeros(size), jnp.ones(size))
+    def blank(name: str, zeros: Any) -> Normaliser | None:
+        return None if name == "none" else Normaliser(zeros, zeros)
 
-    return Units(
-        blank(config.normalise_obs, obs_size), blank(config.normalise_actions, action_size)
-    )
-
-
-Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
-"""Of an observation that is not one row of numbers: where each array stands, and its shape."""
+    row, pictures = jnp.zeros(spec.obs_size), tuple(jnp.zeros(()) for _ in spec.pictures)
+    obs = (row, *pictures) if pictures else row
+    actions = jnp.zeros(spec.action_size)
+    return Units(blank(config.normalise_obs, obs), blank(config.normalise_actions, actions))
 
 
-def join_obs(dataset: Dataset) -> tuple[Dataset, Layout]:
-    """The dataset with one row of numbers per state: the arrays of its observations end to end, in
-    JAX's order, a copy in memory; and their layout, which is empty if they were that before.
+class Part(NamedTuple):
+    """One array of an observation."""
 
-    **Raises:** `DatasetError` if there is a picture, which no network here takes.
+    place: str
+    """In its PyTree, as `['camera']`."""
+    shape: tuple[int, ...]
+    picture: bool = False
+
+
+class Spec(NamedTuple):
+    """What networks are made for."""
+
+    obs_size: int
+    """How many numbers an observation holds, beside its pictures."""
+    action_size: int
+    """Of one step."""
+    layout: tuple[Part, ...] = ()
+    """Of an observation that is not one row of numbers."""
+
+    @property
+    def pictures(self) -> tuple[PictureShape, ...]:
+        """The shapes of its pictures."""
+        return tuple(part.shape for part in self.layout if part.picture)  # type: ignore[misc]
+
+    @property
+    def sizes(self) -> tuple[int, int, tuple[PictureShape, ...]]:
+        """What `train.init` takes."""
+        return self.obs_size, self.action_size, self.pictures
+
+
+def is_picture(rows: Any) -> bool:
+    """Whether an array holds a picture per state: bytes, with height, width and channels."""
+    return rows.dtype == np.uint8 and rows.ndim == 4
+
+
+def join_obs(dataset: Dataset) -> tuple[Dataset, Spec]:
+    """The dataset with one row of numbers per state, the arrays of its observations end to end in
+    JAX's order, a copy in memory; in a tuple with its pictures, as they lie, if it has some. And
+    what networks must be made for.
+
+    **Raises:** `DatasetError` if a picture has its channels first.
     """
     parts, _ = jax.tree_util.tree_flatten_with_path(dataset.obs)
-    layout = tuple((jax.tree_util.keystr(path), leaf.shape[1:]) for path, leaf in parts)
-    if len(layout) == 1 and layout[0][0] == "" and len(layout[0][1]) == 1:
-        return dataset, ()
-    for (place, _), (_, leaf) in zip(layout, parts, strict=True):
-        if leaf.dtype == np.uint8 and leaf.ndim > 3:
+    layout = tuple(
+        Part(jax.tree_util.keystr(path), leaf.shape[1:], is_picture(leaf)) for path, leaf in parts
+    )
+    action_size = dataset.actions.shape[1]
+    if len(layout) == 1 and layout[0].place == "" and len(layout[0].shape) == 1:
+        return dataset, Spec(dataset.obs.shape[1], action_size)
+    for part in layout:
+        if part.picture and part.shape[0] <= 4 < part.shape[2]:
             raise DatasetError(
-                f"field `obs{place}` holds pictures, and the networks here take numbers. Leave it "
-                "out, in the data and by a wrapper in the task's `make_env`."
+                f"field `obs{part.place}` holds pictures of shape {part.shape}: their channels "
+                "must come last, `(height, width, channels)`. Move the axis, in the data and by a "
+                "wrapper in the task's `make_env`."
             )
-    rows = [np.asarray(leaf, np.float32).reshape(len(leaf), -1) for _, leaf in parts]
-    return dataset._replace(obs=np.concatenate(rows, axis=1)), layout
+    leaves = [leaf for _, leaf in parts]
+    rows = [np.asarray(x, np.float32).reshape(len(x), -1) for x in leaves if not is_picture(x)]
+    row = np.concatenate(rows or [np.zeros((len(dataset.episode_end), 0), np.float32)], axis=1)
+    pictures = [leaf for leaf in leaves if is_picture(leaf)]
+    joined = dataset._replace(obs=(row, *pictures) if pictures else row)
+    return joined, Spec(row.shape[1], action_size, layout)
 
 
 class OfRealObs(eqx.Module):
-    """A network of one row of normalised numbers, to be called with real observations."""
+    """A network of joined and normalised observations, to be called with real ones."""
 
     net: Any
     obs: Normaliser | None
-    layout: Layout = eqx.field(static=True, default=())
+    layout: tuple[Part, ...] = eqx.field(static=True, default=())
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -118,18 +164,24 @@ class OfRealObs(eqx.Module):
     def _seen(self, obs: Obs) -> Any:
         if self.layout:
             parts, _ = jax.tree_util.tree_flatten_with_path(obs)
-            found = tuple((jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in parts)
-            if found != self.layout:
+            found = [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in parts]
+            wanted = [(part.place, part.shape) for part in self.layout]
+            if found != wanted:
                 raise ValueError(
-                    f"`obs` has {_text(found)}, and the networks were trained on "
-                    f"{_text(self.layout)}."
+                    f"`obs` has {_text(found)}, and the networks were trained on {_text(wanted)}."
                 )
-            obs = jnp.concatenate([jnp.ravel(leaf) for _, leaf in parts])
+            pairs = [
+                (leaf, part.picture) for (_, leaf), part in zip(parts, self.layout, strict=True)
+            ]
+            row = [jnp.ravel(leaf) for leaf, picture in pairs if not picture]
+            pictures = [jnp.asarray(leaf) for leaf, picture in pairs if picture]
+            obs = jnp.concatenate(row or [jnp.zeros(0)])
+            obs = (obs, *pictures) if pictures else obs
         return obs if self.obs is None else apply(self.obs, obs)
 
 
-def _text(layout: Layout) -> str:
-    return ", ".join(f"`obs{place}` of shape {shape}" for place, shape in layout) or "no arrays"
+def _text(parts: list) -> str:
+    return ", ".join(f"`obs{place}` of shape {shape}" for place, shape in parts) or "no arrays"
 
 
 class _Given(eqx.Module):

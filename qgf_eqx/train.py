@@ -35,7 +35,7 @@ from ._train_config import TrainConfig as TrainConfig
 from ._train_config import read_config as read_config
 from ._train_config import refuse_other
 from ._types import Key
-from ._units import Layout, OfRealObs, blank_units, fit_units, has_units, join_obs
+from ._units import OfRealObs, Part, Spec, blank_units, fit_units, has_units, join_obs
 from ._units import Units as Units
 from .checkpoint import CheckpointError
 from .data import (
@@ -49,7 +49,18 @@ from .data import (
     time_limit_masks,
 )
 from .data._identity import differing, identity
-from .nn import CriticMLP, Ensemble, ValueMLP, VelocityMLP, low_frequency_time, paper_time
+from .data.augment import random_crop
+from .nn import (
+    CriticMLP,
+    Encoded,
+    Ensemble,
+    ObsEncoder,
+    PictureShape,
+    ValueMLP,
+    VelocityMLP,
+    low_frequency_time,
+    paper_time,
+)
 
 try:
     import optax
@@ -62,26 +73,41 @@ except ImportError as error:
 class Nets(eqx.Module):
     """The four networks of a run."""
 
-    policy: VelocityMLP | OfRealObs
+    policy: VelocityMLP | Encoded | OfRealObs
     critic: Ensemble
-    value: ValueMLP | OfRealObs
+    value: ValueMLP | Encoded | OfRealObs
     target: Ensemble
     """The moving average of `critic`: the one that guides."""
 
 
-def make_nets(config: TrainConfig, obs_size: int, action_size: int, key: Key) -> Nets:
-    """Fresh networks of the config's sizes; an action is a chunk `(horizon, action_size)`."""
+def make_nets(
+    config: TrainConfig,
+    obs_size: int,
+    action_size: int,
+    key: Key,
+    pictures: tuple[PictureShape, ...] = (),
+) -> Nets:
+    """Fresh networks of the config's sizes; an action is a chunk `(horizon, action_size)`. With
+    pictures, each network has encoders of its own, and an observation is a tuple of `obs_size`
+    numbers and the pictures."""
     policy_key, critic_key, value_key = jax.random.split(key, 3)
     shape = (config.horizon, action_size)
     size = {"width": config.width, "depth": config.depth}
     embed = paper_time if config.paper_time else low_frequency_time
-    critic = Ensemble(
-        lambda k: CriticMLP(obs_size, shape, **size, key=k), config.critics, key=critic_key
-    )
+
+    def encoded(make: Callable, key: Key) -> Any:
+        if not pictures:
+            return make(obs_size, key=key)
+        key, encoder_key = jax.random.split(key)
+        encoder = ObsEncoder(obs_size, pictures, features=config.features, key=encoder_key)
+        return Encoded(encoder, make(encoder.size, key=key))
+
+    make_critic = partial(CriticMLP, action_shape=shape, **size)
+    critic = Ensemble(lambda k: encoded(make_critic, k), config.critics, key=critic_key)
     return Nets(
-        policy=VelocityMLP(obs_size, shape, **size, embed=embed, key=policy_key),
+        policy=encoded(partial(VelocityMLP, action_shape=shape, embed=embed, **size), policy_key),
         critic=critic,
-        value=ValueMLP(obs_size, **size, key=value_key),
+        value=encoded(partial(ValueMLP, **size), value_key),
         target=jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, critic),
     )
 
@@ -107,9 +133,15 @@ def _with(units: Units, state: State) -> _NormalisedState:
     return _NormalisedState(state.nets, state.optimizer, state.step, units)
 
 
-def init(config: TrainConfig, obs_size: int, action_size: int) -> State:
-    """The state before the first update; a pure function of the config."""
-    nets = make_nets(config, obs_size, action_size, jax.random.key(config.seed))
+def init(
+    config: TrainConfig,
+    obs_size: int,
+    action_size: int,
+    pictures: tuple[PictureShape, ...] = (),
+) -> State:
+    """The state before the first update; a pure function of the config and the sizes."""
+    key = jax.random.key(config.seed)
+    nets = make_nets(config, obs_size, action_size, key, pictures)
     trained = eqx.filter(_trained(nets), eqx.is_inexact_array)
     return State(nets, optax.adam(config.learning_rate).init(trained), jnp.zeros((), jnp.int32))
 
@@ -185,9 +217,10 @@ def make_updates(
             else:
                 row = partial(jax.lax.dynamic_index_in_dim, index=first + i, keepdims=False)
                 rows = jax.tree.map(row, source)
+            key = jax.random.fold_in(jax.random.key(config.seed + 2**31), state.step)
+            rows = _cropped(rows, jax.random.fold_in(key, 2**31), config)
             rows = rows if units is None else units.rows(rows)
             chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
-            key = jax.random.fold_in(jax.random.key(config.seed + 2**31), state.step)
             state, metrics = update(state, chunks, key, config)
             return eqx.filter(state, eqx.is_array), jax.tree.map(jnp.add, sums, metrics)
 
@@ -201,6 +234,16 @@ def make_updates(
         return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
 
     return updates
+
+
+def _cropped(rows: Rows, key: Key, config: TrainConfig) -> Rows:
+    """A batch's rows, the pictures of each chunk shifted by one random crop, if there are some."""
+    if not isinstance(rows.obs, tuple) or not config.crop:
+        return rows
+    keys = jax.random.split(key, config.batch)
+    crop = jax.vmap(lambda obs, k: random_crop(obs, k, pixels=config.crop))
+    obs, next_obs = crop((rows.obs, rows.next_obs), keys)
+    return rows._replace(obs=obs, next_obs=next_obs)
 
 
 def stream(
@@ -269,7 +312,8 @@ def train(
 
     - `config`: what to train.
     - `dataset`: the data, which are moved to the device. Observations that are a dict or another
-      PyTree of numbers are laid end to end first, a copy in memory.
+      PyTree are laid end to end first, a copy in memory, but for pictures (bytes of
+      height, width and channels): every network has an encoder of its own for each.
     - `run_dir`: the run's folder, made if it is not there.
     - `updates_per_call`: how many updates a line of metrics is the mean of. One compiled call
       makes them, or several calls of seconds where updates are slow; no bit depends on it.
@@ -283,9 +327,9 @@ def train(
     **Raises:** `RunError` if the folder or its checkpoint belongs to another config, other data or
     another process, if a file cannot be written, or if training diverges, and then what was saved
     before is kept; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data make
-    no chunk, or hold pictures. On SIGTERM it saves and exits with 0, after some seconds. A
-    checkpoint of an older version does not say what it was trained on: training goes on, with a
-    warning.
+    no chunk, or pictures with their channels first. On SIGTERM it saves and exits with 0, after
+    some seconds. A checkpoint of an older version does not say what it was trained on: training
+    goes on, with a warning.
     """
     check_horizon(dataset, config.horizon)
     check_count("updates_per_call", updates_per_call, "it counts updates")
@@ -294,9 +338,9 @@ def train(
     with alone_in(run_dir), termination_flag() as terminated:
         path = run_dir / "checkpoint.safetensors"
         metadata = {"config": dataclasses.asdict(config), "data": identity(dataset)}
-        dataset, layout = join_obs(dataset)
-        metadata |= {"obs": layout} if layout else {}
-        state, units = _first_state(path, config, metadata, dataset)
+        dataset, spec = join_obs(dataset)
+        metadata |= {"obs": spec.layout} if spec.layout else {}
+        state, units = _first_state(path, config, metadata, dataset, spec)
         _claim(run_dir / "config.json", config)
         done = saved = int(state.step)
         log = MetricsLog(run_dir / "metrics.jsonl", done)
@@ -359,14 +403,13 @@ def _is_finite(state: State) -> jax.Array:
 
 
 def _first_state(
-    path: Path, config: TrainConfig, metadata: dict, dataset: Dataset
+    path: Path, config: TrainConfig, metadata: dict, dataset: Dataset, spec: Spec
 ) -> tuple[State, Units | None]:
     """The state of the folder's checkpoint, if it is of this config and data, or a new one; and
     the units, which are of the checkpoint too."""
-    sizes = dataset.obs.shape[1], dataset.actions.shape[1]
     if not path.exists():
         units = fit_units(config, dataset) if has_units(config) else None
-        return init(config, *sizes), units
+        return init(config, *spec.sizes), units
     found = checkpoint.read_metadata(path)
     refuse_other(path, read_config(found.get("config"), path), config)
     data = found.get("data")
@@ -381,7 +424,7 @@ def _first_state(
             f"{path} was trained on other data: {', '.join(f'`{n}`' for n in fields)} differ. "
             "Choose another folder, or delete it to start over."
         )
-    state, units = _load(path, config, *sizes)
+    state, units = _load(path, config, spec)
     if not _is_finite(state):
         raise RunError(f"{path} is of a run that diverged. Delete its folder to start over.")
     if state.step > config.updates:
@@ -392,17 +435,15 @@ def _first_state(
     return state, units
 
 
-def _load(
-    path: Path, config: TrainConfig, obs_size: int, action_size: int
-) -> tuple[State, Units | None]:
+def _load(path: Path, config: TrainConfig, spec: Spec) -> tuple[State, Units | None]:
     """What a checkpoint holds.
 
     **Raises:** `CheckpointError` if the config names a normaliser whose arrays are not there.
     """
-    like = eqx.filter_eval_shape(init, config, obs_size, action_size)
+    like = eqx.filter_eval_shape(init, config, *spec.sizes)
     if not has_units(config):
         return checkpoint.load(path, like)[0], None
-    blank = blank_units(config, obs_size, action_size)
+    blank = blank_units(config, spec)
     nets, optimizer, step, units = checkpoint.load(path, _with(blank, like))[0]
     return State(nets, optimizer, step), units
 
@@ -442,8 +483,7 @@ def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
 
     **Raises:** `CheckpointError` if there is no intact checkpoint of a finished update.
     """
-    nets, units, config = _read_run(run_dir)
-    layout = _layout(run_dir)
+    nets, units, config, layout = _read_run(run_dir)
     if not layout and (units is None or units.obs is None):
         return nets, config
     real = partial(OfRealObs, obs=units and units.obs, layout=layout)
@@ -459,13 +499,18 @@ def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
     ), config
 
 
-def _layout(run_dir: str | Path) -> Layout:
-    path = Path(run_dir) / "checkpoint.safetensors"
+def _layout(path: Path) -> tuple[Part, ...]:
     try:
-        found = checkpoint.read_metadata(path).get("obs", ())
-        return tuple((str(place), tuple(map(int, shape))) for place, shape in found)
+        return _parts(checkpoint.read_metadata(path).get("obs", ()))
     except (TypeError, ValueError):
         raise CheckpointError(f"{path} does not say how its observations are laid out.") from None
+
+
+def _parts(found: Iterable) -> tuple[Part, ...]:
+    return tuple(
+        Part(str(place), tuple(map(int, shape)), *map(bool, is_picture))
+        for place, shape, *is_picture in found  # an older version had no pictures
+    )
 
 
 def load_units(run_dir: str | Path) -> Units:
@@ -477,16 +522,20 @@ def load_units(run_dir: str | Path) -> Units:
     return _read_run(run_dir)[1] or Units(None, None)
 
 
-def _read_run(run_dir: str | Path) -> tuple[Nets, Units | None, TrainConfig]:
+def _read_run(
+    run_dir: str | Path,
+) -> tuple[Nets, Units | None, TrainConfig, tuple[Part, ...]]:
     path, config = Path(run_dir) / "checkpoint.safetensors", load_config(run_dir)[0]
-    sizes = checkpoint.shapes(path)
+    layout, sizes = _layout(path), checkpoint.shapes(path)
+    pictures = sum(part.picture for part in layout)
+    net = ".net" if pictures else ""  # behind its encoder
     try:
-        obs_size = sizes[".nets.value.mlp.layers[0].weight"][-1]
-        action_size = sizes[".nets.policy.mlp.head.weight"][0] // config.horizon
+        obs_size = sizes[f".nets.value{net}.mlp.layers[0].weight"][-1] - pictures * config.features
+        action_size = sizes[f".nets.policy{net}.mlp.head.weight"][0] // config.horizon
     except LookupError:
         raise CheckpointError(f"{path} does not hold the networks of a training run.") from None
-    state, units = _load(path, config, obs_size, action_size)
-    return state.nets, units, config
+    state, units = _load(path, config, Spec(obs_size, action_size, layout))
+    return state.nets, units, config, layout
 
 
 def _trained(nets: Nets) -> tuple:

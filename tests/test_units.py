@@ -17,7 +17,6 @@ from qgf_eqx._units import OfRealObs
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.cli import _offline
 from qgf_eqx.cli._options import Flow, Recorded
-from qgf_eqx.data import DatasetError
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
 from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
@@ -235,10 +234,3 @@ def test_another_observation_than_that_of_the_data_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message.format(said)):
             policy(obs, noise, 0.3)
-
-
-def test_pictures_are_refused(tmp_path):
-    d = in_parts(data())
-    d.obs["cube"]["seen"] = np.zeros((len(d.rewards), 4, 4, 3), np.uint8)
-    with pytest.raises(DatasetError, match=r"field `obs\['cube'\]\['seen'\]` holds pictures"):
-        train(CONFIG, d, tmp_path, **OPTIONS)
