@@ -224,16 +224,28 @@ def make_updates(
             state, metrics = update(state, chunks, key, config)
             return eqx.filter(state, eqx.is_array), jax.tree.map(jnp.add, sums, metrics)
 
-        arrays, sums = jax.lax.fori_loop(0, count, one, (arrays, sums))
+        if _is_slow_in_a_loop(state):
+            arrays, sums = one(0, (arrays, sums))
+        else:
+            arrays, sums = jax.lax.fori_loop(0, count, one, (arrays, sums))
         return eqx.combine(arrays, static), sums
 
     def updates(
         source: Dataset | Rows, state: State, count: int, first: int = 0, sums: dict | None = None
     ) -> tuple[State, dict]:
         sums = {name: jnp.zeros(()) for name in LOSSES} if sums is None else sums
-        return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
+        if not _is_slow_in_a_loop(state):
+            return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
+        for i in range(first, first + count):
+            state, sums = loop((source, jnp.int32(i), jnp.int32(1)), state, sums)
+        return state, sums
 
     return updates
+
+
+def _is_slow_in_a_loop(state: State) -> bool:
+    """A convolution in a compiled loop takes ten times as long on a CPU (jax-ml/jax#12868)."""
+    return isinstance(state.nets.policy, Encoded) and jax.default_backend() == "cpu"
 
 
 def _cropped(rows: Rows, key: Key, config: TrainConfig) -> Rows:
