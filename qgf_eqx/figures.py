@@ -109,8 +109,8 @@ def noise(run: str | Path, data_dir: str | Path, *, count: int = 64, reduce: Cal
 
         @jax.jit
         def cosines(t, std, estimator=estimator):
-            def one(obs, action, noise, key):
-                a_t = (1 - t) * noise + t * action
+            def one(obs, action, start, key):
+                a_t = (1 - t) * start + t * action
                 options = {"std": std, "guidance": estimator}
                 return gradient_cosine(nets.policy, critic, obs, a_t, t, key, **options)
 

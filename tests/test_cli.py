@@ -607,7 +607,7 @@ def test_the_options_of_evaluate_and_choose_reach_the_library(workplace, monkeyp
     assert options.items() >= {**expected, "tuning_episodes": 6}.items()
     assert list(map(str, options["weights"])) == ["0.1", "0.2", "0.3 (1-t)"]
     arguments = ["choose", run, *common, "--method", "bptt"]
-    (runs, name), options = asked(monkeypatch, comparison, "choose_weight", arguments)
+    (runs, name), options = asked(monkeypatch, comparison, "tune_weight", arguments)
     assert runs == (workplace / "run",) and name == "bptt" and options.items() >= expected.items()
     assert list(map(str, options["weights"])) == ["0.1", "0.2", "0.3 (1-t)"]
 

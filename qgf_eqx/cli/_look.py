@@ -65,7 +65,7 @@ def diagnose(
     rows = np.stack([np.mean(getattr(found, name), (0, 1)) for name in columns], 1)
     lines = ["".join(f"{name:>10}" for name in columns)]
     lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
-    warnings = analysis.judge(found)
+    warnings = analysis.warnings_of(found)
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor very strong"]]
     start = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
     first = float(start(obs, jax.random.key(0)))
@@ -132,7 +132,7 @@ def analyse(
     out.mkdir(parents=True, exist_ok=True)
     numbers = out / f"{what}.json"
     write_json(numbers, found)
-    path = getattr(plot, what)(found, out / f"{what}.{format}")
+    path = getattr(plot, f"draw_{what}")(found, out / f"{what}.{format}")
     text = f"The numbers are in {numbers}, the figure in {path}"
     common.result({"numbers": str(numbers), "figure": str(path)}, text)
 

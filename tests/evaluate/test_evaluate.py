@@ -338,7 +338,7 @@ def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypat
     row = results["table"][1]
     assert (row["n"], row["successes"], row["successes by run"]) == (9, 6, [2, 2, 2])
     asked.clear()
-    comparison.choose_weight(["a", "b"], "qgf", weights=(0.1, 0.2), episodes=2, extensions=0)
+    comparison.tune_weight(["a", "b"], "qgf", weights=(0.1, 0.2), episodes=2, extensions=0)
     assert asked == tuning[:2]
 
 
@@ -364,7 +364,7 @@ def test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported(monk
     assert reported == [[("flow", 0.0, 1), ("best-of-4", 0.0, 4), ("qgf-best-of-2", 0.2, 2)]]
     assert [row["successes"] for row in results["tuning"]] == list(wins.values())
     assert [row["weight"] for row in results["table"]] == [0.0, 0.0, 0.2]
-    found = comparison.choose_weight(["a"], "qgf", episodes=4, **options)
+    found = comparison.tune_weight(["a"], "qgf", episodes=4, **options)
     assert found["weight"] == 0.2 and found["spent"]["episodes"] == 16
 
 
