@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, Data, Flow, Positional, Recorded, Weight
+from ._options import Cached, Common, Flow, Positional, Recorded, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -87,7 +87,7 @@ def analyse(
     runs: Positional[tuple[Path, ...]] = (),
     /,
     out: Path = Path("figures"),
-    data: Data = Data(),  # noqa: B008 (frozen)
+    data: Cached = Cached(),  # noqa: B008 (frozen)
     count: int = 64,
     reduce: Literal["min", "mean"] = "min",
     format: Literal["svg", "png", "pdf"] = "svg",
@@ -126,6 +126,7 @@ def analyse(
         found = getattr(figures, what)()
     else:
         options = {"count": count, "reduce": Flow(reduce=reduce).reduction}
+        options["cache_dir"] = data.cache_dir
         found = getattr(figures, what)(*runs, data.data_dir, **options)
         found |= {"task": load_config(runs[0])[0].env, "critics reduced by": reduce}
     found |= {"versions": versions(), "machine": machine()}

@@ -134,7 +134,7 @@ def train(
     if data.data is not None:
         from ..data import open_dataset
 
-        dataset, assumed = open_dataset(data.data)
+        dataset, assumed = open_dataset(data.data, cache_dir=data.cache_dir)
         common.say(assumed)
         with as_arguments():
             check_widths(task, dataset)
@@ -151,6 +151,4 @@ def _train_one(
 
     position, config, run_dir = cell
     options = {**options, "position": position} if position else options
-    return training.train(
-        config, dataset_for(config.env, data.data_dir, data.data), run_dir, **options
-    )
+    return training.train(config, dataset_for(config.env, data), run_dir, **options)

@@ -117,7 +117,16 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(Data):
+class Cached(Data):
+    """Where the datasets are, and their converted arrays."""
+
+    cache_dir: Path | None = None
+    """Folder of the arrays that an .npz is converted to once. Default: beside the file, or, if that
+    folder cannot be written, ~/.cache/qgf_eqx."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(Cached):
     """Recorded data."""
 
     data: str | None = None

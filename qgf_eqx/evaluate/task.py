@@ -121,9 +121,12 @@ def make_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) >> 1
 
 
-def dataset_of(task: Task, data_dir: str | Path = ".") -> Any:
+def dataset_of(
+    task: Task, data_dir: str | Path = ".", *, cache_dir: str | Path | None = None
+) -> Any:
     """The data of a task of one's own: what its function `data` returns, or the file (in
-    `data_dir`, if it is there) or id that it names, opened by `qgf_eqx.data.open_dataset`.
+    `data_dir`, if it is there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which
+    takes the `cache_dir`.
 
     **Raises:** `ValueError` if the task names none.
     """
@@ -137,7 +140,8 @@ def dataset_of(task: Task, data_dir: str | Path = ".") -> Any:
     from .. import data
 
     inside = Path(data_dir) / task.data if isinstance(task.data, str | Path) else None
-    return data.open_dataset(inside if inside and inside.exists() else task.data)[0]
+    source = inside if inside and inside.exists() else task.data
+    return data.open_dataset(source, cache_dir=cache_dir)[0]
 
 
 def check_widths(task: Task, dataset: Any) -> None:

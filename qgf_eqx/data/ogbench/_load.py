@@ -56,7 +56,7 @@ def load(
     - `data_dir`: the folder of the dataset files.
     - `split`: `train` or `val`.
     - `cache_dir`: where converted arrays are kept; by default beside the file, if that can be
-      written, else in the user's cache folder.
+      written, else in the user's cache folder. A download goes to `data_dir`.
 
     **Returns:** a `Dataset` of memory-mapped arrays (`rewards` and `terminated` in memory). As
     OGBench does, a row's reward and end are those of the row's own state.
