@@ -101,7 +101,8 @@ def train(
     settings of a file, such as a run's config.json; options override them.
 
     Args:
-        config: What to train. The task is OGBench's name, or package.module:make_task.
+        config: What to train. The task is OGBench's name, a family's such as metaworld:push-v3, or
+            package.module:make_task.
         run_dir: Folder for config.json, metrics.jsonl and checkpoint.safetensors. Default:
             runs/<env>/seed<seed>. With --seeds: the folder of seed<seed>.
         seeds: Train these seeds, several at once, in place of --seed.

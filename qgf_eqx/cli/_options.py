@@ -147,4 +147,5 @@ class OtherTask:
     """The task, where it is not the run's own."""
 
     env: str | None = None
-    """Another task than the runs' own: OGBench's name, or package.module:make_task."""
+    """Another task than the runs' own: OGBench's name, a family's such as metaworld:push-v3, or
+    package.module:make_task."""

@@ -74,6 +74,12 @@ def make_env(name: str, *, render_mode: str | None = None, **options: Any) -> gy
     return _Seeded(gymnasium.wrappers.TimeLimit(env, STEPS))
 
 
+def task(name: str) -> dict[str, Any]:
+    """The parts of the task `metaworld:push-v3`, for `qgf_eqx.evaluate.Task`."""
+    dataset = f"metaworld-{name}"
+    return {"name": dataset, "make_env": partial(make_env, name), "data": f"{dataset}.npz"}
+
+
 def source(name: str) -> Source:
     """Episodes of a task by its noisy expert, for `qgf_eqx.data.collect("metaworld:push-v3", ...)`.
 

@@ -15,6 +15,7 @@ from qgf_eqx import checkpoint, train
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data import seed_everything
+from qgf_eqx.data.ogbench import _load
 from qgf_eqx.engines import EngineError
 from qgf_eqx.evaluate import (
     Episode,
@@ -26,7 +27,6 @@ from qgf_eqx.evaluate import (
     make_act,
     rollout,
     target_critic,
-    task,
 )
 from qgf_eqx.evaluate import _play as module
 from qgf_eqx.evaluate.names import method
@@ -211,7 +211,7 @@ def counters(monkeypatch):
         def close(self):
             self.closed += 1
 
-    monkeypatch.setattr(task, "_make", lambda _: Watched())
+    monkeypatch.setattr(_load, "make_pictured", lambda _: Watched())
     return made
 
 
@@ -233,7 +233,7 @@ def test_only_as_many_environments_are_made_as_are_needed_and_all_are_closed(run
 def test_episodes_after_a_broken_environment_get_a_new_one(run, monkeypatch, counters):
     played(run, ("flow",), [0])
     kind = type(counters[0])
-    monkeypatch.setattr(task, "_make", lambda _: kind(None if counters else "raise"))
+    monkeypatch.setattr(_load, "make_pictured", lambda _: kind(None if counters else "raise"))
     counters.clear()
     first, second = played(run, ("flow", "best-of-2"), [0])
     assert first[0].error and not second[0].error and len(counters) == 2

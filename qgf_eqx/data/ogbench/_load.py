@@ -1,6 +1,7 @@
 """OGBench datasets by name: found or downloaded, checked, given the rewards of a task."""
 
 from contextlib import closing
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .._convert import open_arrays
 from .._dataset import Dataset
 from .._error import DatasetError
-from ._environments import check_env, make_env
+from ._environments import check_env, make_env, make_pictured
 
 
 def dataset_name(env_name: str) -> str:
@@ -36,6 +37,16 @@ def env_id(env_name: str) -> str:
     name = "-".join(parts[: at - 1] + parts[at:])
     check_env(name)
     return name
+
+
+def task(env_name: str) -> dict[str, Any]:
+    """The parts of a task, for `qgf_eqx.evaluate.Task`.
+
+    **Raises:** as `env_id`.
+    """
+    make = partial(make_pictured, env_id(env_name))
+    parts = {"make_env": make, "data": dataset_name(env_name), "paths": "maze" in env_name}
+    return {"name": env_name, **parts}
 
 
 def load(
