@@ -19,7 +19,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _FLAT = ("jax", "qgf_eqx")
 
 
-def describe(tree: Any) -> dict[str, str | None]:
+def structure_of(tree: Any) -> dict[str, str | None]:
     """Every static part of a tree by its path: its type, or its value, or the name by which Python
     finds it. None is what cannot be compared: a lambda, a closure, an object of a foreign class.
     """

@@ -27,6 +27,7 @@ from ._denoise import denoise, one_step
 from ._fields import Bounded, action_gradient, ask, asked_at, values_of, velocity
 from ._fields import critic as value_of
 from ._norms import norm, spread
+from ._renamed import old_names
 from ._sample import Guided, guided_flow, guided_step, push, sample
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
@@ -74,7 +75,7 @@ def diagnose(
 ) -> Diagnostics:
     """Runs `guided_flow`, and says what guidance did at each step.
 
-    `jax.vmap` it over observations and noises, look at `plot.diagnostics`, read `judge`.
+    `jax.vmap` it over observations and noises, look at `plot.diagnostics`, read `warnings_of`.
 
     **Arguments:** as for `guided_flow`, and
 
@@ -117,7 +118,7 @@ def diagnose(
     return Diagnostics(**found, action=action, plain=plain)
 
 
-def judge(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -> list[str]:
+def warnings_of(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -> list[str]:
     """Warnings about a batch of `diagnose`d flows, best of many noises at each of some
     observations; an empty list if there is nothing to say.
 
@@ -248,7 +249,7 @@ def choose_weight(
     numbers: the smallest is taken. The order in which they are given plays no role.
 
     No environment and no reward: it bounds how far guidance goes, not whether it helps. Weights
-    chosen on held-out episodes (`comparison.choose_weight`) answer the latter.
+    chosen on held-out episodes (`comparison.tune_weight`) answer the latter.
 
     **Arguments:**
 
@@ -390,3 +391,6 @@ def value_gain(
 
 def _cosine(x, y) -> Scalar:
     return jnp.vdot(x / norm(x), y / norm(y))
+
+
+__getattr__ = old_names(__name__, judge="warnings_of")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._files import write_atomically
-from ._static import describe, is_array
+from ._static import is_array, structure_of
 
 try:
     import safetensors
@@ -55,7 +55,7 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     **Raises:** `CheckpointError` for an array of another type (bfloat16, a typed key), and for
     what cannot be compared: a lambda, a function inside a function, another object.
     """
-    structure = describe(tree)
+    structure = structure_of(tree)
     for where, text in structure.items():
         if text is None:
             raise CheckpointError(
@@ -205,7 +205,7 @@ def _first_change(header: dict[str, Any], like: Any) -> str | None:
     saved = header["structure"]
     if header["format"] == _FIRST_FORMAT:
         return _first_change_of_text(saved, like)
-    wanted = describe(like)
+    wanted = structure_of(like)
     for where in [*wanted, *saved]:
         here, there = wanted.get(where, "missing"), saved.get(where, "missing")
         if here is None or here != there:
@@ -216,7 +216,7 @@ def _first_change(header: dict[str, Any], like: Any) -> str | None:
 
 def _first_change_of_text(saved: str, like: Any) -> str | None:
     """As `_first_change`, of a file of the first format."""
-    if None in describe(like).values():
+    if None in structure_of(like).values():
         return "an older version saved it, with a lambda or an object that cannot be compared"
     text = eqx.tree_pformat(like, width=80, short_arrays=True, struct_as_array=True)
     text = text.replace("<wrapped function", "<function")  # a decorated function is itself

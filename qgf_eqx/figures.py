@@ -94,12 +94,19 @@ def _paths(policy, critic, estimator, weight, noises):
     return jnp.concatenate([way, end[:, None]], axis=1)
 
 
-def noise(run: str | Path, data_dir: str | Path, *, count: int = 64, reduce: Callable = jnp.min):
+def noise(
+    run: str | Path,
+    data_dir: str | Path,
+    *,
+    count: int = 64,
+    reduce: Callable = jnp.min,
+    cache_dir: str | Path | None = None,
+) -> dict:
     """Sensitivity to noise: `cos(g(a_t), g(a_t + std eps))` by estimator, noise scale and time, at
     points on the flow of validation chunks. Means over `count` points, with standard errors.
     """
     check_count("count", count, "it says how many observations")
-    nets, held_out, critic = _open(run, data_dir, reduce)
+    nets, held_out, critic = _open(run, data_dir, reduce, cache_dir)
     obs, actions = _draw(held_out, count, nets.policy.action_shape)
     times, scales = (0.0, 0.3, 0.6, 0.9), (0.03, 0.1, 0.3)
     keys = jax.random.split(jax.random.key(0), 2 * count).reshape(2, count)
@@ -109,8 +116,8 @@ def noise(run: str | Path, data_dir: str | Path, *, count: int = 64, reduce: Cal
 
         @jax.jit
         def cosines(t, std, estimator=estimator):
-            def one(obs, action, noise, key):
-                a_t = (1 - t) * noise + t * action
+            def one(obs, action, start, key):
+                a_t = (1 - t) * start + t * action
                 options = {"std": std, "guidance": estimator}
                 return gradient_cosine(nets.policy, critic, obs, a_t, t, key, **options)
 
@@ -134,6 +141,7 @@ def value(
     candidates: tuple[int, ...] = (1, 4, 16, 64),
     weights: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0),
     reduce: Callable = jnp.min,
+    cache_dir: str | Path | None = None,
 ) -> dict:
     """Q of the final action by estimator and weight, and of best-of-N, by the run's own critic and
     by the judge's; and the distance to the nearest of 10,000 data actions.
@@ -145,10 +153,11 @@ def value(
     """
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
-    nets, held_out, critic = _open(run, data_dir, reduce)
+    nets, held_out, critic = _open(run, data_dir, reduce, cache_dir)
     other = bounded(target_critic(_nets(judge)[0], reduce))
     obs, _ = _draw(held_out, count, nets.policy.action_shape)
-    _, data = _draw(load(load_config(run)[0].env, data_dir), 10_000, nets.policy.action_shape)
+    known = load(load_config(run)[0].env, data_dir, cache_dir=cache_dir)
+    _, data = _draw(known, 10_000, nets.policy.action_shape)
     shape = (count, max(noises, *candidates), *nets.policy.action_shape)
     starts = jax.random.normal(jax.random.key(0), shape)
     found = {"weights": weights, "candidates": candidates, "count": count, "noises": noises}
@@ -195,9 +204,9 @@ def _nets(run):
     return nets, config
 
 
-def _open(run, data_dir, reduce):
+def _open(run, data_dir, reduce, cache_dir):
     nets, config = _nets(run)
-    held_out = load(config.env, data_dir, split="val")
+    held_out = load(config.env, data_dir, split="val", cache_dir=cache_dir)
     return nets, held_out, bounded(target_critic(nets, reduce))
 
 

@@ -17,11 +17,11 @@ except ImportError as error:
     ) from error
 
 from ._files import write_atomically
+from .data._environment import PICTURE as SIZE
 from .data._environment import headless
 from .evaluate import Episode, Sampler, Task, rollout, task_of
 from .evaluate._rollout import action_bounds
 from .evaluate._sources import Run, checkpoint_sha256
-from .evaluate.task import PICTURE as SIZE
 from .evaluate.task import make_seed
 
 _MOST_PIXELS = {".webp": 16383, ".gif": 65535}  # of a format, in width and in height

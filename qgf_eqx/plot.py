@@ -16,6 +16,7 @@ except ImportError as error:
         f"qgf_eqx.plot needs matplotlib ({error}): pip install 'qgf_eqx[plot]'"
     ) from error
 
+from ._renamed import old_names
 from .analysis import Diagnostics
 from .evaluate.names import METHODS, colour
 from .evaluate.results import interval_note, seeds_of
@@ -169,7 +170,7 @@ def diagnostics(found: Diagnostics, path: str | Path) -> Path:
 _ESTIMATORS = {row.label: row.colour for row in METHODS.values()}
 
 
-def example(found: dict[str, Any], path: str | Path) -> Path:
+def draw_example(found: dict[str, Any], path: str | Path) -> Path:
     """The one-dimensional example of `figures.example`: for every estimator the guided field and
     some paths, and the share of samples on the best mode by weight.
     """
@@ -199,7 +200,7 @@ def example(found: dict[str, Any], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def instability(found: dict[str, Any], path: str | Path) -> Path:
+def draw_instability(found: dict[str, Any], path: str | Path) -> Path:
     """The figure of `figures.instability`: gradients by place above, paths by weight below."""
     a, columns = np.array(found["a"]), len(found["t"])
     figure, grid = pyplot.subplots(2, columns, figsize=(2.4 * columns, 5.4), layout="constrained")
@@ -224,7 +225,7 @@ def instability(found: dict[str, Any], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def noise(found: dict[str, Any], path: str | Path) -> Path:
+def draw_noise(found: dict[str, Any], path: str | Path) -> Path:
     """The sensitivity to noise of `figures.noise`: a panel for every noise scale, over time."""
     figure, panels = pyplot.subplots(
         1,
@@ -251,7 +252,7 @@ def noise(found: dict[str, Any], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def value(found: dict[str, Any], path: str | Path) -> Path:
+def draw_value(found: dict[str, Any], path: str | Path) -> Path:
     """The values of `figures.value` against the distance to the data: by the critic that guides and
     by the judge, one point a weight or N.
     """
@@ -276,3 +277,12 @@ def _save(figure, path: str | Path) -> Path:
     figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith("svg") else None)
     pyplot.close(figure)
     return Path(path)
+
+
+__getattr__ = old_names(
+    __name__,
+    example="draw_example",
+    instability="draw_instability",
+    noise="draw_noise",
+    value="draw_value",
+)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_eqx import Guided, bounded, guidance, guided_flow
+from qgf_eqx import Guided, analysis, bounded, guidance, guided_flow
 from qgf_eqx.analysis import (
     Diagnostics,
     choose_weight,
@@ -12,10 +12,10 @@ from qgf_eqx.analysis import (
     flow_distance,
     flow_kl,
     gradient_cosine,
-    judge,
     nearest_distance,
     starting_weight,
     value_gain,
+    warnings_of,
 )
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.weights import ClipNorm, LinearDecay
@@ -75,15 +75,24 @@ def diagnosed(weight, critic=slope):
     ("weight", "said"), [(0.001, "too weak"), (0.1, None), (3.0, "very strong")]
 )
 def test_the_warning_rule_says_too_weak_and_very_strong(weight, said):
-    warnings = judge(diagnosed(weight))
+    warnings = warnings_of(diagnosed(weight))
     assert warnings == [] if said is None else said in warnings[0]
 
 
 def test_the_warning_rule_sees_bounds_and_broken_critics():
-    assert "outside the critic's bounds" in judge(diagnosed(0.1, bounded(slope, -0.1, 0.1)))[-1]
-    assert "not finite" in judge(diagnosed(0.1, lambda o, a: jnp.nan * a[0]))[0]
+    assert (
+        "outside the critic's bounds" in warnings_of(diagnosed(0.1, bounded(slope, -0.1, 0.1)))[-1]
+    )
+    assert "not finite" in warnings_of(diagnosed(0.1, lambda o, a: jnp.nan * a[0]))[0]
     with pytest.raises(ValueError, match="two leading axes"):
-        judge(diagnose(GaussianFlow(jnp.zeros(2), 0.5), slope, None, jnp.zeros(2)))
+        warnings_of(diagnose(GaussianFlow(jnp.zeros(2), 0.5), slope, None, jnp.zeros(2)))
+
+
+def test_an_old_name_still_works_and_says_the_new_one():
+    with pytest.warns(DeprecationWarning, match="`analysis.judge` is now `analysis.warnings_of`"):
+        assert analysis.judge is warnings_of
+    with pytest.raises(AttributeError, match=r"'qgf_eqx.analysis' has no attribute 'judges'"):
+        analysis.judges  # noqa: B018
 
 
 @pytest.mark.parametrize("module", [False, True])
@@ -285,7 +294,7 @@ def judged(moved, *, clipped=(0.0, 0.0)):
     plain = jnp.array([[9.0, 11.0], [-11.0, -9.0]])
     rest = {name: jnp.zeros(shape) for name in ("share", "cosine", "spread", "value", "distance")}
     steps = {"t": jnp.zeros(shape), "clipped": jnp.broadcast_to(jnp.asarray(clipped), shape)}
-    return judge(Diagnostics(**steps, **rest, action=plain + moved, plain=plain))
+    return warnings_of(Diagnostics(**steps, **rest, action=plain + moved, plain=plain))
 
 
 def test_the_limits_of_the_warnings_are_shares_of_the_spread_over_the_noises():

@@ -607,7 +607,7 @@ def test_the_options_of_evaluate_and_choose_reach_the_library(workplace, monkeyp
     assert options.items() >= {**expected, "tuning_episodes": 6}.items()
     assert list(map(str, options["weights"])) == ["0.1", "0.2", "0.3 (1-t)"]
     arguments = ["choose", run, *common, "--method", "bptt"]
-    (runs, name), options = asked(monkeypatch, comparison, "choose_weight", arguments)
+    (runs, name), options = asked(monkeypatch, comparison, "tune_weight", arguments)
     assert runs == (workplace / "run",) and name == "bptt" and options.items() >= expected.items()
     assert list(map(str, options["weights"])) == ["0.1", "0.2", "0.3 (1-t)"]
 
@@ -617,12 +617,22 @@ def test_the_options_of_an_offline_choice_reach_the_library(workplace, monkeypat
     arguments = ["choose", str(workplace / "run"), "--data-dir", str(workplace / "data")]
     arguments += ["--budget", "0.5", "--measure", measure, "--steps", "3", "--observations", "4"]
     arguments += ["--method", "ood"]
-    (_, where), options = asked(monkeypatch, datasets, "load", arguments)
-    assert where == workplace / "data" and options == {"split": "val"}  # not what it learnt from
+    kept = [*arguments, "--cache-dir", "kept"]
+    (_, where), options = asked(monkeypatch, datasets, "load", kept)
+    assert where == workplace / "data"
+    assert options == {"split": "val", "cache_dir": Path("kept")}  # not what it learnt from
     (*_, obs, _), options = asked(monkeypatch, analysis, "choose_weight", arguments)
     assert obs.shape == (4, 2) and options["budget"] == 0.5 and options["guidance"] is ood
     assert options["measure"].func is getattr(analysis, f"flow_{'kl' if measure == 'kl' else 'distance'}")  # fmt: skip
     assert options["measure"].keywords == {"steps": 3}
+
+
+def test_the_options_of_analyse_reach_the_library(workplace, monkeypatch):
+    arguments = ["analyse", "noise", str(workplace / "run"), "--count", "3", "--cache-dir", "kept"]
+    _, options = asked(monkeypatch, figures, "noise", arguments)
+    assert options == {"count": 3, "reduce": jnp.min, "cache_dir": Path("kept")}
+    _, options = asked(monkeypatch, figures, "load", arguments)
+    assert options == {"split": "val", "cache_dir": Path("kept")}
 
 
 @pytest.mark.parametrize("decay", [False, True])

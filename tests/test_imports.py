@@ -101,7 +101,17 @@ def test_an_edge_without_its_extra_says_what_to_install(python, module, missing,
 
 
 # The order in which the package may be read: a module imports only what stands before it.
-CORE = ["_types", "_checks", "_norms", "_fields", "_denoise", "guidance", "weights", "_sample"]
+CORE = [
+    "_renamed",
+    "_types",
+    "_checks",
+    "_norms",
+    "_fields",
+    "_denoise",
+    "guidance",
+    "weights",
+    "_sample",
+]
 CORE += ["steering", "likelihood", "objectives", "nn", "analytic", "analysis", "flops"]
 CORE += ["_jit_sampler", "__init__"]
 EDGES = ["engines", "_files", "_provenance", "_run_folder"]
@@ -214,6 +224,43 @@ def test_the_page_on_the_inside_lists_the_modules_in_this_order():
     assert listed == [name for name in ORDER if name in listed]
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert parts & set(ORDER) - {"__init__"} <= set(listed)
+
+
+# What the adapters of `data` agree on, to be found by name; `load` is also `checkpoint.save`'s pair.
+AGREED = {"recognises", "load", "make_env", "source", "task"}
+
+
+def public_names(name, source):
+    """The functions and classes of a module that others may use, each with where it is defined."""
+    here = ["qgf_eqx", *name.split(".")]
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+            yield node.name, ".".join(here).removesuffix(".__init__")
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = [*here[: -node.level], *(node.module or "").split(".")]
+            for alias in node.names:
+                if alias.name == alias.asname:
+                    yield alias.name, ".".join(base)
+
+
+def shared_names(sources):
+    """Names that two public modules give to two things; the commands of `cli` are verbs' names."""
+    places = {}
+    for name, source in sources.items():
+        private = any(part[0] == "_" and part != "__init__" for part in name.split("."))
+        if not private and not name.startswith("cli") and '"""The old name' not in source[:20]:
+            for found, place in public_names(name, source):
+                places.setdefault(found, set()).add(place)
+    return {name for name, found in places.items() if len(found) > 1 and name not in AGREED}
+
+
+def test_two_public_functions_never_share_a_name():
+    files = {
+        ".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")
+    }
+    assert shared_names({name: path.read_text() for name, path in files.items()}) == set()
+    toy = {"a": "def f(): 1\ndef _g(): 1", "b": "class f: 1\ndef _g(): 1\ndef g(): 1"}
+    assert shared_names(toy) == {"f"}
 
 
 def test_nothing_can_load_a_pickle():

@@ -64,3 +64,9 @@ def test_best_of_is_drawn_over_the_number_of_candidates(results, drawn, tmp_path
     np.testing.assert_allclose(ends(flow), intervals(results, "flow", "best-of-2", "best-of-4"))
     np.testing.assert_allclose(guided.lines[0].get_xydata(), [[1, 70]])
     np.testing.assert_allclose(ends(guided), intervals(results, "qgf"))
+
+
+@pytest.mark.parametrize("name", ["example", "instability", "noise", "value"])
+def test_the_old_names_still_work_and_say_the_new_ones(name):
+    with pytest.warns(DeprecationWarning, match=f"`plot.{name}` is now `plot.draw_{name}`"):
+        assert getattr(plot, name) is getattr(plot, f"draw_{name}")

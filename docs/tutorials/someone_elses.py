@@ -92,16 +92,16 @@ found = analysis.choose_weight(
 print("the weight:", found.weight, "which moves actions by", found.spent)
 
 # %% [markdown]
-# **Look at it.** `diagnose` says step by step how strong guidance is beside the flow; `judge` says
-# in words if something is off.
+# **Look at it.** `diagnose` says step by step how strong guidance is beside the flow;
+# `warnings_of` says in words if something is off.
 
 # %%
 noises = jax.random.normal(jax.random.key(3), (32, 16, 2))
 one = lambda obs, noise: analysis.diagnose(policy, critic, obs, noise, weight=found.weight)
 seen = jax.vmap(jax.vmap(one, (None, 0)))(observations, noises)
 print("||w g|| / ||v|| by step:", [f"{share:.2f}" for share in seen.share.mean((0, 1))])
-print("warnings:", analysis.judge(seen))
-assert analysis.judge(seen) == []
+print("warnings:", analysis.warnings_of(seen))
+assert analysis.warnings_of(seen) == []
 
 # %%
 plot.diagnostics(seen, "diagnostics.svg")

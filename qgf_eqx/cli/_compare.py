@@ -127,7 +127,7 @@ def choose(
     from ..evaluate.results import format_outcome, weight_note
 
     start = time.perf_counter()
-    found = comparison.choose_weight(
+    found = comparison.tune_weight(
         runs,
         method,
         weights=grid.values,

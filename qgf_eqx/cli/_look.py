@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, Data, Flow, Positional, Recorded, Weight
+from ._options import Cached, Common, Flow, Positional, Recorded, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -65,7 +65,7 @@ def diagnose(
     rows = np.stack([np.mean(getattr(found, name), (0, 1)) for name in columns], 1)
     lines = ["".join(f"{name:>10}" for name in columns)]
     lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
-    warnings = analysis.judge(found)
+    warnings = analysis.warnings_of(found)
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor very strong"]]
     start = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
     first = float(start(obs, jax.random.key(0)))
@@ -87,7 +87,7 @@ def analyse(
     runs: Positional[tuple[Path, ...]] = (),
     /,
     out: Path = Path("figures"),
-    data: Data = Data(),  # noqa: B008 (frozen)
+    data: Cached = Cached(),  # noqa: B008 (frozen)
     count: int = 64,
     reduce: Literal["min", "mean"] = "min",
     format: Literal["svg", "png", "pdf"] = "svg",
@@ -126,13 +126,14 @@ def analyse(
         found = getattr(figures, what)()
     else:
         options = {"count": count, "reduce": Flow(reduce=reduce).reduction}
+        options["cache_dir"] = data.cache_dir
         found = getattr(figures, what)(*runs, data.data_dir, **options)
         found |= {"task": load_config(runs[0])[0].env, "critics reduced by": reduce}
     found |= {"versions": versions(), "machine": machine()}
     out.mkdir(parents=True, exist_ok=True)
     numbers = out / f"{what}.json"
     write_json(numbers, found)
-    path = getattr(plot, what)(found, out / f"{what}.{format}")
+    path = getattr(plot, f"draw_{what}")(found, out / f"{what}.{format}")
     text = f"The numbers are in {numbers}, the figure in {path}"
     common.result({"numbers": str(numbers), "figure": str(path)}, text)
 

@@ -101,7 +101,8 @@ def train(
     settings of a file, such as a run's config.json; options override them.
 
     Args:
-        config: What to train. The task is OGBench's name, or package.module:make_task.
+        config: What to train. The task is OGBench's name, a family's such as metaworld:push-v3, or
+            package.module:make_task.
         run_dir: Folder for config.json, metrics.jsonl and checkpoint.safetensors. Default:
             runs/<env>/seed<seed>. With --seeds: the folder of seed<seed>.
         seeds: Train these seeds, several at once, in place of --seed.
@@ -134,7 +135,7 @@ def train(
     if data.data is not None:
         from ..data import open_dataset
 
-        dataset, assumed = open_dataset(data.data)
+        dataset, assumed = open_dataset(data.data, cache_dir=data.cache_dir)
         common.say(assumed)
         with as_arguments():
             check_widths(task, dataset)
@@ -151,6 +152,4 @@ def _train_one(
 
     position, config, run_dir = cell
     options = {**options, "position": position} if position else options
-    return training.train(
-        config, dataset_for(config.env, data.data_dir, data.data), run_dir, **options
-    )
+    return training.train(config, dataset_for(config.env, data), run_dir, **options)

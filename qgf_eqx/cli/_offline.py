@@ -17,19 +17,21 @@ from ..train import load_nets, load_units
 from ._options import Flow, Recorded
 
 
-def dataset_for(env: str, data_dir: Path, source: str | None = None, **options: Any) -> Any:
+def dataset_for(env: str, recorded: Recorded, **options: Any) -> Any:
     """The data of a task: those that are named, its own, or OGBench's in a folder."""
-    if source is not None:
-        return data.open_dataset(source)[0]
-    return dataset_of(task_of(env), data_dir) if ":" in env else data.load(env, data_dir, **options)
+    cache_dir = recorded.cache_dir
+    if recorded.data is not None:
+        return data.open_dataset(recorded.data, cache_dir=cache_dir)[0]
+    if ":" in env:
+        return dataset_of(task_of(env), recorded.data_dir, cache_dir=cache_dir)
+    return data.load(env, recorded.data_dir, cache_dir=cache_dir, **options)
 
 
 def open_offline(run: Path, count: int, flow: Flow, recorded: Recorded):
     """Policy, bounded critic, every member's value, and observations of the validation data, or of
     the data that are named."""
     (nets, config), units = load_nets(run), load_units(run)
-    data_dir, source = recorded.data_dir, recorded.data
-    held_out = dataset_for(config.env, data_dir, source, split="val")
+    held_out = dataset_for(config.env, recorded, split="val")
     rows = np.linspace(0, len(held_out.rewards) - 1, count).astype(int)
     obs = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), held_out.obs)
     edges = _edges(config.env, nets.policy.action_shape[-1])

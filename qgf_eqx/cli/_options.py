@@ -117,7 +117,16 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(Data):
+class Cached(Data):
+    """Where the datasets are, and their converted arrays."""
+
+    cache_dir: Path | None = None
+    """Folder of the arrays that an .npz is converted to once. Default: beside the file, or, if that
+    folder cannot be written, ~/.cache/qgf_eqx."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(Cached):
     """Recorded data."""
 
     data: str | None = None
@@ -138,4 +147,5 @@ class OtherTask:
     """The task, where it is not the run's own."""
 
     env: str | None = None
-    """Another task than the runs' own: OGBench's name, or package.module:make_task."""
+    """Another task than the runs' own: OGBench's name, a family's such as metaworld:push-v3, or
+    package.module:make_task."""

@@ -4,7 +4,6 @@ Each episode is a pure function of (seed, index), so a file does not depend on t
 processes, nor on interruptions.
 """
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from .._files import hold_lock, write_atomically
 from ..engines import Local
 from ._convert import DAMAGE
 from ._error import DatasetError
+from ._families import family_of
 
 EPISODES_PER_SHARD = 5
 _VALIDATION_FROM = 10**6  # training episodes are numbered from 0
@@ -46,20 +45,17 @@ class Source:
 
 
 def source_of(dataset: str) -> Source:
-    """What makes a dataset, by its name: `family:name` is made by the module `family` beside this
-    one, and a name alone is OGBench's.
+    """What makes a dataset, by its name: the `source` of its family.
 
     **Raises:** `DatasetError` if there is no such dataset.
     """
-    family, _, name = dataset.rpartition(":")
-    module = f"{__package__}.{family or 'ogbench'}"
-    found: Any = importlib.util.find_spec(module) and importlib.import_module(module)
-    if not hasattr(found, "source"):
+    family, name = family_of(dataset)
+    if not hasattr(family, "source"):
         raise DatasetError(
-            f"`{dataset}` cannot be collected here: nothing is known of `{family}`. Collectable "
+            f"`{dataset}` cannot be collected here: nothing is known of its family. Collectable "
             "are OGBench's datasets, `cube-single-play-v0`, and Meta-World's, `metaworld:push-v3`."
         )
-    return found.source(name)
+    return family.source(name)
 
 
 def collect(

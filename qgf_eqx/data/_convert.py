@@ -36,6 +36,7 @@ _FIELDS = (*_FIELDS, "button_states", "rewards", "masks", "terminated")
 _ENDS = _NEEDED[-1]
 _BLOCK = 1 << 24
 _VERIFY_BELOW = 1 << 30
+_ANOTHER = "name another folder by `cache_dir` (`--cache-dir`)."
 # What `zipfile` raises on damaged, encrypted and exotic archives.
 DAMAGE = (
     zipfile.BadZipFile,
@@ -60,8 +61,8 @@ def open_arrays(
 ) -> dict[str, np.ndarray]:
     """The fields of a dataset file, memory-mapped; converted first if they are not yet.
 
-    They are kept in `cache_dir`; by default beside the file if that can be written, or were there
-    before, else in the user's cache folder.
+    They are kept in `cache_dir`; by default beside the file if that can be written, or they are
+    there already, else in the user's cache folder.
 
     Actions beyond `reach` are refused when the file is converted.
     The checksums are verified if `verify`; by default, if the arrays are below 1 GiB.
@@ -100,15 +101,14 @@ def _folder(path: Path, cache_dir: str | Path | None) -> Path:
     """Where the arrays of a file are, or will be."""
     beside = path.with_name(f"{path.stem}.arrays")
     if cache_dir is None:
-        if beside.exists() or not path.exists() or os.access(path.parent, os.W_OK):
+        if not path.exists() or os.access(path.parent, os.W_OK) or _read_meta(beside, path):
             return beside
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qgf_eqx"
     try:
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatasetError(
-            f"the arrays of {path} cannot be kept in {cache_dir} ({error.strerror}). Name another "
-            "`cache_dir`."
+            f"the arrays of {path} cannot be written to {cache_dir} ({error.strerror}): {_ANOTHER}"
         ) from None
     # Files of one name in different folders are kept apart.
     tag = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
@@ -119,8 +119,8 @@ def _check_room(path: Path, folder: Path, headers: dict) -> None:
     needed = sum(4 * int(np.prod(shape, dtype=object)) for shape, _ in headers.values())
     if needed > shutil.disk_usage(folder).free:
         raise DatasetError(
-            f"{path} needs {needed} bytes of disk in {folder}; fewer are free. Make room, or name "
-            "another `cache_dir`."
+            f"{path} needs {needed} bytes of disk in {folder}; fewer are free. Make room, or "
+            f"{_ANOTHER}"
         )
 
 
@@ -199,8 +199,8 @@ def _convert(path: Path, folder: Path, alone: bool, reach: float) -> dict:
         if faster:
             return faster
         raise DatasetError(
-            f"{path} cannot be converted in its folder: {error}. Make room in {folder.parent}, or "
-            "name another `cache_dir`."
+            f"the arrays of {path} cannot be written to {folder.parent} "
+            f"({error.strerror or error}): {_ANOTHER}"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+PICTURE = {"width": 320, "height": 240}
+"""Of a film of OGBench's tasks."""
+
 
 @contextmanager
 def headless() -> Iterator[None]:

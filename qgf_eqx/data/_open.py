@@ -20,8 +20,8 @@ def open_dataset(source: Any, *, cache_dir: str | Path | None = None) -> tuple[D
 
     - `source`: a path to an `.npz` file, to an HDF5 file of D4RL's or robomimic's layout, or to a
       LeRobot v3 folder; a Minari id, or Minari's object.
-    - `cache_dir`: where arrays that had to be converted are kept (`.npz`); by default beside the
-      file, if that can be written, else in the user's cache folder.
+    - `cache_dir`: where the converted arrays of an `.npz` are kept; by default beside the file, if
+      that can be written, else in the user's cache folder. The other formats are read into memory.
 
     **Returns:** the `Dataset`, and the text that says how it was read.
 

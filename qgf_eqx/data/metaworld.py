@@ -74,6 +74,12 @@ def make_env(name: str, *, render_mode: str | None = None, **options: Any) -> gy
     return _Seeded(gymnasium.wrappers.TimeLimit(env, STEPS))
 
 
+def task(name: str) -> dict[str, Any]:
+    """The parts of the task `metaworld:push-v3`, for `qgf_eqx.evaluate.Task`."""
+    dataset = f"metaworld-{name}"
+    return {"name": dataset, "make_env": partial(make_env, name), "data": f"{dataset}.npz"}
+
+
 def source(name: str) -> Source:
     """Episodes of a task by its noisy expert, for `qgf_eqx.data.collect("metaworld:push-v3", ...)`.
 
@@ -90,7 +96,7 @@ def _maker(name: str) -> Iterator[Callable[[int, int], Recorded]]:
         yield partial(_play, env, _metaworld()[1][name]())
 
 
-def ask(expert: Any, obs: np.ndarray) -> np.ndarray:
+def expert_action(expert: Any, obs: np.ndarray) -> np.ndarray:
     """An expert's action, without its warning that it may be clipped to [-1, 1]: it always is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -103,7 +109,7 @@ def _play(env: gymnasium.Env, expert: Any, seed: int, index: int) -> Recorded:
     noise, done, terminated = rng.uniform(0, NOISE), False, False
     seen, actions, rewards = [obs], [], []
     while not done:
-        action = ask(expert, obs) + rng.normal(0, noise, 4)
+        action = expert_action(expert, obs) + rng.normal(0, noise, 4)
         actions.append(np.clip(action, -1, 1).astype(np.float32))
         obs, reward, terminated, truncated, _ = env.step(actions[-1])
         done = terminated or truncated

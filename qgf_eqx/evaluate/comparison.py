@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._checks import check_count
 from .._provenance import machine, versions
+from .._renamed import old_names
 from ..weights import LinearDecay
 from ._auto import EXTENSIONS, weights_around
 from ._auto import WEIGHTS as WEIGHTS
@@ -132,7 +133,7 @@ def compare(
     return results, paths if record else {}
 
 
-def choose_weight(
+def tune_weight(
     runs: Sequence[str | Path],
     name: str,
     *,
@@ -243,3 +244,6 @@ def _row(judge: Judge, m: Sampler, by_run: list[list[Episode]], worst: float) ->
         **judge.summary(by_run, worst),
         "errors": sum(bool(e.error) for episodes in by_run for e in episodes),
     }
+
+
+__getattr__ = old_names(__name__, choose_weight="tune_weight")

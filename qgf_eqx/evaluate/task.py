@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+
+from ..data._families import family_of
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 """What a task may be called."""
@@ -121,9 +122,12 @@ def make_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) >> 1
 
 
-def dataset_of(task: Task, data_dir: str | Path = ".") -> Any:
+def dataset_of(
+    task: Task, data_dir: str | Path = ".", *, cache_dir: str | Path | None = None
+) -> Any:
     """The data of a task of one's own: what its function `data` returns, or the file (in
-    `data_dir`, if it is there) or id that it names, opened by `qgf_eqx.data.open_dataset`.
+    `data_dir`, if it is there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which
+    takes the `cache_dir`.
 
     **Raises:** `ValueError` if the task names none.
     """
@@ -137,7 +141,8 @@ def dataset_of(task: Task, data_dir: str | Path = ".") -> Any:
     from .. import data
 
     inside = Path(data_dir) / task.data if isinstance(task.data, str | Path) else None
-    return data.open_dataset(inside if inside and inside.exists() else task.data)[0]
+    source = inside if inside and inside.exists() else task.data
+    return data.open_dataset(source, cache_dir=cache_dir)[0]
 
 
 def check_widths(task: Task, dataset: Any) -> None:
@@ -159,17 +164,16 @@ def check_widths(task: Task, dataset: Any) -> None:
 
 def task_of(text: str) -> Task:
     """A task from its name: one of OGBench's, such as `cube-single-play-singletask-task2-v0`, one
-    of Meta-World's, such as `metaworld:push-v3`, or `package.module:make_task`, a function of
-    your own that returns a `Task`.
+    of a family with a file in `qgf_eqx.data`, such as `metaworld:push-v3`, or
+    `package.module:make_task`, a function of your own that returns a `Task`.
 
     **Raises:** `ValueError` if there is no such task, `TypeError` if what is found is not one;
     `ImportError` if OGBench or Meta-World is needed and not installed.
     """
-    if ":" not in text:
-        return _of_ogbench(text)
+    family, name = family_of(text)
+    if hasattr(family, "task"):
+        return Task(**family.task(name))
     module, _, name = text.partition(":")
-    if module == "metaworld":
-        return _of_metaworld(name)
     try:
         made = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
@@ -187,26 +191,3 @@ def task_of(text: str) -> Task:
     if not isinstance(made, Task):
         raise TypeError(f"`{text}` must return a `qgf_eqx.evaluate.Task`, got {made!r}.")
     return made
-
-
-def _of_ogbench(text: str) -> Task:
-    from ..data import dataset_name, env_id
-
-    return Task(text, partial(_make, env_id(text)), data=dataset_name(text), paths="maze" in text)
-
-
-def _of_metaworld(name: str) -> Task:
-    from ..data.metaworld import make_env
-
-    make = partial(make_env, name)
-    return Task(f"metaworld-{name}", make, data=f"metaworld-{name}.npz")
-
-
-PICTURE = {"width": 320, "height": 240}
-"""Of a film of OGBench's tasks."""
-
-
-def _make(env_id: str, **options: Any) -> Any:
-    from ..data import make_env
-
-    return make_env(env_id, **({**PICTURE, **options} if "render_mode" in options else options))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_arrays import as_transitions, assert_same_chunks, episodes
 
-from qgf_eqx.data import DatasetError, formats, open_dataset
+from qgf_eqx.data import DatasetError, open_dataset
 
 
 def write_npz(path):
@@ -109,26 +109,6 @@ def test_a_file_of_each_format_gives_the_chunks_of_a_loop(tmp_path, monkeypatch,
     dataset, text = open_dataset(source)
     assert_same_chunks(dataset, recorded)
     assert str(source) in text and "read as" in text and "3 episodes" in text
-
-
-def test_a_new_format_is_one_new_file(tmp_path, monkeypatch):
-    (tmp_path / "toy.py").write_text(
-        "import numpy as np\n"
-        "from qgf_eqx.data import from_episodes\n"
-        "def recognises(source):\n    return str(source).endswith('.toy')\n"
-        "def load(source):\n"
-        "    x = np.loadtxt(source)[:, None]\n"
-        "    e = {'obs': x, 'actions': x[1:], 'rewards': x[1:, 0], 'terminated': 1}\n"
-        "    return from_episodes([e]), 'read as toy: one number a line'\n"
-    )
-    (tmp_path / "a.toy").write_text("1\n2\n3\n")
-    with pytest.raises(
-        DatasetError, match=r"no known format. Known are d4rl, lerobot, minari, npz"
-    ):
-        open_dataset(tmp_path / "a.toy")
-    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    dataset, text = open_dataset(tmp_path / "a.toy")
-    assert dataset.rewards.tolist() == [2, 3, 0] and "one number a line" in text
 
 
 def test_what_is_not_there_or_damaged_is_one_sentence(tmp_path):

@@ -65,7 +65,7 @@ def test_a_grid_that_nobody_gave_goes_on_until_its_best_is_inside(monkeypatch, p
     monkeypatch.setattr(comparison, "evaluate", played)
     monkeypatch.setattr(comparison, "_sources", lambda runs: ("cube-task1", [source]))
     monkeypatch.setattr(comparison, "_around", lambda *_: _auto.grid_around(0.1))
-    found = comparison.choose_weight(["a"], "qgf", episodes=20, progress=False)
+    found = comparison.tune_weight(["a"], "qgf", episodes=20, progress=False)
     assert found["edge"] is None and 1 / 4 < found["weight"] / peak < 4
-    given = comparison.choose_weight(["a"], "qgf", weights=(0.1, 0.3), episodes=20, extensions=0)
+    given = comparison.tune_weight(["a"], "qgf", weights=(0.1, 0.3), episodes=20, extensions=0)
     assert given["weight"] in (0.1, 0.3)

@@ -15,6 +15,7 @@ from qgf_eqx import checkpoint, train
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data import seed_everything
+from qgf_eqx.data.ogbench import _load
 from qgf_eqx.engines import EngineError
 from qgf_eqx.evaluate import (
     Episode,
@@ -26,7 +27,6 @@ from qgf_eqx.evaluate import (
     make_act,
     rollout,
     target_critic,
-    task,
 )
 from qgf_eqx.evaluate import _play as module
 from qgf_eqx.evaluate.names import method
@@ -211,7 +211,7 @@ def counters(monkeypatch):
         def close(self):
             self.closed += 1
 
-    monkeypatch.setattr(task, "_make", lambda _: Watched())
+    monkeypatch.setattr(_load, "make_pictured", lambda _: Watched())
     return made
 
 
@@ -233,7 +233,7 @@ def test_only_as_many_environments_are_made_as_are_needed_and_all_are_closed(run
 def test_episodes_after_a_broken_environment_get_a_new_one(run, monkeypatch, counters):
     played(run, ("flow",), [0])
     kind = type(counters[0])
-    monkeypatch.setattr(task, "_make", lambda _: kind(None if counters else "raise"))
+    monkeypatch.setattr(_load, "make_pictured", lambda _: kind(None if counters else "raise"))
     counters.clear()
     first, second = played(run, ("flow", "best-of-2"), [0])
     assert first[0].error and not second[0].error and len(counters) == 2
@@ -338,7 +338,7 @@ def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypat
     row = results["table"][1]
     assert (row["n"], row["successes"], row["successes by run"]) == (9, 6, [2, 2, 2])
     asked.clear()
-    comparison.choose_weight(["a", "b"], "qgf", weights=(0.1, 0.2), episodes=2, extensions=0)
+    comparison.tune_weight(["a", "b"], "qgf", weights=(0.1, 0.2), episodes=2, extensions=0)
     assert asked == tuning[:2]
 
 
@@ -364,7 +364,7 @@ def test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported(monk
     assert reported == [[("flow", 0.0, 1), ("best-of-4", 0.0, 4), ("qgf-best-of-2", 0.2, 2)]]
     assert [row["successes"] for row in results["tuning"]] == list(wins.values())
     assert [row["weight"] for row in results["table"]] == [0.0, 0.0, 0.2]
-    found = comparison.choose_weight(["a"], "qgf", episodes=4, **options)
+    found = comparison.tune_weight(["a"], "qgf", episodes=4, **options)
     assert found["weight"] == 0.2 and found["spent"]["episodes"] == 16
 
 

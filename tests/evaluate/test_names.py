@@ -10,7 +10,7 @@ import pytest
 
 from qgf_eqx import guidance
 from qgf_eqx.analytic import GaussianFlow
-from qgf_eqx.evaluate import make_act
+from qgf_eqx.evaluate import comparison, make_act
 from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, method
 from qgf_eqx.evaluate.sampler import Sampler
 from qgf_eqx.weights import LinearDecay
@@ -163,3 +163,8 @@ def test_a_method_with_the_arguments_of_old_is_a_sampler():
         warnings.simplefilter("ignore")
         from qgf_eqx.names import Method
     assert Method("ood", guidance.ood, 0.2, 4) == Sampler(guidance.ood, 0.2, 4, name="ood")
+
+
+def test_the_old_name_of_tune_weight_still_works_and_says_the_new_one():
+    with pytest.warns(DeprecationWarning, match=r"`evaluate.comparison.choose_weight` is now"):
+        assert comparison.choose_weight is comparison.tune_weight

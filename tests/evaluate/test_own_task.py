@@ -71,13 +71,18 @@ def test_data_in_a_file_are_named_and_said_and_must_be_as_wide_as_the_task(tmp_p
     np.savez(file, **fields)
     np.savez(wide, **fields | {"obs": np.repeat(fields["obs"], 2, axis=1)})
     arguments = [*TASK, *SMALL, "--run-dir", str(tmp_path / "run")]
-    cli.main(["train", "--data", str(file), *arguments])
+    kept = tmp_path / "kept"
+    cli.main(["train", "--data", str(file), "--cache-dir", str(kept), *arguments])
+    assert len(list(kept.glob("line-*.arrays"))) == 1 and not list(tmp_path.glob("*.arrays"))
     assert "120 transitions, 20 episodes" in capsys.readouterr().out
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "--data", str(wide), *arguments])
     assert stop.value.code == 2
     assert "`obs` have shape (4,) in a row, but `line` has (2,)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--data", str(file), "--cache-dir", str(file), *arguments])
+    assert "name another folder by `cache_dir` (`--cache-dir`)" in capsys.readouterr().err
 
 
 def test_dicts_as_observations_and_actions_of_any_range_go_the_whole_way(tmp_path, capsys):

@@ -17,3 +17,4 @@ from ._environments import make_env as make_env
 from ._load import dataset_name as dataset_name
 from ._load import env_id as env_id
 from ._load import load as load
+from ._load import task as task

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 
-from .._environment import headless
+from .._environment import PICTURE, headless
 from .._error import DatasetError
 
 _MAKING = threading.RLock()
@@ -31,6 +31,11 @@ def make_env(env_id: str, **options) -> gymnasium.Env:
         warnings.simplefilter("ignore")
         _draw_without_display()
         return gymnasium.make(env_id, **options)
+
+
+def make_pictured(env_id: str, **options: Any) -> gymnasium.Env:
+    """`make_env`; if pictures are asked for, they have the size of a film's."""
+    return make_env(env_id, **({**PICTURE, **options} if "render_mode" in options else options))
 
 
 @contextmanager

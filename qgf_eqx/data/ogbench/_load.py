@@ -1,6 +1,7 @@
 """OGBench datasets by name: found or downloaded, checked, given the rewards of a task."""
 
 from contextlib import closing
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .._convert import open_arrays
 from .._dataset import Dataset
 from .._error import DatasetError
-from ._environments import check_env, make_env
+from ._environments import check_env, make_env, make_pictured
 
 
 def dataset_name(env_name: str) -> str:
@@ -38,6 +39,16 @@ def env_id(env_name: str) -> str:
     return name
 
 
+def task(env_name: str) -> dict[str, Any]:
+    """The parts of a task, for `qgf_eqx.evaluate.Task`.
+
+    **Raises:** as `env_id`.
+    """
+    make = partial(make_pictured, env_id(env_name))
+    parts = {"make_env": make, "data": dataset_name(env_name), "paths": "maze" in env_name}
+    return {"name": env_name, **parts}
+
+
 def load(
     env_name: str,
     data_dir: str | Path,
@@ -56,7 +67,7 @@ def load(
     - `data_dir`: the folder of the dataset files.
     - `split`: `train` or `val`.
     - `cache_dir`: where converted arrays are kept; by default beside the file, if that can be
-      written, else in the user's cache folder.
+      written, else in the user's cache folder. A download goes to `data_dir`.
 
     **Returns:** a `Dataset` of memory-mapped arrays (`rewards` and `terminated` in memory). As
     OGBench does, a row's reward and end are those of the row's own state.

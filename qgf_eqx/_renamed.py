@@ -1,0 +1,24 @@
+"""Old names of functions: they still work, for one version, and say the new ones."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+def old_names(module: str, **new: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose functions were renamed, `old="new"`."""
+
+    def find(name: str) -> Any:
+        if name not in new:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        short = module.removeprefix("qgf_eqx.")
+        warnings.warn(
+            f"`{short}.{name}` is now `{short}.{new[name]}`; the old name goes with the next "
+            "version.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(sys.modules[module], new[name])
+
+    return find
