@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import re
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -13,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.studies import closed_form as bench
+from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
 from qgf_eqx.weights import NormMatched
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
 
 
 def page(name):
@@ -60,12 +59,12 @@ SHOWN = {"OOD": "OOD (clipped)"}
 
 
 def test_the_tables_over_training_runs_are_the_raw_outcomes():
-    for text in import_module("training_runs").tables():
+    for text in runs.tables():
         assert text in page("analyses")
 
 
 def test_the_front_pages_gain_is_that_of_the_training_runs():
-    runs, text = import_module("training_runs"), words("index")
+    text = words("index")
     apart = lambda a, b: runs.rates(runs.FIXED, a) - runs.rates(runs.FIXED, b)  # noqa: E731
     gain, low, high = runs.interval(apart("qgf", "flow"))
     assert f"by {gain:.0f} points, with a 95 % interval of {low:.0f} to {high:.0f} over" in text
@@ -80,8 +79,8 @@ def test_the_front_pages_gain_is_that_of_the_training_runs():
 
 
 def test_what_is_said_of_the_tuning_on_the_cube_is_what_was_tuned():
-    runs = [results("cube_single_task2"), results("cube_single_task2_again")]
-    for found, chosen in zip(runs, ("0.15 (1-t)", 0.06), strict=True):
+    for name, chosen in (("cube_single_task2", "0.15 (1-t)"), ("cube_single_task2_again", 0.06)):
+        found = results(name)
         tried = [row["weight"] for row in found["tuning"]]
         assert tried == 2 * [0.06, 0.1, "0.15 (1-t)", "0.2 (1-t)"]
         rates = [row["success"] for row in found["tuning"] if row["method"] == "qgf"]
@@ -177,14 +176,12 @@ def test_the_values_in_the_maze_are_as_the_page_says():
 
 
 @pytest.fixture(scope="module")
-def closed_form():
-    """The bench, and the shares of its committed scores."""
-    bench = import_module("closed_form")
-    return bench, bench.Left(results("closed_form"))
+def left():
+    """The shares of the committed scores."""
+    return bench.Left(results("closed_form"))
 
 
-def test_what_is_read_off_the_closed_form_is_what_was_measured(closed_form):
-    bench, left = closed_form
+def test_what_is_read_off_the_closed_form_is_what_was_measured(left):
     text, show = words("estimators"), bench.mean_and_error
     tuned = lambda *pair: left.tuned(pair)[0]  # noqa: E731
     at_one = lambda *pair, solver="Euler 10": left.at(pair, 1.0, solver)  # noqa: E731
@@ -214,8 +211,7 @@ def test_what_is_read_off_the_closed_form_is_what_was_measured(closed_form):
     assert min(best) > bench.MULTIPLIERS[0] and max(best) < bench.MULTIPLIERS[-1]
 
 
-def test_what_a_schedule_gains_on_the_page_of_weights_is_what_was_measured(closed_form):
-    bench, left = closed_form
+def test_what_a_schedule_gains_on_the_page_of_weights_is_what_was_measured(left):
     order = ("constant", "(1-t)", "t", "(1-t)/t, at most 5", "Gaussian covariance")
     at_one = [bench.mean_and_error(left.at(("qgf", s), 1.0)) for s in order]
     tuned = [bench.mean_and_error(left.tuned(("qgf", s))[0]) for s in order]
@@ -338,7 +334,6 @@ def test_what_is_said_of_best_of_16_beside_qgf_is_what_was_measured():
         for key in ("latency p50 (ms)", "GFLOP per action")
     )
     assert f"{times:.1f} times the time" in text and round(work) == 4
-    runs = import_module("training_runs")
     apart = runs.rates(runs.FIXED, "qgf") - runs.rates(runs.FIXED, "best-of-4")
     assert "{:+.1f} points [{:.1f}, {:.1f}] for QGF".format(*runs.interval(apart)) in text
 

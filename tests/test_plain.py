@@ -1,9 +1,7 @@
 """The parts of the cost benchmark: the plain formulations compute what the library computes, and
 the methods read what they say."""
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -11,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.cost import plain
+from benchmarks.cost.measure import Program, refusal
+from benchmarks.cost.methods import METHODS, OBS, make_nets
 from qgf_eqx import guidance, guided_flow, sample
 from qgf_eqx.data import Dataset, make_chunk, read_rows
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.train import TrainConfig, init
 from qgf_eqx.train import update as library_update
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import plain
-from measure import Program, refusal
-from methods import METHODS, OBS, make_nets
 
 SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
 

@@ -1,6 +1,6 @@
 """The methods as one would write them first: plain JAX over the same networks.
 
-What the library is compared with, in cost (`cost.py`) and in its numbers (`tests/test_plain.py`).
+What the library is compared with, in cost and in its numbers (`tests/test_plain.py`).
 A critic is a stacked ensemble (`stack`), of which the minimum is taken.
 Every sampler draws its noise from the same key as `qgf_eqx.sample`, and returns the same action.
 """

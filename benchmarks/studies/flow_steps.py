@@ -4,8 +4,8 @@ Trains the same flow twice, with this package's time (low frequencies, t ~ U[0, 
 paper's (a sinusoid of 10000 t, t on the grid of T = 10), and samples both with T = 10, 20 and 40
 Euler steps, and with Heun: on a one-dimensional mixture, and on trained cube-single runs.
 
-    python benchmarks/flow_steps.py mixture
-    python benchmarks/flow_steps.py cube RUN PAPER_RUN --data-dir data
+    python -m benchmarks.studies.flow_steps mixture
+    python -m benchmarks.studies.flow_steps cube RUN PAPER_RUN --data-dir data
 
 where the runs are made by `qgf-eqx train`, the second with `--paper-time`. Writes
 `benchmarks/results/flow_steps_<part>.json`.
@@ -14,7 +14,6 @@ where the runs are made by `qgf-eqx train`, the second with `--paper-time`. Writ
 import argparse
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import diffrax
 import equinox as eqx
@@ -35,6 +34,8 @@ from qgf_eqx.nn import VelocityMLP, low_frequency_time, paper_time
 from qgf_eqx.objectives import flow_matching, grid_time, uniform_time
 from qgf_eqx.train import load_nets
 from qgf_eqx.weights import LinearDecay
+
+from .. import RESULTS
 
 STEPS = (10, 20, 40)
 WEIGHT = LinearDecay(0.15)  # what the cube experiment chose
@@ -173,8 +174,7 @@ def main():
     else:
         runs = dict(zip(KINDS, arguments.runs, strict=True))
         results = cube(runs, arguments.data_dir, arguments.episodes)
-    path = Path(__file__).parent / "results" / f"flow_steps_{arguments.part}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = RESULTS / f"flow_steps_{arguments.part}.json"
     write_json(path, {**results, "versions": versions(), "machine": machine()})
     print(f"The results are in {path}")
 

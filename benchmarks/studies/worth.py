@@ -1,6 +1,6 @@
 """What success costs on cube-single: in latency, and in FLOPs.
 
-    python benchmarks/worth.py
+    python -m benchmarks.studies.worth
 
 Takes the success rates of the four training runs in `results/best_of_cube*.json`, and measures
 latency at batch 1 and GFLOP per action of the same methods with networks of those runs' sizes (obs
@@ -14,13 +14,15 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from training_runs import FIXED, NAMES, RESULTS, interval, rates
 
 from qgf_eqx import bounded, jit_sampler, sample
 from qgf_eqx._provenance import machine, versions, write_json
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.weights import LinearDecay
+
+from .. import RESULTS
+from .training_runs import FIXED, NAMES, interval, rates
 
 OBS, SHAPE, WIDTH = 28, (5, 5), 128
 GUIDED = {"weight": LinearDecay(0.15)}

@@ -1,6 +1,6 @@
 """Cube-single task 2 with the training run as the unit: four runs, two seeds trained twice.
 
-    python benchmarks/training_runs.py
+    python -m benchmarks.studies.training_runs
 
 Reads the outcomes of every episode in `results/best_of_cube*.json` (weight 0.15 (1-t) in both) and
 in `results/cube_single_task2*.json` (weights chosen on tuning episodes, the only ones with OOD in
@@ -8,12 +8,12 @@ all four runs), and prints the tables of docs/analyses.md. Intervals are Student
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-RESULTS = Path(__file__).parent / "results"
+from .. import RESULTS
+
 FIXED, CHOSEN = "best_of_cube", "cube_single_task2"
 NAMES = {
     "flow": "flow",

@@ -1,20 +1,21 @@
 """Control ticks under pytest-benchmark, to compare two commits.
 
-    pytest benchmarks -o addopts= --benchmark-only --benchmark-autosave
-    pytest benchmarks -o addopts= --benchmark-only --benchmark-compare
+    pytest benchmarks/cost -o addopts= --benchmark-only --benchmark-autosave
+    pytest benchmarks/cost -o addopts= --benchmark-only --benchmark-compare
 
 `--cost-methods`, `--cost-widths` and `--cost-batches` choose others than the small default set.
-The project's own `addopts` skip them. What the numbers mean: `cost.py`.
+The project's own `addopts` skip them. What the numbers mean: `__main__.py`.
 """
 
 from functools import partial
 
 import jax
 import numpy as np
-from measure import control_step, observations
-from methods import METHODS, bytes_read, make_nets
 
 from qgf_eqx.flops import count
+
+from .measure import control_step, observations
+from .methods import METHODS, bytes_read, make_nets
 
 
 def test_tick(benchmark, method, width, batch):

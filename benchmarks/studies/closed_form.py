@@ -5,7 +5,7 @@ mixture. Every estimator and schedule is scored against it on 100 randomly drawn
 them with other solvers too: by the Wasserstein-1 distance, and by the error of the modes' masses.
 The noises are quantiles, so that only the layouts are random.
 
-    python benchmarks/closed_form.py
+    python -m benchmarks.studies.closed_form
 
 Writes `benchmarks/results/closed_form.json` (a setting at a time, and one that is there is not run
 again: delete the file to start over), draws `docs/images/closed_form.svg`, and prints the tables of
@@ -14,7 +14,6 @@ docs/estimators.md.
 
 import json
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 import diffrax
@@ -32,7 +31,8 @@ from qgf_eqx.analytic import MixtureFlow
 from qgf_eqx.steering import fk_steering
 from qgf_eqx.weights import CappedRatio, GaussianCovariance, LinearDecay, LinearGrowth
 
-HERE = Path(__file__).parent
+from .. import IMAGES, RESULTS
+
 LAYOUTS, SAMPLES, MODES = 100, 500, 4
 MULTIPLIERS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0, 8.0)
 SCHEDULES = {
@@ -328,8 +328,8 @@ def figure(results, path):
 
 
 def main():
-    results = run(HERE / "results" / "closed_form.json")
-    figure(results, HERE.parent / "docs" / "images" / "closed_form.svg")
+    results = run(RESULTS / "closed_form.json")
+    figure(results, IMAGES / "closed_form.svg")
     print(tables(results))
 
 

@@ -1,6 +1,6 @@
 """What one method costs at one width, measured in this process and printed as JSON.
 
-Called by `cost.py`, which says what in one argument, as JSON; a fresh process for each.
+`__main__.py` starts a fresh process for each, and says what in one argument, as JSON.
 """
 
 import json
@@ -16,10 +16,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from methods import METHODS, OBS, SHAPE, STEPS, bytes_read, make_nets
 
 from qgf_eqx.flops import count
 from qgf_eqx.nn import LeastMember
+
+from .methods import METHODS, OBS, SHAPE, STEPS, bytes_read, make_nets
 
 IMPORTED = time.time()
 
@@ -251,7 +252,7 @@ def measure_batches(job, method, act, nets, first, flop):
         found[batch] |= latency(clock, cpu) if batch == 1 else throughput(clock, cpu, batch)
         found[batch]["multiple of the floor"] = float(np.median(clock)) / estimate
         found[batch] |= peak_memory()
-    import plain  # only here: it is no part of a cold start
+    from . import plain  # only here: it is no part of a cold start
 
     sampler = plain.SAMPLERS.get(job["method"])
     if sampler and not job["half"]:  # as written, it would promote bfloat16 to float32
@@ -272,7 +273,7 @@ def measure_training(job):
         from qgf_eqx.train import TrainConfig, init, make_updates
     except ImportError as error:
         return {"skipped": str(error)}
-    import plain
+    from . import plain
 
     rng, rows = np.random.default_rng(0), 100_000
     data = Dataset(

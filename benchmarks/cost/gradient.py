@@ -1,6 +1,6 @@
 """BPTT's gradient alone, from the first step of the flow: the library's against a plain `scan`.
 
-    python benchmarks/gradient.py
+    python -m benchmarks.cost.gradient
 
 A batch of 64, networks 4 x 512 and 4 x 1024, T = 10, two critics. Run alternately; the library's
 speed over the plain formulation's, by the clock and by CPU time: medians with quartiles; and its
@@ -13,12 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import plain
-from methods import OBS, SHAPE, STEPS
 
 from qgf_eqx import guidance
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+
+from . import plain
+from .methods import OBS, SHAPE, STEPS
 
 BATCH, ROUNDS = 64, 25
 

@@ -3,7 +3,7 @@
 The bare update is one jit call per gradient step, with a fixed batch that is already on the
 device: no sampling, no logging. The two alternate in one process; the ratio is of medians.
 
-    python benchmarks/training.py [--width 128] [--batch 256]
+    python -m benchmarks.cost.training [--width 128] [--batch 256]
 
 Writes `benchmarks/results/training.json`.
 """
@@ -11,7 +11,6 @@ Writes `benchmarks/results/training.json`.
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -21,6 +20,8 @@ import numpy as np
 from qgf_eqx._provenance import machine, versions, write_json
 from qgf_eqx.data import Dataset, draw_chunks
 from qgf_eqx.train import TrainConfig, init, make_updates, update
+
+from .. import RESULTS
 
 OBS, ACTION, ROWS = 28, 5, 100_000  # the sizes of cube-single
 
@@ -89,8 +90,7 @@ def main():
         "versions": versions(),
         "machine": machine(),
     }
-    path = Path(__file__).parent / "results" / "training.json"
-    path.parent.mkdir(exist_ok=True)
+    path = RESULTS / "training.json"
     write_json(path, results)
     print({name: results[name] for name in list(results)[:4]})
     print(f"The results are in {path}")
