@@ -15,6 +15,7 @@ from benchmarks.studies import closed_form as bench
 from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
+from qgf_eqx.evaluate.names import label
 from qgf_eqx.weights import NormMatched
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +56,7 @@ def table(name, caption):
 
 
 # The committed name, and what the pages call it.
-SHOWN = {"OOD": "OOD (clipped)"}
+SHOWN = {"OOD": label("ood-clipped")}
 
 
 def test_the_tables_over_training_runs_are_the_raw_outcomes():
@@ -186,7 +187,7 @@ def test_what_is_read_off_the_closed_form_is_what_was_measured(left):
     tuned = lambda *pair: left.tuned(pair)[0]  # noqa: E731
     at_one = lambda *pair, solver="Euler 10": left.at(pair, 1.0, solver)  # noqa: E731
     constant, decay, covariance = (("qgf", s) for s in ("constant", "(1-t)", "Gaussian covariance"))
-    ratio = ("qgf_jacobian", "(1-t)/t, at most 5")
+    ratio = ("qgf-jacobian", "(1-t)/t, at most 5")
     assert f"At 1/temperature {show(at_one(*constant))} is left" in text
     assert f"at half of it {show(left.at(constant, 0.5))}." in text
     assert f"at 1/temperature by {show(at_one(*constant) - at_one(*decay))}." in text
@@ -199,10 +200,10 @@ def test_what_is_read_off_the_closed_form_is_what_was_measured(left):
     n = {k: left.shares(f"best-of-{k}")[:, 0] for k in (4, 16)}
     assert f"best-of-16 leaves {show(n[16] - n[4])} more than best-of-4" in text
     for schedule in bench.SCHEDULES:
-        jacobian = tuned("qgf_jacobian", schedule) - tuned("qgf", schedule)
+        jacobian = tuned("qgf-jacobian", schedule) - tuned("qgf", schedule)
         level = abs(jacobian.mean()) < 0.01
         assert level if schedule == "Gaussian covariance" else jacobian.mean() < -0.08
-        for estimator in ("look_ahead 2", "qgf_chain", "bptt"):
+        for estimator in ("look-ahead-2", "qgf-chain", "bptt"):
             assert abs((tuned(estimator, schedule) - tuned("qgf", schedule)).mean()) < 0.065
     apart = {s: tuned("ood", s) - tuned("qgf", s) for s in bench.SCHEDULES}
     ends = [f(apart.values(), key=np.mean) for f in (min, max)]
@@ -341,7 +342,7 @@ def test_what_is_said_of_best_of_16_beside_qgf_is_what_was_measured():
 def test_the_first_action_comes_as_soon_as_the_page_says():
     rows = [row for row in results("cost_cpu")["rows"] if "cold start" in row]
     for chains in (False, True):
-        of = [row for row in rows if (row["method"] in ("qgf_chain", "bptt")) == chains]
+        of = [row for row in rows if (row["method"] in ("qgf-chain", "bptt")) == chains]
         for start in ("cold start", "cold start, cached"):
             total = [row[start]["total (s)"] for row in of]
             assert f"{min(total):.1f} to {max(total):.1f} s" in words("costs"), (chains, start)

@@ -13,8 +13,8 @@ shapes, which at batch 1 is the time to read the weights. What would take too lo
 memory is not run, and the row says why.
 
 On a GPU all of it is done with TF32, with full float32 and with bfloat16 weights, and batch 1 with
-and without command buffers, scanned and unrolled. The method `training` needs the extras `train`
-and `ogbench`, the figure needs `plot`.
+and without command buffers, scanned and unrolled. All of it needs the extra `evaluate`, the method
+`training` also `train` and `ogbench`, the figure `plot`.
 
 Writes `benchmarks/results/cost_<device>.json` after every process. What is there already of the
 same machine and versions is kept, but for what is measured again, so that a long measurement may be
@@ -22,15 +22,16 @@ made in parts; every row names its commit. Results of another machine or other v
 overwritten.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -52,7 +53,7 @@ class Variant(NamedTuple):
     unroll: bool = False
     buffers: bool | None = None  # XLA's command buffers; None is XLA's default
 
-    def environment(self):
+    def environment(self) -> dict[str, str]:
         """XLA reads its flags once, when a process starts."""
         if self.buffers is None:
             return {}
@@ -72,7 +73,7 @@ VARIANTS = {
 }
 
 
-def plan(options, variants):
+def plan(options: Namespace, variants: list[str]) -> Iterator[tuple[str, int, str]]:
     """Method, width and variant of every process."""
     for name in options.methods:
         for width in options.widths:
@@ -84,7 +85,7 @@ def plan(options, variants):
                     yield name, width, variant
 
 
-def job(options, name, width, variant):
+def job(options: Namespace, name: str, width: int, variant: str) -> dict[str, Any]:
     """What `measure` is told. Command buffers are a matter of batch 1."""
     batches = options.batches if VARIANTS[variant].buffers is None else [1]
     return {
@@ -100,7 +101,7 @@ def job(options, name, width, variant):
     }
 
 
-def run(what, environment):
+def run(what: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """One process; what it printed last."""
     job = json.dumps(what | {"spawned": time.time()})
     done = subprocess.run(
@@ -114,7 +115,7 @@ def run(what, environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def cached_start(what, environment):
+def cached_start(what: dict[str, Any], environment: dict[str, str]) -> dict[str, float] | None:
     """The cold start of a process that finds its programs in JAX's compilation cache."""
     with tempfile.TemporaryDirectory() as folder:
         environment = environment | CACHE | {"JAX_COMPILATION_CACHE_DIR": folder}
@@ -122,14 +123,14 @@ def cached_start(what, environment):
         return run(what | {"only start": True}, environment).get("cold start")
 
 
-def find_device():
+def find_device() -> list[str]:
     """Asked in another process, so that this one holds no memory of it."""
     code = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='\\n')"
     asked = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     return asked.stdout.splitlines()[-2:]
 
 
-def measure(options, platform, device, path):
+def measure(options: Namespace, platform: str, device: str, path: Path) -> None:
     variants = options.variants or (["default"] if platform == "cpu" else list(VARIANTS))
     if options.device_variants:
         variants = list(VARIANTS)
@@ -146,7 +147,8 @@ def measure(options, platform, device, path):
     }
     for name, width, variant in tqdm(list(plan(options, variants)), unit=" processes"):
         what, environment = job(options, name, width, variant), VARIANTS[variant].environment()
-        row = {"method": name, "width": width, "variant": variant} | run(what, environment)
+        row: dict[str, Any] = {"method": name, "width": width, "variant": variant}
+        row |= run(what, environment)
         if "cold start" in row and variant == "default":
             row["cold start, cached"] = cached_start(what, environment)
         for batch, found in row.get("batches", {}).items():
@@ -161,14 +163,13 @@ def measure(options, platform, device, path):
             }
         results["rows"] = [*others, row]
         write_json(path, results)
-    return results
 
 
-def identity(row):
+def identity(row: dict[str, Any]) -> tuple[str, int, str]:
     return row["method"], row["width"], row["variant"]
 
 
-def earlier_rows(path):
+def earlier_rows(path: Path) -> list[dict[str, Any]]:
     """Of the same machine and versions, whatever the commit: all others would be no comparison."""
     if not path.exists():
         return []
@@ -183,9 +184,11 @@ def earlier_rows(path):
     return found["rows"]
 
 
-def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse() -> Namespace:
+    parser = ArgumentParser(
+        prog="python -m benchmarks.cost",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     names = [*METHODS, "training"]
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
@@ -208,7 +211,7 @@ def parse():
     return options
 
 
-def main():
+def main() -> None:
     options = parse()
     platform, device = find_device()
     name = f"cost_{device.lower().replace(' ', '_')}{'_quick' if options.quick else ''}.json"

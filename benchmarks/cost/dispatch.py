@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 OBS = np.ones(46, np.float32)
 
 
-def main():
+def main() -> None:
     policy = VelocityMLP(46, (5, 5), width=512, key=KEY)
     critic = Ensemble(lambda k: CriticMLP(46, (5, 5), width=512, key=k), 2, key=KEY)
     arrays, static = eqx.partition((policy, critic), eqx.is_array)

@@ -8,6 +8,7 @@ speed as a share of that of bare products of the same shapes.
 """
 
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qgf_eqx import guidance
+from qgf_eqx._types import Action, Critic, Obs, Policy
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 
@@ -24,11 +26,11 @@ from .methods import OBS, SHAPE, STEPS
 BATCH, ROUNDS = 64, 25
 
 
-def ours(policy, critic, obs, a_t):
+def ours(policy: Policy, critic: Critic, obs: Obs, a_t: Action) -> Action:
     return guidance.bptt(policy, critic, obs, a_t, 0.0, steps=STEPS)
 
 
-def written_plainly(policy, critic, obs, a_t):
+def written_plainly(policy: Policy, critic: Any, obs: Obs, a_t: Action) -> Action:
     def outcome(a):
         field = lambda a, t: plain.velocity(policy, obs, a, t)  # noqa: E731
         return plain.value(critic, obs, plain.walk(field, a, plain.grid(STEPS), STEPS))
@@ -36,7 +38,7 @@ def written_plainly(policy, critic, obs, a_t):
     return jax.grad(outcome)(a_t)
 
 
-def main():
+def main() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
     obs = jax.random.normal(keys[2], (BATCH, OBS))
     a_t = jax.random.normal(keys[3], (BATCH, *SHAPE))

@@ -1,8 +1,8 @@
 """Every test-time method, and the networks of the paper's sizes: what `measure.py` measures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import qgf_eqx
 from qgf_eqx import guidance
+from qgf_eqx._types import Action, Key, Obs, Policy
 from qgf_eqx.nn import CriticMLP, Ensemble, TimedCriticMLP, VelocityMLP
 from qgf_eqx.steering import ClassifierFree, grad_step
 
@@ -20,7 +21,7 @@ REMAINING = STEPS * (STEPS + 1) // 2  # policy calls of the chains from every st
 class Nets(NamedTuple):
     """What a method may ask; None where it does not."""
 
-    policy: VelocityMLP | None
+    policy: Policy | None
     critic: Ensemble | None
     timed: TimedCriticMLP | None
     conditioned: VelocityMLP | None
@@ -35,9 +36,10 @@ class Method(NamedTuple):
     unrolls: bool = False
 
 
-def chain(nets, obs, key, unroll, **options):
+def chain(nets: Nets, obs: Obs, key: Key, unroll: bool, **options) -> Action:
     """`sample` scans; unrolled, it is this."""
     policy, critic = nets.policy, nets.critic or never_asked
+    assert policy is not None
     if not unroll:
         return qgf_eqx.sample(policy, critic, obs, key, steps=STEPS, **options)
     noise = jax.random.normal(jax.random.fold_in(key, 0), SHAPE)
@@ -48,115 +50,103 @@ def never_asked(obs, action):
     raise AssertionError("this method has no critic")
 
 
-def flow(nets, obs, key, unroll):
-    return chain(nets, obs, key, unroll, weight=0)
+def to_the_end(estimator: Callable, nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
+    """Unrolled in any case: from each step it walks the rest of the flow."""
+    return chain(nets, obs, key, True, guidance=eqx.Partial(estimator, steps=STEPS))
 
 
-def ood(nets, obs, key, unroll):
-    return chain(nets, obs, key, unroll, guidance=guidance.ood)
+def flow_and_grad_step(nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
+    assert nets.critic is not None
+    return grad_step(nets.critic, obs, chain(nets, obs, key, unroll, weight=0), steps=3)
 
 
-def qgf(nets, obs, key, unroll):
-    return chain(nets, obs, key, unroll)
-
-
-def qgf_jacobian(nets, obs, key, unroll):
-    return chain(nets, obs, key, unroll, guidance=guidance.qgf_jacobian)
-
-
-def look_ahead(steps, nets, obs, key, unroll):
-    look = eqx.Partial(guidance.look_ahead, steps=steps)
-    return chain(nets, obs, key, unroll, guidance=look)
-
-
-def qgf_chain(nets, obs, key, unroll):
-    end = eqx.Partial(guidance.qgf_chain, steps=STEPS)
-    return chain(nets, obs, key, True, guidance=end)
-
-
-def bptt(nets, obs, key, unroll):
-    end = eqx.Partial(guidance.bptt, steps=STEPS)
-    return chain(nets, obs, key, True, guidance=end)
-
-
-def flow_and_grad_step(nets, obs, key, unroll):
-    return grad_step(nets.critic, obs, flow(nets, obs, key, unroll), steps=3)
-
-
-def robust(nets, obs, key, unroll):
+def robust(nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
     estimate = eqx.Partial(guidance.robust, robust_critic=nets.timed)
     return chain(nets, obs, key, unroll, guidance=estimate)
 
 
-def cfgrl(nets, obs, key, unroll):
+def cfgrl(nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
+    assert nets.conditioned is not None
     free = ClassifierFree(nets.conditioned)
     return chain(nets._replace(policy=free), obs, key, unroll, weight=0)
 
 
-def best_of(n, options, nets, obs, key, unroll):
-    return qgf_eqx.sample(nets.policy, nets.critic, obs, key, steps=STEPS, best_of=n, **options)
+def best_of(options: dict, nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
+    return chain(nets, obs, key, False, **options)
 
 
-def best_of_flow(n):
+def best_of_flow(n: int) -> Method:
     passes = {"policy": STEPS, "critic": 1}
-    return Method(partial(best_of, n, {"weight": 0}), passes, n)
+    return Method(partial(best_of, {"weight": 0, "best_of": n}), passes, n)
 
 
-def best_of_qgf(n):
+def best_of_qgf(n: int) -> Method:
     passes = {"policy": STEPS, "critic": 2 * STEPS + 1}
-    return Method(partial(best_of, n, {}), passes, n)
+    return Method(partial(best_of, {"best_of": n}), passes, n)
 
 
-def looks_ahead(k):
-    passes = {"policy": STEPS * (1 + k), "critic": 2 * STEPS}
-    return Method(partial(look_ahead, k), passes, unrolls=True)
+def guided(estimator: Callable, **passes: int) -> Method:
+    """One estimator. `passes`: of the policy, where they are more than the flow's own."""
+    passes = {"policy": STEPS, "critic": 2 * STEPS} | passes
+    return Method(partial(chain, guidance=estimator), passes, unrolls=True)
 
 
-_GUIDED = {"policy": STEPS, "critic": 2 * STEPS}
+def looks_ahead(k: int) -> Method:
+    return guided(eqx.Partial(guidance.look_ahead, steps=k), policy=STEPS * (1 + k))
+
+
+# By the names of `qgf_eqx.evaluate.names`, which are written here and not read: importing that
+# table brings in all of evaluation, and the start of a process is measured too. `robust` and
+# `cfgrl` take networks of their own and have no name there.
 METHODS = {
-    "flow": Method(flow, {"policy": STEPS}, unrolls=True),
-    "ood": Method(ood, _GUIDED, unrolls=True),
-    "qgf": Method(qgf, _GUIDED, unrolls=True),
-    "qgf_jacobian": Method(qgf_jacobian, {"policy": 2 * STEPS, "critic": 2 * STEPS}, unrolls=True),
-    "look_ahead 2": looks_ahead(2),
-    "look_ahead 4": looks_ahead(4),
-    "qgf_chain": Method(qgf_chain, {"policy": STEPS + REMAINING, "critic": 2 * STEPS}),
-    "bptt": Method(bptt, {"policy": STEPS + 2 * REMAINING, "critic": 2 * STEPS}),
-    "grad_step": Method(flow_and_grad_step, {"policy": STEPS, "critic": 2 * 3}, unrolls=True),
+    "flow": Method(partial(chain, weight=0), {"policy": STEPS}, unrolls=True),
+    "qgf": guided(guidance.qgf),
+    "ood": guided(guidance.ood),
+    "qgf-jacobian": guided(guidance.qgf_jacobian, policy=2 * STEPS),
+    "qgf-chain": Method(
+        partial(to_the_end, guidance.qgf_chain),
+        {"policy": STEPS + REMAINING, "critic": 2 * STEPS},
+    ),
+    "bptt": Method(
+        partial(to_the_end, guidance.bptt),
+        {"policy": STEPS + 2 * REMAINING, "critic": 2 * STEPS},
+    ),
+    "look-ahead-2": looks_ahead(2),
+    "look-ahead-4": looks_ahead(4),
+    "grad-step": Method(flow_and_grad_step, {"policy": STEPS, "critic": 2 * 3}, unrolls=True),
     "robust": Method(robust, {"policy": STEPS, "timed": 2 * STEPS}, unrolls=True),
     "cfgrl": Method(cfgrl, {"conditioned": STEPS}, rows=2, unrolls=True),
     **{f"best-of-{n}": best_of_flow(n) for n in (4, 16, 32)},
-    **{f"qgf best-of-{n}": best_of_qgf(n) for n in (4, 16)},
+    **{f"qgf-best-of-{n}": best_of_qgf(n) for n in (4, 16)},
 }
 
 
-def make_nets(needed, width, half):
+def make_nets(needed: Collection[str], width: int, half: bool) -> Nets:
     """Random weights, of the nets that are needed."""
 
     @eqx.filter_jit
     def make(key):
-        keys = jax.random.split(key, 4)
         member = lambda k: CriticMLP(OBS, SHAPE, width=width, key=k)  # noqa: E731
-        makers = Nets(
-            lambda k: VelocityMLP(OBS, SHAPE, width=width, key=k),
-            lambda k: Ensemble(member, CRITICS, key=k),
-            lambda k: TimedCriticMLP(OBS, SHAPE, width=width, key=k),
-            lambda k: VelocityMLP(OBS + 1, SHAPE, width=width, key=k),
-        )
-        wanted = zip(makers, Nets._fields, keys, strict=True)
-        nets = Nets(*(make(k) if name in needed else None for make, name, k in wanted))
+        makers = {
+            "policy": lambda k: VelocityMLP(OBS, SHAPE, width=width, key=k),
+            "critic": lambda k: Ensemble(member, CRITICS, key=k),
+            "timed": lambda k: TimedCriticMLP(OBS, SHAPE, width=width, key=k),
+            "conditioned": lambda k: VelocityMLP(OBS + 1, SHAPE, width=width, key=k),
+        }
+        keys = dict(zip(makers, jax.random.split(key, len(makers)), strict=True))
+        nets = Nets(**{n: make(keys[n]) if n in needed else None for n, make in makers.items()})
         cast = lambda x: x.astype(jnp.bfloat16) if half and eqx.is_array(x) else x  # noqa: E731
         return jax.tree.map(cast, nets)
 
     return make(jax.random.key(0))
 
 
-def size(net):
+def size(net: Any) -> int:
     """Parameters."""
     return sum(x.size for x in jax.tree.leaves(net) if eqx.is_array(x))
 
 
-def bytes_read(nets, method):
+def bytes_read(nets: Nets, method: Method) -> int:
     """Of weights per action: bytes of a parameter x parameters x passes, summed over the nets.
 
     A pass is one call, forward or backward, and reads every parameter once, whatever the number

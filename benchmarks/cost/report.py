@@ -1,9 +1,21 @@
 """What was measured as Markdown tables, and as a figure."""
 
+from pathlib import Path
+from typing import Any
+
+from qgf_eqx.evaluate.names import label
+
 from .methods import METHODS
 
+UNNAMED = ("robust", "cfgrl")  # these take networks of their own, and are not in the table
 
-def table(results):
+
+def shown(name: str) -> str:
+    """A method's name in the documentation."""
+    return name if name in UNNAMED else label(name)
+
+
+def table(results: dict[str, Any]) -> str:
     """In Markdown, a line for every method, width, variant and batch."""
     columns = {
         "latency p50 (us)": "p50 (us)",
@@ -33,14 +45,14 @@ def table(results):
     return "\n".join([markdown(lines), "", starts(results)])
 
 
-def markdown(lines):
+def markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 GIVEN = ("GFLOP per action", "weight reads per action (MB)")
 
 
-def starts(results):
+def starts(results: dict[str, Any]) -> str:
     """Seconds from the start of a process to its first action."""
     parts = ("import (s)", "build (s)", "first action (s)", "total (s)")
     header = ["method", "width", *parts, "total, cached (s)"]
@@ -53,7 +65,7 @@ def starts(results):
     return markdown(lines)
 
 
-def tables(results):
+def tables(results: dict[str, Any]) -> str:
     """Three short tables for the documentation: latency, throughput, and ratios to plain."""
     rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
     widths = sorted({width for name, width in rows if name != "training"})
@@ -74,38 +86,38 @@ def tables(results):
             [found(name, w, 1).get(f"latency {p} (us)") for p in ("p50", "p95")] for w in widths
         ]
         both = [", ".join(f"{1e-3 * x:.2f}" for x in pair if x) for pair in times]
-        latency.append([name, *("" if x is None else f"{x:.3f}" for x in flop), *both])
+        latency.append([shown(name), *("" if x is None else f"{x:.3f}" for x in flop), *both])
         key = "throughput (actions/s)"
         rates = [found(name, w, b).get(key) for w in widths for b in batches]
-        throughput.append([name, *("" if x is None else f"{x:.0f}" for x in rates)])
+        throughput.append([shown(name), *("" if x is None else f"{x:.0f}" for x in rates)])
         for width, head in zip(widths, heads, strict=True):
             plain = [found(name, width, b).get("plain", {}) for b in [1, *batches]]
             cells = [speedups(p) for p in plain]
             if any(cells):
-                ratios.append([name, head, *cells])
+                ratios.append([shown(name), head, *cells])
     ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in (latency, throughput, ratios))
     return "\n\n".join(map(markdown, ruled))
 
 
-def speedups(plain):
+def speedups(plain: dict[str, Any]) -> str:
     """How many times faster than plain: by the clock, and by CPU time."""
     if "ours / plain, clock" not in plain:
         return ""
     return ", ".join(f"{1 / plain[f'ours / plain, {by}']:.2f}" for by in ("clock", "CPU"))
 
 
-def number(x):
+def number(x: float | None) -> str:
     return "" if x is None else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
 
 
-def share(found, clock):
+def share(found: dict[str, Any], clock: str) -> str:
     if f"ours / plain, {clock}" not in found:
         return ""
     low, high = found[f"ours / plain, {clock}, quartiles"]
     return f"{found[f'ours / plain, {clock}']:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def figure(results, path):
+def figure(results: dict[str, Any], path: Path) -> None:
     """GFLOP per action, and latency at batch 1 with its 95th percentile; of the widest networks."""
     import matplotlib
 
@@ -117,7 +129,7 @@ def figure(results, path):
     width = max(r["width"] for r in rows)
     rows = [r for r in rows if r["width"] == width]
     rows.sort(key=lambda r: list(METHODS).index(r["method"]), reverse=True)
-    names = [r["method"] for r in rows]
+    names = [shown(r["method"]) for r in rows]
     cpu = f"{results['machine']['cores']} cores, {results['machine']['processor']}"
     title = cpu if results["platform"] == "cpu" else results["device"]
     pyplot.rcParams["svg.hashsalt"] = "cost"

@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from qgf_eqx.flops import count
 
@@ -18,7 +19,7 @@ from .measure import control_step, observations
 from .methods import METHODS, bytes_read, make_nets
 
 
-def test_tick(benchmark, method, width, batch):
+def test_tick(benchmark: BenchmarkFixture, method: str, width: int, batch: int) -> None:
     drawn = METHODS[method]
     nets = make_nets(drawn.passes, width, False)
     act = partial(drawn.act, unroll=False)

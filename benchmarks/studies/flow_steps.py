@@ -13,7 +13,9 @@ where the runs are made by `qgf-eqx train`, the second with `--paper-time`. Writ
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -38,11 +40,20 @@ from qgf_eqx.weights import LinearDecay
 from .. import RESULTS
 
 STEPS = (10, 20, 40)
+METHODS = ("flow", "qgf", "best-of-16")
 WEIGHT = LinearDecay(0.15)  # what the cube experiment chose
 KINDS = {"low frequencies": (low_frequency_time, uniform_time), "paper": (paper_time, grid_time)}
 
 
-def train_mixture(data, embed, time, *, seed, updates=20_000, batch=256):
+def train_mixture(
+    data: MixtureFlow,
+    embed: Callable,
+    time: Callable,
+    *,
+    seed: int,
+    updates: int = 20_000,
+    batch: int = 256,
+) -> VelocityMLP:
     net_key, train_key = jax.random.split(jax.random.key(seed))
     policy = VelocityMLP(0, (), width=64, depth=3, embed=embed, key=net_key)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, updates))
@@ -67,7 +78,7 @@ def train_mixture(data, embed, time, *, seed, updates=20_000, batch=256):
     return eqx.combine(arrays, static)
 
 
-def velocity_error(policy, data, times):
+def velocity_error(policy: VelocityMLP, data: MixtureFlow, times: np.ndarray) -> float:
     """RMSE of the velocity over the flow's own points at the given times."""
 
     @jax.jit
@@ -82,7 +93,7 @@ def velocity_error(policy, data, times):
     return float(jnp.sqrt(jnp.mean(squares(keys, jnp.asarray(times, jnp.float32)))))
 
 
-def mixture():
+def mixture() -> dict[str, Any]:
     data = MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1)
     truth = np.asarray(data.draw(jax.random.key(1), 100_000))
     noises = jax.random.normal(jax.random.key(2), (20_000,))
@@ -112,25 +123,23 @@ def mixture():
     return {"rows": rows, "samples": len(noises), "updates": 20_000, "net": "3 x 64", "batch": 256}
 
 
-def cube(runs, data_dir, episodes):
+def cube(runs: dict[str, str], data_dir: str, episodes: int) -> dict[str, Any]:
     env = load_nets(runs["low frequencies"])[1].env
     held_out = load(env, data_dir, split="val")
-    rows = []
+    rows, observations = [], 0
     for kind, run in runs.items():
         nets, config = load_nets(run)
         starts = np.arange(0, len(held_out.episode_end) - config.horizon, 3)
         rows_of = starts[:, None] + np.arange(config.horizon)
         whole = held_out.episode_end[rows_of].sum(axis=1) == 0
         starts, rows_of = starts[whole], rows_of[whole]
+        observations = len(starts)
         actions = held_out.actions[rows_of].reshape(len(starts), -1)
         noises = jax.random.normal(jax.random.key(0), (len(starts), *nets.policy.action_shape))
-        names = ("flow", "qgf", "best-of-16")
         methods = [
-            dataclasses.replace(
-                method(name, weight=WEIGHT if name == "qgf" else 0.0, steps=steps), reduce=jnp.mean
-            )
+            dataclasses.replace(method(name, weight=WEIGHT, steps=steps), reduce=jnp.mean)
             for steps in STEPS
-            for name in names
+            for name in METHODS
         ]
         numbers = range(3_000_000, 3_000_000 + episodes)
         outcomes = iter(evaluate(run, methods, numbers, label=kind))
@@ -144,7 +153,7 @@ def cube(runs, data_dir, episodes):
                 stats.wasserstein_distance(s, a) for s, a in zip(samples.T, actions.T, strict=True)
             ]
             row = {"time": kind, "T": steps, "W1 to held-out actions": float(np.mean(distances))}
-            for name in names:
+            for name in METHODS:
                 successes = sum(e.success for e in next(outcomes))
                 row[f"{name} success"] = successes / episodes
                 row[f"{name} interval"] = wilson(successes, episodes)
@@ -155,12 +164,12 @@ def cube(runs, data_dir, episodes):
         "W1": "mean over the dimensions of the action",
         "weight": str(WEIGHT),
         "critics reduced by": "mean",
-        "observations": len(starts),
+        "observations": observations,
         "rows": rows,
     }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

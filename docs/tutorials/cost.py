@@ -23,7 +23,7 @@ obs, key = np.zeros(46, np.float32), jax.random.key(1)
 methods = {
     "flow": {"weight": 0},
     "qgf": {},
-    "qgf_jacobian": {"guidance": guidance.qgf_jacobian},
+    "qgf-jacobian": {"guidance": guidance.qgf_jacobian},
     "best-of-4": {"weight": 0, "best_of": 4},
     "best-of-16": {"weight": 0, "best_of": 16},
 }
