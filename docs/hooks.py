@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import warnings
@@ -29,11 +30,20 @@ print(f'<img alt="what the code above drew, {name}" src="data:{{kind}};base64,{{
 
 @event_priority(100)  # before the link check notes which pages there are
 def on_files(files, config):
-    """A tutorial, a script of `# %%` cells, becomes a page."""
+    """A tutorial, a script of `# %%` cells, becomes a page; the live page gets its labels."""
     for script in sorted(Path(config.docs_dir, "tutorials").glob("*.py")):
         name = f"tutorials/{script.stem}.md"
         files.append(File.generated(config, name, content=tutorial(script)))
+    files.append(File.generated(config, "live/labels.js", content=labels()))
     return files
+
+
+def labels():
+    """The methods' labels by name, as a module of JavaScript."""
+    from qgf_eqx.evaluate.names import METHODS
+
+    known = {name: row.label for name, row in METHODS.items()}
+    return f"export const LABELS = {json.dumps(known)};\n"
 
 
 def tutorial(script):

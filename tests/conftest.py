@@ -2,17 +2,21 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import jax
 import jaxtyping
 import pytest
 
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # for `benchmarks`
+
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Half of the suite's time is compiling: what a worker, a process that a test starts, or an
     # earlier run of the suite has compiled is read back.
     programs = {
-        "jax_compilation_cache_dir": str(Path(__file__).parents[1] / ".cache" / "jax"),
+        "jax_compilation_cache_dir": str(ROOT / ".cache" / "jax"),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

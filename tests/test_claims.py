@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import re
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -13,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.studies import closed_form as bench
+from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
+from qgf_eqx.evaluate.names import label
 from qgf_eqx.weights import NormMatched
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
 
 
 def page(name):
@@ -56,16 +56,16 @@ def table(name, caption):
 
 
 # The committed name, and what the pages call it.
-SHOWN = {"OOD": "OOD (clipped)"}
+SHOWN = {"OOD": label("ood-clipped")}
 
 
 def test_the_tables_over_training_runs_are_the_raw_outcomes():
-    for text in import_module("training_runs").tables():
+    for text in runs.tables():
         assert text in page("analyses")
 
 
 def test_the_front_pages_gain_is_that_of_the_training_runs():
-    runs, text = import_module("training_runs"), words("index")
+    text = words("index")
     apart = lambda a, b: runs.rates(runs.FIXED, a) - runs.rates(runs.FIXED, b)  # noqa: E731
     gain, low, high = runs.interval(apart("qgf", "flow"))
     assert f"by {gain:.0f} points, with a 95 % interval of {low:.0f} to {high:.0f} over" in text
@@ -80,8 +80,8 @@ def test_the_front_pages_gain_is_that_of_the_training_runs():
 
 
 def test_what_is_said_of_the_tuning_on_the_cube_is_what_was_tuned():
-    runs = [results("cube_single_task2"), results("cube_single_task2_again")]
-    for found, chosen in zip(runs, ("0.15 (1-t)", 0.06), strict=True):
+    for name, chosen in (("cube_single_task2", "0.15 (1-t)"), ("cube_single_task2_again", 0.06)):
+        found = results(name)
         tried = [row["weight"] for row in found["tuning"]]
         assert tried == 2 * [0.06, 0.1, "0.15 (1-t)", "0.2 (1-t)"]
         rates = [row["success"] for row in found["tuning"] if row["method"] == "qgf"]
@@ -177,19 +177,17 @@ def test_the_values_in_the_maze_are_as_the_page_says():
 
 
 @pytest.fixture(scope="module")
-def closed_form():
-    """The bench, and the shares of its committed scores."""
-    bench = import_module("closed_form")
-    return bench, bench.Left(results("closed_form"))
+def left():
+    """The shares of the committed scores."""
+    return bench.Left(results("closed_form"))
 
 
-def test_what_is_read_off_the_closed_form_is_what_was_measured(closed_form):
-    bench, left = closed_form
+def test_what_is_read_off_the_closed_form_is_what_was_measured(left):
     text, show = words("estimators"), bench.mean_and_error
     tuned = lambda *pair: left.tuned(pair)[0]  # noqa: E731
     at_one = lambda *pair, solver="Euler 10": left.at(pair, 1.0, solver)  # noqa: E731
     constant, decay, covariance = (("qgf", s) for s in ("constant", "(1-t)", "Gaussian covariance"))
-    ratio = ("qgf_jacobian", "(1-t)/t, at most 5")
+    ratio = ("qgf-jacobian", "(1-t)/t, at most 5")
     assert f"At 1/temperature {show(at_one(*constant))} is left" in text
     assert f"at half of it {show(left.at(constant, 0.5))}." in text
     assert f"at 1/temperature by {show(at_one(*constant) - at_one(*decay))}." in text
@@ -202,10 +200,10 @@ def test_what_is_read_off_the_closed_form_is_what_was_measured(closed_form):
     n = {k: left.shares(f"best-of-{k}")[:, 0] for k in (4, 16)}
     assert f"best-of-16 leaves {show(n[16] - n[4])} more than best-of-4" in text
     for schedule in bench.SCHEDULES:
-        jacobian = tuned("qgf_jacobian", schedule) - tuned("qgf", schedule)
+        jacobian = tuned("qgf-jacobian", schedule) - tuned("qgf", schedule)
         level = abs(jacobian.mean()) < 0.01
         assert level if schedule == "Gaussian covariance" else jacobian.mean() < -0.08
-        for estimator in ("look_ahead 2", "qgf_chain", "bptt"):
+        for estimator in ("look-ahead-2", "qgf-chain", "bptt"):
             assert abs((tuned(estimator, schedule) - tuned("qgf", schedule)).mean()) < 0.065
     apart = {s: tuned("ood", s) - tuned("qgf", s) for s in bench.SCHEDULES}
     ends = [f(apart.values(), key=np.mean) for f in (min, max)]
@@ -214,8 +212,7 @@ def test_what_is_read_off_the_closed_form_is_what_was_measured(closed_form):
     assert min(best) > bench.MULTIPLIERS[0] and max(best) < bench.MULTIPLIERS[-1]
 
 
-def test_what_a_schedule_gains_on_the_page_of_weights_is_what_was_measured(closed_form):
-    bench, left = closed_form
+def test_what_a_schedule_gains_on_the_page_of_weights_is_what_was_measured(left):
     order = ("constant", "(1-t)", "t", "(1-t)/t, at most 5", "Gaussian covariance")
     at_one = [bench.mean_and_error(left.at(("qgf", s), 1.0)) for s in order]
     tuned = [bench.mean_and_error(left.tuned(("qgf", s))[0]) for s in order]
@@ -338,7 +335,6 @@ def test_what_is_said_of_best_of_16_beside_qgf_is_what_was_measured():
         for key in ("latency p50 (ms)", "GFLOP per action")
     )
     assert f"{times:.1f} times the time" in text and round(work) == 4
-    runs = import_module("training_runs")
     apart = runs.rates(runs.FIXED, "qgf") - runs.rates(runs.FIXED, "best-of-4")
     assert "{:+.1f} points [{:.1f}, {:.1f}] for QGF".format(*runs.interval(apart)) in text
 
@@ -346,7 +342,7 @@ def test_what_is_said_of_best_of_16_beside_qgf_is_what_was_measured():
 def test_the_first_action_comes_as_soon_as_the_page_says():
     rows = [row for row in results("cost_cpu")["rows"] if "cold start" in row]
     for chains in (False, True):
-        of = [row for row in rows if (row["method"] in ("qgf_chain", "bptt")) == chains]
+        of = [row for row in rows if (row["method"] in ("qgf-chain", "bptt")) == chains]
         for start in ("cold start", "cold start, cached"):
             total = [row[start]["total (s)"] for row in of]
             assert f"{min(total):.1f} to {max(total):.1f} s" in words("costs"), (chains, start)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +14,12 @@ from scipy.stats import wasserstein_distance
 
 from qgf_eqx import guidance, guided_flow, weights
 from qgf_eqx.analytic import MixtureFlow
+from qgf_eqx.evaluate.names import METHODS, estimator_of
 
 GUIDE = Path(__file__).parent.parent / "docs" / "live" / "guide.js"
 MEANS, STD, TARGET = [1.0, 3.0, 5.0], 0.1, 2.7
-CHAINS = ["qgf_chain", "bptt"]
-ESTIMATORS = ["zero", "ood", "qgf", "qgf_jacobian", "look_ahead", *CHAINS]
+CHAINS = ["qgf-chain", "bptt"]
+ESTIMATORS = ["flow", "ood", "qgf", "qgf-jacobian", "look-ahead-2", *CHAINS]
 SCHEDULES = {"constant": lambda w: w, "decay": weights.LinearDecay, "matched": weights.NormMatched}
 POINTS = [(a, t) for t in (0.0, 0.1, 0.55, 0.7, 0.95) for a in np.linspace(-2.0, 5.5, 9)]
 
@@ -58,12 +58,16 @@ def critic(_, action):
 
 
 def estimator(name, steps):
-    estimate = getattr(guidance, name)
-    return eqx.Partial(estimate, steps=steps) if name in CHAINS else estimate
+    return guidance.zero if name == "flow" else estimator_of(name, steps=steps)
 
 
 def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+def test_the_methods_are_named_as_in_the_table():
+    assert list(in_node("Object.keys(guidance)")) == ESTIMATORS
+    assert set(ESTIMATORS) < set(METHODS)
 
 
 def test_the_velocity_and_its_derivative(x64):
@@ -92,7 +96,7 @@ def test_the_gradient_of_an_estimator(x64, name, steps):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_action_of_the_guided_flow(x64, name, steps):
     # The leap's exact J is zero at t = 0 but for rounding, and to match norms is to step by its sign.
-    mute = name == "qgf_jacobian" or (name, steps) == ("bptt", 1)
+    mute = name == "qgf-jacobian" or (name, steps) == ("bptt", 1)
     tried = {key: of for key, of in SCHEDULES.items() if not (mute and key == "matched")}
     found = in_node(
         "tried.map((schedule) => noises(20, 1).map((noise) =>"
@@ -147,7 +151,7 @@ def test_the_noises_are_normal():
 
 def test_the_page_opens_on_the_papers_point():
     shares = in_node(
-        "['zero', 'ood', 'qgf'].map((method) => noises(400, 1).map((noise) => guidedFlow(flow, 3,"
+        "['flow', 'ood', 'qgf'].map((method) => noises(400, 1).map((noise) => guidedFlow(flow, 3,"
         "noise, { method, schedule: 'constant', weight: 1, steps: 10 }).at(-1))"
         ".filter((a) => Math.abs(a - 3) < 0.5).length / 400)"
     )

@@ -1,9 +1,7 @@
 """The parts of the cost benchmark: the plain formulations compute what the library computes, and
 the methods read what they say."""
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -11,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.cost import plain
+from benchmarks.cost.measure import Program, refusal
+from benchmarks.cost.methods import METHODS, OBS, make_nets
+from benchmarks.cost.report import shown
 from qgf_eqx import guidance, guided_flow, sample
 from qgf_eqx.data import Dataset, make_chunk, read_rows
+from qgf_eqx.evaluate.names import METHODS as TABLE
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.train import TrainConfig, init
 from qgf_eqx.train import update as library_update
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import plain
-from measure import Program, refusal
-from methods import METHODS, OBS, make_nets
 
 SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
 
@@ -38,7 +36,7 @@ CASES = {
     "flow": (partial(sample, weight=0, **steps), partial(plain.flow, **steps)),
     "ood": (partial(sample, guidance=guidance.ood, **guided), partial(plain.ood, **guided)),
     "qgf": (partial(sample, **guided), partial(plain.qgf, **guided)),
-    "qgf_jacobian": (
+    "qgf-jacobian": (
         partial(sample, guidance=guidance.qgf_jacobian, **guided),
         partial(plain.qgf_jacobian, **guided),
     ),
@@ -47,7 +45,7 @@ CASES = {
         partial(sample, weight=0, best_of=4, **steps),
         partial(plain.best_of, plain.flow, 4, **steps),
     ),
-    "qgf best-of-4": (
+    "qgf-best-of-4": (
         partial(sample, best_of=4, **guided),
         partial(plain.best_of, plain.qgf, 4, **guided),
     ),
@@ -88,6 +86,15 @@ def kernel_entries(net):
     is_linear = lambda x: isinstance(x, eqx.nn.Linear)  # noqa: E731
     layers = [x for x in jax.tree.leaves(net, is_leaf=is_linear) if is_linear(x)]
     return sum(layer.weight.size for layer in layers)
+
+
+def test_the_methods_are_those_of_the_table_in_its_order():
+    labels = [shown(name) for name in METHODS]  # an error if one is not known
+    assert labels[0] == "flow" and labels[-1] == "QGF + best-of-16"
+    assert [name for name in TABLE if name in METHODS] == [
+        name for name in METHODS if name in TABLE
+    ]
+    assert set(plain.SAMPLERS) < set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -51,13 +51,14 @@ const asked = (count, exact) => (flow, target, a, t, steps) => {
   return -2 * (end - target) * (exact ? jacobian : 1);
 };
 
+// By the names of qgf_eqx.evaluate.names.
 export const guidance = {
-  zero: () => 0,
+  flow: () => 0,
   ood: asked(() => 0, false),
   qgf: asked(() => 1, false),
-  qgf_jacobian: asked(() => 1, true),
-  look_ahead: asked(() => 2, false),
-  qgf_chain: asked(remaining, false),
+  "qgf-jacobian": asked(() => 1, true),
+  "look-ahead-2": asked(() => 2, false),
+  "qgf-chain": asked(remaining, false),
   bptt: asked(remaining, true),
 };
 

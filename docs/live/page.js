@@ -1,14 +1,6 @@
-import { density, distance, guidedFlow, mixture, noises, quantiles, tilted } from "./guide.js";
+import { density, distance, guidance, guidedFlow, mixture, noises, quantiles, tilted } from "./guide.js";
+import { LABELS } from "./labels.js"; // written when the site is built: docs/hooks.py
 
-const NAMES = {
-  zero: "flow only",
-  ood: "OOD",
-  qgf: "QGF",
-  qgf_jacobian: "QGF-Jacobian",
-  look_ahead: "look-ahead 2",
-  qgf_chain: "QGF-chain",
-  bptt: "BPTT",
-};
 const USUAL_WEIGHT = { constant: 1, decay: 2, matched: 0.5 };
 const [STD, RADIUS] = [0.1, 0.5];
 const [LOW, HIGH, BIN] = [-3.5, 7.5, 0.1];
@@ -57,7 +49,7 @@ const drawTilted = curve(lawSvg, "tilted");
 box(flowSvg, 1);
 
 for (const select of [method, other]) {
-  Object.entries(NAMES).forEach(([key, name]) => select.add(new Option(name, key)));
+  Object.keys(guidance).forEach((name) => select.add(new Option(LABELS[name], name)));
 }
 
 function histogram(actions) {
@@ -76,7 +68,7 @@ function draw() {
   const aim = options.schedule === "matched" ? null : tilted(flow, target, options.weight);
   const run = (name) => NOISES.map((noise) => guidedFlow(flow, target, noise, { method: name, ...options }));
   const paths = { method: run(method.value), other: run(other.value) };
-  if (![method.value, other.value].includes("zero")) paths.plain = run("zero");
+  if (![method.value, other.value].includes("flow")) paths.plain = run("flow");
 
   shownWeight.value = options.weight.toFixed(2);
   shownSteps.value = options.steps;
@@ -102,7 +94,7 @@ function draw() {
 let announcement;
 
 function report(paths, target, data, aim) {
-  const names = { method: NAMES[method.value], other: NAMES[other.value], plain: NAMES.zero };
+  const names = { method: LABELS[method.value], other: LABELS[other.value], plain: LABELS.flow };
   const [rows, said, outside] = [[], [], []];
   for (const kind in paths) {
     const actions = paths[kind].map((path) => path.at(-1));

@@ -23,7 +23,7 @@ obs, key = np.zeros(46, np.float32), jax.random.key(1)
 methods = {
     "flow": {"weight": 0},
     "qgf": {},
-    "qgf_jacobian": {"guidance": guidance.qgf_jacobian},
+    "qgf-jacobian": {"guidance": guidance.qgf_jacobian},
     "best-of-4": {"weight": 0, "best_of": 4},
     "best-of-16": {"weight": 0, "best_of": 16},
 }
@@ -79,5 +79,5 @@ figure.savefig("cost.svg")
 # %% [markdown]
 # At batch 1 reading weights and launching small operations takes a large part of the time, and
 # sixteen candidates share both. So best-of-16 takes less time than its operations suggest.
-# `benchmarks/cost.py` measures every method this way, and half of them against a plain
+# `python -m benchmarks.cost` measures every method this way, and half of them against a plain
 # implementation.

@@ -59,7 +59,7 @@ _ROWS = (
     Named(
         "ood-clipped",
         "Its gradient at the noisy point, clipped to the bounds.",
-        "OOD, clipped",
+        "OOD (clipped)",
         "#e7994d",
         estimator=guidance.ood_clipped,
     ),
@@ -256,6 +256,17 @@ def estimator_of(text: str, *, steps: int = 10) -> Guidance:
 def is_guided(text: str) -> bool:
     """Whether the method of this name takes a weight."""
     return _parse(text)[0].weighted
+
+
+def label(text: str) -> str:
+    """A method's name in figures and tables: `QGF`, `best-of-16`, `QGF + best-of-4`.
+
+    **Raises:** `ValueError` if there is no such method.
+    """
+    row, best_of = _parse(text)
+    if best_of == 1:
+        return row.label
+    return f"best-of-{best_of}" if row.name == "flow" else f"{row.label} + best-of-{best_of}"
 
 
 def colour(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from qgf_eqx import guidance
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.evaluate import comparison, make_act
-from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, method
+from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, label, method
 from qgf_eqx.evaluate.sampler import Sampler
 from qgf_eqx.weights import LinearDecay
 
@@ -46,6 +46,20 @@ def test_methods_are_known_by_name():
 def test_a_misspelt_method_is_answered_with_a_suggestion(typed, meant):
     with pytest.raises(ValueError, match=f"unknown method `{typed}`; did you mean {meant}\\? "):
         method(typed)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("flow", "flow"),
+        ("qgf-jacobian", "QGF-Jacobian"),
+        ("best-of-16", "best-of-16"),
+        ("flow-best-of-4", "best-of-4"),
+        ("qgf-best-of-4", "QGF + best-of-4"),
+    ],
+)
+def test_every_method_has_a_label(name, shown):
+    assert label(name) == shown
 
 
 def test_both_kinds_of_ood_have_a_name():

@@ -1,6 +1,6 @@
 """What one method costs at one width, measured in this process and printed as JSON.
 
-Called by `cost.py`, which says what in one argument, as JSON; a fresh process for each.
+`__main__.py` starts a fresh process for each, and says what in one argument, as JSON.
 """
 
 import json
@@ -10,18 +10,25 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from methods import METHODS, OBS, SHAPE, STEPS, bytes_read, make_nets
+from jaxtyping import Array
 
 from qgf_eqx.flops import count
 from qgf_eqx.nn import LeastMember
 
+from .methods import METHODS, OBS, SHAPE, STEPS, Method, Nets, bytes_read, make_nets
+
 IMPORTED = time.time()
+
+Job = dict[str, Any]
+"""What is to be measured; see `job` in `__main__.py`."""
+Found = dict[str, Any]
+"""What was measured, by name and unit."""
 
 
 class Program(NamedTuple):
@@ -32,7 +39,7 @@ class Program(NamedTuple):
     bytes: int  # that XLA plans for temporaries, arguments and results
 
 
-def control_step(act, nets, batch):
+def control_step(act: Callable, nets: Nets, batch: int) -> Program:
     """Compiles a step of the control loop.
 
     The nets are flattened once, and the key is split inside: both cost more than the dispatch.
@@ -61,7 +68,7 @@ def control_step(act, nets, batch):
     )
 
 
-def alone(act, method):
+def alone(act: Callable, method: Method) -> Callable:
     """For one action at a time, as `jit_sampler` does: through the least critic only."""
     if method.rows > 1:
         return act
@@ -73,12 +80,12 @@ def alone(act, method):
     return alone
 
 
-def observations(batch):
+def observations(batch: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     return rng.normal(size=(OBS,) if batch == 1 else (batch, OBS)).astype(np.float32)
 
 
-def ticks(step, batch, most, seconds):
+def ticks(step: Callable, batch: int, most: int, seconds: float) -> tuple[np.ndarray, float]:
     """Clock and CPU seconds of every control tick; at most so many, at most so long."""
     obs, key = observations(batch), jax.random.key(1)
     clock, cpu, started = [], time.process_time(), time.perf_counter()
@@ -90,7 +97,7 @@ def ticks(step, batch, most, seconds):
     return np.array(clock), (time.process_time() - cpu) / len(clock)
 
 
-def bare_products(nets, rows):
+def bare_products(nets: Nets, rows: int) -> tuple[Callable, list, Array]:
     """Only the matrix products of the nets, on `rows` rows, as often as the flow has steps: what
     the device can do at these shapes."""
     kernels = []
@@ -115,7 +122,7 @@ def bare_products(nets, rows):
     return run, kernels, jnp.ones((rows, widest), kernels[0][0].dtype)
 
 
-def bare_speed(nets, rows, seconds):
+def bare_speed(nets: Nets, rows: int, seconds: float) -> dict[str, float]:
     """FLOP and bytes per second of the bare products."""
     run, kernels, x = bare_products(nets, rows)
     compiled = jax.jit(run).lower(kernels, x).compile()
@@ -129,7 +136,7 @@ def bare_speed(nets, rows, seconds):
     return {"FLOP/s": count(run, kernels, x) / median, "bytes/s": read / median}
 
 
-def refusal(program, estimate, seconds):
+def refusal(program: Program, estimate: float, seconds: float) -> str | None:
     """Why a program is not run: too much memory or, at the floor already, too long."""
     free = free_memory()
     if program.bytes > free / 2:
@@ -139,14 +146,14 @@ def refusal(program, estimate, seconds):
     return None
 
 
-def free_memory():
+def free_memory() -> int:
     stats = jax.devices()[0].memory_stats()
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak_memory():
+def peak_memory() -> dict[str, float]:
     """Of the process so far: the device's own, or the resident set (on Linux)."""
     stats = jax.devices()[0].memory_stats()
     if stats:
@@ -158,7 +165,7 @@ def peak_memory():
     return {"peak RSS (MB)": int(kilobytes) * 1024 / 1e6}
 
 
-def latency(clock, cpu):
+def latency(clock: np.ndarray, cpu: float) -> dict[str, float]:
     p50, p95, p99 = (1e6 * np.percentile(clock, q) for q in (50, 95, 99))
     return {
         "latency p50 (us)": p50,
@@ -170,7 +177,7 @@ def latency(clock, cpu):
     }
 
 
-def throughput(clock, cpu, batch):
+def throughput(clock: np.ndarray, cpu: float, batch: int) -> dict[str, float]:
     median = float(np.median(clock))
     return {
         "time per batch (ms)": 1e3 * median,
@@ -180,7 +187,7 @@ def throughput(clock, cpu, batch):
     }
 
 
-def ratio(ours, other, batch, job):
+def ratio(ours: Program, other: Program, batch: int, job: Job) -> Found:
     """The two alternate; a round is up to 20 ticks of each. At least 3 rounds, however slow."""
     pairs, started = [], time.perf_counter()
     while len(pairs) < job["rounds"]:
@@ -193,9 +200,9 @@ def ratio(ours, other, batch, job):
     return compare(np.array(pairs))
 
 
-def compare(times):
+def compare(times: np.ndarray) -> Found:
     """The shares ours / plain, medians over rounds with quartiles; `times[round, which, clock]`."""
-    found = {"rounds": len(times)}
+    found: Found = {"rounds": len(times)}
     for k, name in enumerate(("clock", "CPU")):
         low, middle, high = np.percentile(times[:, 0, k] / times[:, 1, k], (25, 50, 75))
         found[f"ours / plain, {name}"] = middle
@@ -204,7 +211,7 @@ def compare(times):
     return found
 
 
-def measure(job):
+def measure(job: Job) -> Found:
     """All about one method at one width, but for its training."""
     method = METHODS[job["method"]]
     jax.config.update("jax_default_matmul_precision", job["precision"])
@@ -215,7 +222,7 @@ def measure(job):
     first = control_step(alone(act, method), nets, 1)
     np.asarray(first.step(observations(1), jax.random.key(0))[0])
     acted = time.time()
-    row = {
+    row: Found = {
         "cold start": {
             "import (s)": IMPORTED - job["spawned"],
             "build (s)": built - IMPORTED,
@@ -232,9 +239,12 @@ def measure(job):
     return row
 
 
-def measure_batches(job, method, act, nets, first, flop):
+def measure_batches(
+    job: Job, method: Method, act: Callable, nets: Nets, first: Program, flop: int
+) -> dict[int, Found]:
     """The plain formulation comes last: the peak of memory is the process's, and only grows."""
-    found, ran = {}, {}
+    found: dict[int, Found] = {}
+    ran: dict[int, tuple[Program, float]] = {}
     for batch in job["batches"]:
         program = first if batch == 1 else control_step(act, nets, batch)
         speed = bare_speed(nets, method.rows * batch, job["seconds"] / 10)
@@ -251,7 +261,7 @@ def measure_batches(job, method, act, nets, first, flop):
         found[batch] |= latency(clock, cpu) if batch == 1 else throughput(clock, cpu, batch)
         found[batch]["multiple of the floor"] = float(np.median(clock)) / estimate
         found[batch] |= peak_memory()
-    import plain  # only here: it is no part of a cold start
+    from . import plain  # only here: it is no part of a cold start
 
     sampler = plain.SAMPLERS.get(job["method"])
     if sampler and not job["half"]:  # as written, it would promote bfloat16 to float32
@@ -265,14 +275,14 @@ def measure_batches(job, method, act, nets, first, flop):
     return found
 
 
-def measure_training(job):
+def measure_training(job: Job) -> Found:
     """Updates per second of `qgf_eqx.train` and of the plain loop, at every batch above 1."""
     try:
         from qgf_eqx.data import Dataset
         from qgf_eqx.train import TrainConfig, init, make_updates
     except ImportError as error:
         return {"skipped": str(error)}
-    import plain
+    from . import plain
 
     rng, rows = np.random.default_rng(0), 100_000
     data = Dataset(
@@ -288,24 +298,26 @@ def measure_training(job):
         config = TrainConfig("none", width=job["width"], batch=batch)
         updates = make_updates(config)
         fresh = eqx.filter_jit(partial(init, config, OBS, SHAPE[1]))
-        state = {"ours": fresh()}
         nets = fresh().nets
         nets = (nets.policy, plain.stack(nets.critic), nets.value, plain.stack(nets.target))
+        state: dict[str, Any] = {"ours": fresh()}
         state["plain"] = nets, plain.init_optimizer(nets, config)
 
-        def ours(n, state=state, updates=updates):
+        def ours(n: int, state=state, updates=updates) -> None:
             state["ours"], _ = jax.block_until_ready(updates(on_device, state["ours"], n))
 
-        def other(n, state=state, config=config):
-            state["plain"] = plain.train(*state["plain"], data, rng, n, config)
+        def other(n: int, state=state, config=config) -> None:
+            nets, memory = state["plain"]
+            state["plain"] = plain.train(nets, memory, data, rng, n, config)
             jax.block_until_ready(eqx.filter(state["plain"], eqx.is_array))
 
         found[batch] = training_ratio(ours, other, job)
     return {"batches": found}
 
 
-def training_ratio(ours, other, job):
-    ours(10), other(10)  # compiles
+def training_ratio(ours: Callable, other: Callable, job: Job) -> Found:
+    ours(10)  # compiles
+    other(10)
     start = time.perf_counter()
     other(10)
     each = (time.perf_counter() - start) / 10
@@ -323,7 +335,7 @@ def training_ratio(ours, other, job):
     return speed | {"plain": compare(times)}
 
 
-def main():
+def main() -> None:
     job = json.loads(sys.argv[1])
     row = measure_training(job) if job["method"] == "training" else measure(job)
     device = jax.devices()[0]

@@ -1,59 +1,64 @@
 """The methods as one would write them first: plain JAX over the same networks.
 
-What the library is compared with, in cost (`cost.py`) and in its numbers (`tests/test_plain.py`).
+What the library is compared with, in cost and in its numbers (`tests/test_plain.py`).
 A critic is a stacked ensemble (`stack`), of which the minimum is taken.
 Every sampler draws its noise from the same key as `qgf_eqx.sample`, and returns the same action.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
+
+from qgf_eqx._types import Action, Key, Obs, Time
 
 
-def mlp(net, x):
+def mlp(net: Any, x: Array) -> Array:
     for linear, norm in zip(net.layers, net.norms, strict=True):
         x = linear(x)
         x = jax.nn.gelu(x if norm is None else norm(x))
     return net.head(x)
 
 
-def velocity(policy, obs, a_t, t):
+def velocity(policy: Any, obs: Obs, a_t: Action, t: Time) -> Action:
     inputs = jnp.concatenate([obs, a_t.ravel(), policy.embed(t)])
     return mlp(policy.mlp, inputs).reshape(a_t.shape)
 
 
-def stack(ensemble):
+def stack(ensemble: Any) -> Any:
     """The members of an ensemble as one critic whose arrays have a leading axis."""
     stacked = lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0]  # noqa: E731
     return jax.tree.map(stacked, *ensemble.members)
 
 
-def values(critic, obs, action):
+def values(critic: Any, obs: Obs, action: Action) -> Array:
     inputs = jnp.concatenate([obs, action.ravel()])
     return eqx.filter_vmap(lambda member: mlp(member.mlp, inputs)[0])(critic)
 
 
-def value(critic, obs, action):
+def value(critic: Any, obs: Obs, action: Action) -> Array:
     return jnp.min(values(critic, obs, action))
 
 
-def gradient(critic, obs, action):
+def gradient(critic: Any, obs: Obs, action: Action) -> Action:
     return jax.grad(lambda a: value(critic, obs, a))(action)
 
 
-def draw_noise(policy, key, i=0):
+def draw_noise(policy: Any, key: Key, i: int | Array = 0) -> Action:
     return jax.random.normal(jax.random.fold_in(key, i), policy.action_shape)
 
 
-def grid(steps):
+def grid(steps: int) -> Array:
     return jnp.arange(steps) / steps
 
 
-def walk(field, a_t, times, steps):
+def walk(field: Callable, a_t: Action, times: Array, steps: int) -> Action:
     return jax.lax.scan(lambda a, t: (a + field(a, t) / steps, None), a_t, times)[0]
 
 
@@ -124,10 +129,10 @@ SAMPLERS = {
     "flow": flow,
     "ood": ood,
     "qgf": qgf,
-    "qgf_jacobian": qgf_jacobian,
+    "qgf-jacobian": qgf_jacobian,
     "bptt": bptt,
     **{f"best-of-{n}": partial(best_of, flow, n) for n in (4, 16, 32)},
-    **{f"qgf best-of-{n}": partial(best_of, qgf, n) for n in (4, 16)},
+    **{f"qgf-best-of-{n}": partial(best_of, qgf, n) for n in (4, 16)},
 }
 
 
@@ -185,7 +190,9 @@ def init_optimizer(nets, config):
     return optax.adam(config.learning_rate).init(eqx.filter(trained, eqx.is_inexact_array))
 
 
-def train(nets, optimizer_state, dataset, rng, count, config):
+def train(
+    nets: tuple, optimizer_state: Any, dataset: Any, rng: Any, count: int, config: Any
+) -> tuple:
     """`count` updates: a batch is drawn on the host and sent to the device for each."""
     for _ in range(count):
         starts = rng.integers(len(dataset.episode_end), size=config.batch)

@@ -1,6 +1,6 @@
 """BPTT's gradient alone, from the first step of the flow: the library's against a plain `scan`.
 
-    python benchmarks/gradient.py
+    python -m benchmarks.cost.gradient
 
 A batch of 64, networks 4 x 512 and 4 x 1024, T = 10, two critics. Run alternately; the library's
 speed over the plain formulation's, by the clock and by CPU time: medians with quartiles; and its
@@ -8,26 +8,29 @@ speed as a share of that of bare products of the same shapes.
 """
 
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import plain
-from methods import OBS, SHAPE, STEPS
 
 from qgf_eqx import guidance
+from qgf_eqx._types import Action, Critic, Obs, Policy
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+
+from . import plain
+from .methods import OBS, SHAPE, STEPS
 
 BATCH, ROUNDS = 64, 25
 
 
-def ours(policy, critic, obs, a_t):
+def ours(policy: Policy, critic: Critic, obs: Obs, a_t: Action) -> Action:
     return guidance.bptt(policy, critic, obs, a_t, 0.0, steps=STEPS)
 
 
-def written_plainly(policy, critic, obs, a_t):
+def written_plainly(policy: Policy, critic: Any, obs: Obs, a_t: Action) -> Action:
     def outcome(a):
         field = lambda a, t: plain.velocity(policy, obs, a, t)  # noqa: E731
         return plain.value(critic, obs, plain.walk(field, a, plain.grid(STEPS), STEPS))
@@ -35,7 +38,7 @@ def written_plainly(policy, critic, obs, a_t):
     return jax.grad(outcome)(a_t)
 
 
-def main():
+def main() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
     obs = jax.random.normal(keys[2], (BATCH, OBS))
     a_t = jax.random.normal(keys[3], (BATCH, *SHAPE))

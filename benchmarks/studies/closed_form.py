@@ -5,7 +5,7 @@ mixture. Every estimator and schedule is scored against it on 100 randomly drawn
 them with other solvers too: by the Wasserstein-1 distance, and by the error of the modes' masses.
 The noises are quantiles, so that only the layouts are random.
 
-    python benchmarks/closed_form.py
+    python -m benchmarks.studies.closed_form
 
 Writes `benchmarks/results/closed_form.json` (a setting at a time, and one that is there is not run
 again: delete the file to start over), draws `docs/images/closed_form.svg`, and prints the tables of
@@ -13,26 +13,31 @@ docs/estimators.md.
 """
 
 import json
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from scipy import stats
 from tqdm import tqdm
 
 from qgf_eqx import best, guidance, guided_flow, guided_solve
 from qgf_eqx._files import write_atomically
 from qgf_eqx._provenance import machine, versions
+from qgf_eqx._types import Guidance
 from qgf_eqx.analytic import MixtureFlow
+from qgf_eqx.evaluate.names import colour, estimator_of, label
 from qgf_eqx.steering import fk_steering
 from qgf_eqx.weights import CappedRatio, GaussianCovariance, LinearDecay, LinearGrowth
 
-HERE = Path(__file__).parent
+from .. import IMAGES, RESULTS
+
 LAYOUTS, SAMPLES, MODES = 100, 500, 4
 MULTIPLIERS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 4.0, 8.0)
 SCHEDULES = {
@@ -48,15 +53,29 @@ SOLVERS = {f"Euler {n}": (n, None) for n in EULER} | {
     "Dopri5 20": (20, diffrax.Dopri5()),
 }
 # With every solver, at a multiple of 1 / temperature.
-SHOWN = {
-    "qgf, constant, 0.5": (("qgf", "constant"), 0.5),
-    "qgf, (1-t)": (("qgf", "(1-t)"), 1.0),
-    "qgf_jacobian, (1-t)/t": (("qgf_jacobian", "(1-t)/t, at most 5"), 1.0),
-    "curvature": (("curvature", "constant"), 1.0),
-    "monte_carlo, Gaussian covariance": (("monte_carlo", "Gaussian covariance"), 1.0),
-}
+SHOWN = (
+    (("qgf", "constant"), 0.5),
+    (("qgf", "(1-t)"), 1.0),
+    (("qgf-jacobian", "(1-t)/t, at most 5"), 1.0),
+    (("curvature", "constant"), 1.0),
+    (("monte-carlo", "Gaussian covariance"), 1.0),
+)
+ESTIMATORS = (
+    "ood",
+    "qgf",
+    "qgf-jacobian",
+    "look-ahead-2",
+    "qgf-chain",
+    "bptt",
+    "monte-carlo",
+    "curvature",
+)
 VALUES_ONLY = ("best-of-4", "best-of-16", "fk_steering 16", "fk_steering 64")
 REFERENCE = ("qgf", "constant")
+
+Pair = tuple[str, str]
+"""An estimator and a schedule."""
+Results = dict[str, Any]
 
 
 class Layout(NamedTuple):
@@ -75,7 +94,7 @@ class Layout(NamedTuple):
         return self.flow().tilted(jnp.array(2 * self.best * self.inverse), 2 * self.inverse)
 
 
-def draw_layout(rng) -> Layout:
+def draw_layout(rng: np.random.Generator) -> Layout:
     """Two to four modes between -4 and 4; the last is repeated, so that all have one shape."""
     modes = rng.integers(2, MODES + 1)
     means = np.sort(rng.uniform(-4, 4, modes))
@@ -100,32 +119,32 @@ def layouts() -> tuple[Layout, ...]:
     return tuple(found)
 
 
-def overall_std(layout):
+def overall_std(layout: Layout) -> float:
     p, means = layout.weights, layout.means
-    return np.sqrt(p @ (layout.stds**2 + means**2) - (p @ means) ** 2)
+    return float(np.sqrt(p @ (layout.stds**2 + means**2) - (p @ means) ** 2))
 
 
 LEVELS = (np.arange(SAMPLES) + 0.5) / SAMPLES
 
 
-def quantiles(flow):
+def quantiles(flow: MixtureFlow) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Of a mixture, with its distribution function on a grid."""
     means, stds, p = (np.asarray(x, float) for x in (flow.means, flow.stds, flow.weights))
     grid = np.linspace((means - 9 * stds).min(), (means + 9 * stds).max(), 20_001)
-    cdf = sum(w * stats.norm.cdf(grid, m, s) for m, s, w in zip(means, stds, p, strict=True))
+    cdf = stats.norm.cdf(grid[:, None], means, stds) @ p
     return np.interp(LEVELS, cdf, grid), (grid, cdf)
 
 
 class Truth:
     """A law, with what `score` compares samples with: quantiles, and masses of the modes."""
 
-    def __init__(self, law, centres):
+    def __init__(self, law: MixtureFlow, centres: np.ndarray) -> None:
         self.quantiles, (grid, cdf) = quantiles(law)
         self.borders = [-np.inf, *(centres[1:] + centres[:-1]) / 2, np.inf]
         self.masses = np.diff(np.interp(self.borders, grid, cdf, left=0, right=1))
 
 
-def score(samples, truth):
+def score(samples: np.ndarray, truth: Truth) -> list[float]:
     """W1, and total variation of the masses of the modes."""
     samples = np.where(np.isfinite(samples), np.clip(samples, -50, 50), 50)
     w1 = np.mean(np.abs(np.sort(samples) - truth.quantiles))
@@ -133,44 +152,38 @@ def score(samples, truth):
     return [round(float(x), 4) for x in (w1, np.abs(masses - truth.masses).sum() / 2)]
 
 
-def estimators(steps, temperature, std):
-    """Every estimator, with what it may know: its temperature and the data's deviation."""
-    posterior = eqx.Partial(guidance.posterior_std, data_std=std)
-    soft = {"key": jax.random.key(0), "samples": 64, "std": posterior, "temperature": temperature}
-    return {
-        "ood": guidance.ood,
-        "qgf": guidance.qgf,
-        "qgf_jacobian": guidance.qgf_jacobian,
-        "look_ahead 2": eqx.Partial(guidance.look_ahead, steps=2),
-        "qgf_chain": eqx.Partial(guidance.qgf_chain, steps=steps),
-        "bptt": eqx.Partial(guidance.bptt, steps=steps),
-        "monte_carlo": eqx.Partial(guidance.monte_carlo, **soft),
-        "curvature": eqx.Partial(guidance.curvature, temperature=temperature, iterations=1),
-    }
+def estimator(name: str, steps: int, temperature: Any, std: Any) -> Guidance:
+    """That of the table; two are told what they may know, the temperature and the data's
+    deviation.
+    """
+    if name == "monte-carlo":
+        posterior = eqx.Partial(guidance.posterior_std, data_std=std)
+        options = {"samples": 64, "std": posterior, "temperature": temperature}
+        return eqx.Partial(guidance.monte_carlo, key=jax.random.key(0), **options)
+    if name == "curvature":
+        return eqx.Partial(guidance.curvature, temperature=temperature, iterations=1)
+    return estimator_of(name, steps=steps)
 
 
-NAMES = tuple(estimators(1, 1.0, 1.0))
-
-
-def pairs():
+def pairs() -> list[Pair]:
     """Estimator and schedule; the curvature estimator has its schedule inside."""
-    return [(e, s) for e in NAMES for s in SCHEDULES if e != "curvature" or s == "constant"]
+    return [(e, s) for e in ESTIMATORS for s in SCHEDULES if e != "curvature" or s == "constant"]
 
 
-def settings():
+def settings() -> list[tuple[str, ...]]:
     """All pairs with ten Euler steps, those that are shown with every solver, and values only."""
-    guided = [(*pair, "Euler 10") for pair in pairs()]
-    guided += [(*pair, solver) for pair, _ in SHOWN.values() for solver in SOLVERS]
-    return list(dict.fromkeys(guided)) + [(name,) for name in VALUES_ONLY]
+    found: list[tuple[str, ...]] = [(*pair, "Euler 10") for pair in pairs()]
+    found += [(*pair, solver) for pair, _ in SHOWN for solver in SOLVERS]
+    return list(dict.fromkeys(found)) + [(name,) for name in VALUES_ONLY]
 
 
-def guided_draw(name, schedule, solver):
+def guided_draw(name: str, schedule: str, solver: str) -> Callable:
     """Samples of every multiplier, from the quantiles of the noise."""
     steps, method = SOLVERS[solver]
     noises = jnp.asarray(stats.norm.ppf(LEVELS), jnp.float32)
 
     def draw(flow, critic, inverse, std):
-        estimate = estimators(steps, 1 / inverse, std)[name]
+        estimate = estimator(name, steps, 1 / inverse, std)
 
         def one(multiplier, noise):
             weight = SCHEDULES[schedule](multiplier * inverse, std)
@@ -184,9 +197,9 @@ def guided_draw(name, schedule, solver):
     return draw
 
 
-def values_only_draw(label):
+def values_only_draw(setting: str) -> Callable:
     """Best-of-N and particles, at 20 steps and random noises."""
-    name, n = label.replace("best-of-", "best-of ").split()
+    name, n = setting.replace("best-of-", "best-of ").split()
     keys = jax.random.split(jax.random.key(0), SAMPLES)
 
     def draw(flow, critic, inverse, std):
@@ -204,7 +217,7 @@ def values_only_draw(label):
 
 
 @partial(jax.jit, static_argnums=0)
-def draw_all(draw, stacked, stds):
+def draw_all(draw: Callable, stacked: Layout, stds: Array) -> Array:
     """On all layouts, one at a time: `[layout, multiplier, sample]`."""
 
     def one(layout_and_std):
@@ -215,7 +228,7 @@ def draw_all(draw, stacked, stds):
     return jax.lax.map(one, (stacked, stds))
 
 
-def run(path):
+def run(path: Path) -> Results:
     """Every setting that is not in the file, which is written after each."""
     drawn = layouts()
     described = [{k: np.round(v, 4).tolist() for k, v in x._asdict().items()} for x in drawn]
@@ -233,11 +246,11 @@ def run(path):
     to_jax = lambda *x: jnp.asarray(np.stack(x), jnp.float32)  # noqa: E731
     stacked, stds = jax.tree.map(to_jax, *drawn), to_jax(*map(overall_std, drawn))
     for setting in tqdm(settings(), unit=" settings", disable=None):
-        label = " | ".join(setting)
-        if label not in results["rows"]:
+        key = " | ".join(setting)
+        if key not in results["rows"]:
             draw = guided_draw(*setting) if len(setting) > 1 else values_only_draw(*setting)
             samples = np.asarray(draw_all(draw, stacked, stds))
-            results["rows"][label] = [
+            results["rows"][key] = [
                 [score(x, truth) for x in by_multiplier]
                 for by_multiplier, truth in zip(samples, truths, strict=True)
             ]
@@ -250,20 +263,20 @@ def run(path):
 class Left:
     """The share of the plain flow's W1 that is left, of each layout; of a divergence at most 3."""
 
-    def __init__(self, results):
+    def __init__(self, results: Results) -> None:
         self.rows = results["rows"]
         self.gaps = np.array(results["plain"])[:, 0]
 
-    def shares(self, *setting):
+    def shares(self, *setting: str) -> np.ndarray:
         """`[layout, multiplier]`."""
         w1 = np.array(self.rows[" | ".join(setting)])[..., 0]
         return np.minimum(w1 / self.gaps[:, None], 3)
 
-    def at(self, pair, multiplier, solver="Euler 10"):
+    def at(self, pair: Pair, multiplier: float, solver: str = "Euler 10") -> np.ndarray:
         """At a multiple of 1 / temperature, of each layout."""
         return self.shares(*pair, solver)[:, MULTIPLIERS.index(multiplier)]
 
-    def tuned(self, pair):
+    def tuned(self, pair: Pair) -> tuple[np.ndarray, float]:
         """At the multiple that is best on one half of the layouts, of the other half, and the other
         way round; and the multiple that is best on all.
         """
@@ -275,32 +288,33 @@ class Left:
         return found, MULTIPLIERS[shares.mean(axis=0).argmin()]
 
 
-def mean_and_error(values, sign=""):
+def mean_and_error(values: np.ndarray, sign: str = "") -> str:
     return f"{values.mean():{sign}.2f} ± {values.std(ddof=1) / len(values) ** 0.5:.2f}"
 
 
-def tables(results):
+def tables(results: Results) -> str:
     """What the docs show, in Markdown."""
     left = Left(results)
     reference, _ = left.tuned(REFERENCE)
     head = ("estimator", "schedule", "at 1/temperature", "best multiple", "at the best multiple")
-    lines = [f"| {' | '.join(head)} | minus `qgf`, constant |", "|---" * 6 + "|"]
+    lines = [f"| {' | '.join(head)} | minus QGF, constant |", "|---" * 6 + "|"]
     for pair in pairs():
         tuned, multiple = left.tuned(pair)
-        cells = [f"`{pair[0]}`", pair[1], mean_and_error(left.at(pair, 1.0)), f"{multiple:g}"]
+        cells = [label(pair[0]), pair[1], mean_and_error(left.at(pair, 1.0)), f"{multiple:g}"]
         apart = "" if pair == REFERENCE else mean_and_error(tuned - reference, "+")
         lines.append(f"| {' | '.join([*cells, mean_and_error(tuned), apart])} |")
-    lines += ["", "| solver | " + " | ".join(f"`{n}`" for n in SHOWN) + " |"]
+    heads = [f"{label(e)}, {s}{f', {m:g}' if m != 1 else ''}" for (e, s), m in SHOWN]
+    lines += ["", "| solver | " + " | ".join(heads) + " |"]
     lines += ["|---" * (len(SHOWN) + 1) + "|"]
     for solver in SOLVERS:
-        cells = [mean_and_error(left.at(pair, m, solver)) for pair, m in SHOWN.values()]
+        cells = [mean_and_error(left.at(pair, m, solver)) for pair, m in SHOWN]
         lines.append(f"| {' | '.join([solver, *cells])} |")
     lines += ["", "| values only | left |", "|---|---|"]
     lines += [f"| {n} | {mean_and_error(left.shares(n)[:, 0])} |" for n in VALUES_ONLY]
     return "\n".join(lines)
 
 
-def figure(results, path):
+def figure(results: Results, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -311,12 +325,13 @@ def figure(results, path):
     size = (4 * len(schedules), 3.6)
     drawn, panels = pyplot.subplots(1, 3, figsize=size, layout="constrained", sharey=True)
     for axes, schedule in zip(panels, schedules, strict=True):
-        for name in NAMES:
+        for name in ESTIMATORS:
             pair = (name, schedule if name != "curvature" else "constant")
             shares = left.shares(*pair, "Euler 10")
             error = shares.std(axis=0, ddof=1) / len(shares) ** 0.5
             style = "--" if name == "curvature" else "-"
-            options = {"marker": "o", "markersize": 3, "elinewidth": 0.7, "label": name}
+            options = {"marker": "o", "markersize": 3, "elinewidth": 0.7, "label": label(name)}
+            options["color"] = colour(name)
             axes.errorbar(MULTIPLIERS, shares.mean(axis=0), error, linestyle=style, **options)
         axes.axhline(1, color="grey", linewidth=0.8)
         axes.set(xscale="log", title=schedule, xlabel="weight x temperature", ylim=(0, 2))
@@ -327,9 +342,9 @@ def figure(results, path):
     drawn.savefig(path, metadata={"Date": None})
 
 
-def main():
-    results = run(HERE / "results" / "closed_form.json")
-    figure(results, HERE.parent / "docs" / "images" / "closed_form.svg")
+def main() -> None:
+    results = run(RESULTS / "closed_form.json")
+    figure(results, IMAGES / "closed_form.svg")
     print(tables(results))
 
 

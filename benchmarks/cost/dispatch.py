@@ -1,6 +1,6 @@
 """What a call costs before anything is computed: `jit_sampler`'s way against `equinox.filter_jit`.
 
-    python benchmarks/dispatch.py
+    python -m benchmarks.cost.dispatch
 
 A body that computes next to nothing, with the parameters of a 4 x 512 policy and two critics: as
 arguments of `filter_jit`, as flat leaves of `jax.jit`, and as constants of the program, which is
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 OBS = np.ones(46, np.float32)
 
 
-def main():
+def main() -> None:
     policy = VelocityMLP(46, (5, 5), width=512, key=KEY)
     critic = Ensemble(lambda k: CriticMLP(46, (5, 5), width=512, key=k), 2, key=KEY)
     arrays, static = eqx.partition((policy, critic), eqx.is_array)

@@ -4,8 +4,8 @@ Trains the same flow twice, with this package's time (low frequencies, t ~ U[0, 
 paper's (a sinusoid of 10000 t, t on the grid of T = 10), and samples both with T = 10, 20 and 40
 Euler steps, and with Heun: on a one-dimensional mixture, and on trained cube-single runs.
 
-    python benchmarks/flow_steps.py mixture
-    python benchmarks/flow_steps.py cube RUN PAPER_RUN --data-dir data
+    python -m benchmarks.studies.flow_steps mixture
+    python -m benchmarks.studies.flow_steps cube RUN PAPER_RUN --data-dir data
 
 where the runs are made by `qgf-eqx train`, the second with `--paper-time`. Writes
 `benchmarks/results/flow_steps_<part>.json`.
@@ -13,8 +13,9 @@ where the runs are made by `qgf-eqx train`, the second with `--paper-time`. Writ
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -36,12 +37,23 @@ from qgf_eqx.objectives import flow_matching, grid_time, uniform_time
 from qgf_eqx.train import load_nets
 from qgf_eqx.weights import LinearDecay
 
+from .. import RESULTS
+
 STEPS = (10, 20, 40)
+METHODS = ("flow", "qgf", "best-of-16")
 WEIGHT = LinearDecay(0.15)  # what the cube experiment chose
 KINDS = {"low frequencies": (low_frequency_time, uniform_time), "paper": (paper_time, grid_time)}
 
 
-def train_mixture(data, embed, time, *, seed, updates=20_000, batch=256):
+def train_mixture(
+    data: MixtureFlow,
+    embed: Callable,
+    time: Callable,
+    *,
+    seed: int,
+    updates: int = 20_000,
+    batch: int = 256,
+) -> VelocityMLP:
     net_key, train_key = jax.random.split(jax.random.key(seed))
     policy = VelocityMLP(0, (), width=64, depth=3, embed=embed, key=net_key)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, updates))
@@ -66,7 +78,7 @@ def train_mixture(data, embed, time, *, seed, updates=20_000, batch=256):
     return eqx.combine(arrays, static)
 
 
-def velocity_error(policy, data, times):
+def velocity_error(policy: VelocityMLP, data: MixtureFlow, times: np.ndarray) -> float:
     """RMSE of the velocity over the flow's own points at the given times."""
 
     @jax.jit
@@ -81,7 +93,7 @@ def velocity_error(policy, data, times):
     return float(jnp.sqrt(jnp.mean(squares(keys, jnp.asarray(times, jnp.float32)))))
 
 
-def mixture():
+def mixture() -> dict[str, Any]:
     data = MixtureFlow(jnp.array([1.0, 3.0, 5.0]), 0.1)
     truth = np.asarray(data.draw(jax.random.key(1), 100_000))
     noises = jax.random.normal(jax.random.key(2), (20_000,))
@@ -111,25 +123,23 @@ def mixture():
     return {"rows": rows, "samples": len(noises), "updates": 20_000, "net": "3 x 64", "batch": 256}
 
 
-def cube(runs, data_dir, episodes):
+def cube(runs: dict[str, str], data_dir: str, episodes: int) -> dict[str, Any]:
     env = load_nets(runs["low frequencies"])[1].env
     held_out = load(env, data_dir, split="val")
-    rows = []
+    rows, observations = [], 0
     for kind, run in runs.items():
         nets, config = load_nets(run)
         starts = np.arange(0, len(held_out.episode_end) - config.horizon, 3)
         rows_of = starts[:, None] + np.arange(config.horizon)
         whole = held_out.episode_end[rows_of].sum(axis=1) == 0
         starts, rows_of = starts[whole], rows_of[whole]
+        observations = len(starts)
         actions = held_out.actions[rows_of].reshape(len(starts), -1)
         noises = jax.random.normal(jax.random.key(0), (len(starts), *nets.policy.action_shape))
-        names = ("flow", "qgf", "best-of-16")
         methods = [
-            dataclasses.replace(
-                method(name, weight=WEIGHT if name == "qgf" else 0.0, steps=steps), reduce=jnp.mean
-            )
+            dataclasses.replace(method(name, weight=WEIGHT, steps=steps), reduce=jnp.mean)
             for steps in STEPS
-            for name in names
+            for name in METHODS
         ]
         numbers = range(3_000_000, 3_000_000 + episodes)
         outcomes = iter(evaluate(run, methods, numbers, label=kind))
@@ -143,7 +153,7 @@ def cube(runs, data_dir, episodes):
                 stats.wasserstein_distance(s, a) for s, a in zip(samples.T, actions.T, strict=True)
             ]
             row = {"time": kind, "T": steps, "W1 to held-out actions": float(np.mean(distances))}
-            for name in names:
+            for name in METHODS:
                 successes = sum(e.success for e in next(outcomes))
                 row[f"{name} success"] = successes / episodes
                 row[f"{name} interval"] = wilson(successes, episodes)
@@ -154,12 +164,12 @@ def cube(runs, data_dir, episodes):
         "W1": "mean over the dimensions of the action",
         "weight": str(WEIGHT),
         "critics reduced by": "mean",
-        "observations": len(starts),
+        "observations": observations,
         "rows": rows,
     }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,8 +183,7 @@ def main():
     else:
         runs = dict(zip(KINDS, arguments.runs, strict=True))
         results = cube(runs, arguments.data_dir, arguments.episodes)
-    path = Path(__file__).parent / "results" / f"flow_steps_{arguments.part}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = RESULTS / f"flow_steps_{arguments.part}.json"
     write_json(path, {**results, "versions": versions(), "machine": machine()})
     print(f"The results are in {path}")
 

@@ -1,6 +1,6 @@
 """Cube-single task 2 with the training run as the unit: four runs, two seeds trained twice.
 
-    python benchmarks/training_runs.py
+    python -m benchmarks.studies.training_runs
 
 Reads the outcomes of every episode in `results/best_of_cube*.json` (weight 0.15 (1-t) in both) and
 in `results/cube_single_task2*.json` (weights chosen on tuning episodes, the only ones with OOD in
@@ -8,21 +8,17 @@ all four runs), and prints the tables of docs/analyses.md. Intervals are Student
 """
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import stats
 
-RESULTS = Path(__file__).parent / "results"
+from qgf_eqx.evaluate.names import label
+
+from .. import RESULTS
+
 FIXED, CHOSEN = "best_of_cube", "cube_single_task2"
-NAMES = {
-    "flow": "flow",
-    "best-of-4": "best-of-4",
-    "best-of-16": "best-of-16",
-    "qgf": "QGF",
-    "ood": "OOD (clipped)",
-    "qgf-best-of-4": "QGF + best-of-4",
-}
+RENAMED = {"ood": "ood-clipped"}  # since these episodes were played
 RATES = {
     FIXED: ("flow", "best-of-4", "best-of-16", "qgf", "qgf-best-of-4"),
     CHOSEN: ("flow", "qgf", "ood", "best-of-16"),
@@ -37,7 +33,12 @@ DIFFERENCES = (
 )
 
 
-def rates(study, method):
+def shown(method: str) -> str:
+    """A method's name in the documentation."""
+    return label(RENAMED.get(method, method))
+
+
+def rates(study: str, method: str) -> np.ndarray:
     """Success of every training run, in per cent: two seeds, then the same seeds again."""
     found = []
     for name in (study, f"{study}_again"):
@@ -46,30 +47,30 @@ def rates(study, method):
     return np.array([100 * outcomes.count("1") / len(outcomes) for outcomes in found])
 
 
-def interval(values):
+def interval(values: np.ndarray) -> tuple[float, float, float]:
     """The mean over the runs, and its 95 % interval."""
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return values.mean(), values.mean() - half, values.mean() + half
 
 
-def row(name, values, sign=""):
+def row(name: str, values: np.ndarray, sign: str = "") -> str:
     mean, low, high = interval(values)
     each = " | ".join(f"{v:{sign}.0f}" for v in values)
     return f"| {name} | {each} | {mean:{sign}.1f} [{low:.1f}, {high:.1f}] |"
 
 
-def tables():
+def tables() -> Iterator[str]:
     """What the docs show, in Markdown."""
     head = "| first run, seed 0 | seed 1 | second run, seed 0 | seed 1 | mean [95 % over runs] |"
     rule = "|---" * 6 + "|"
     for study, methods in RATES.items():
         yield "\n".join(
-            [f"| success (%) {head}", rule, *(row(NAMES[m], rates(study, m)) for m in methods)]
+            [f"| success (%) {head}", rule, *(row(shown(m), rates(study, m)) for m in methods)]
         )
     rows = []
     for study, ours, theirs in DIFFERENCES:
         apart = rates(study, ours) - rates(study, theirs)
-        rows.append(row(f"{NAMES[ours]} - {NAMES[theirs]}", apart, "+"))
+        rows.append(row(f"{shown(ours)} - {shown(theirs)}", apart, "+"))
     yield "\n".join([f"| points of success {head}", rule, *rows])
 
 

@@ -1,9 +1,9 @@
 """What an action costs: FLOPs, weight reads, latency, throughput, memory, start-up, by method.
 
-    python benchmarks/cost.py                       # all, on the device that JAX finds
-    python benchmarks/cost.py --quick               # small networks, few repeats: does it work?
-    python benchmarks/cost.py --figure              # and docs/images/cost.svg
-    python benchmarks/cost.py --only-show --figure  # from the results, nothing is measured
+    python -m benchmarks.cost                       # all, on the device that JAX finds
+    python -m benchmarks.cost --quick               # small networks, few repeats: does it work?
+    python -m benchmarks.cost --figure              # and docs/images/cost.svg
+    python -m benchmarks.cost --only-show --figure  # from the results, nothing is measured
 
 Every method and width is measured in a fresh process, batches ascending: a control loop that hands
 an observation from the host and waits for the action. Networks of the paper's sizes, random
@@ -13,8 +13,8 @@ shapes, which at batch 1 is the time to read the weights. What would take too lo
 memory is not run, and the row says why.
 
 On a GPU all of it is done with TF32, with full float32 and with bfloat16 weights, and batch 1 with
-and without command buffers, scanned and unrolled. The method `training` needs the extras `train`
-and `ogbench`, the figure needs `plot`.
+and without command buffers, scanned and unrolled. All of it needs the extra `evaluate`, the method
+`training` also `train` and `ogbench`, the figure `plot`.
 
 Writes `benchmarks/results/cost_<device>.json` after every process. What is there already of the
 same machine and versions is kept, but for what is measured again, so that a long measurement may be
@@ -22,23 +22,25 @@ made in parts; every row names its commit. Results of another machine or other v
 overwritten.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from methods import METHODS, OBS, SHAPE
 from tqdm import tqdm
 
 from qgf_eqx._provenance import machine, versions, write_json
 
-HERE = Path(__file__).parent
-FIGURE = HERE.parent / "docs" / "images" / "cost.svg"
+from .. import IMAGES, RESULTS
+from .methods import METHODS, OBS, SHAPE
+from .report import figure, table, tables
+
 RECORDED = ("widths", "batches", "ticks", "repeats", "rounds", "seconds")
 CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
@@ -51,7 +53,7 @@ class Variant(NamedTuple):
     unroll: bool = False
     buffers: bool | None = None  # XLA's command buffers; None is XLA's default
 
-    def environment(self):
+    def environment(self) -> dict[str, str]:
         """XLA reads its flags once, when a process starts."""
         if self.buffers is None:
             return {}
@@ -71,7 +73,7 @@ VARIANTS = {
 }
 
 
-def plan(options, variants):
+def plan(options: Namespace, variants: list[str]) -> Iterator[tuple[str, int, str]]:
     """Method, width and variant of every process."""
     for name in options.methods:
         for width in options.widths:
@@ -83,8 +85,8 @@ def plan(options, variants):
                     yield name, width, variant
 
 
-def job(options, name, width, variant):
-    """What `measure.py` is told. Command buffers are a matter of batch 1."""
+def job(options: Namespace, name: str, width: int, variant: str) -> dict[str, Any]:
+    """What `measure` is told. Command buffers are a matter of batch 1."""
     batches = options.batches if VARIANTS[variant].buffers is None else [1]
     return {
         "method": name,
@@ -99,11 +101,11 @@ def job(options, name, width, variant):
     }
 
 
-def run(what, environment):
+def run(what: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """One process; what it printed last."""
-    script = HERE / "measure.py"
+    job = json.dumps(what | {"spawned": time.time()})
     done = subprocess.run(
-        [sys.executable, script, json.dumps(what | {"spawned": time.time()})],
+        [sys.executable, "-m", "benchmarks.cost.measure", job],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         text=True,
@@ -113,7 +115,7 @@ def run(what, environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def cached_start(what, environment):
+def cached_start(what: dict[str, Any], environment: dict[str, str]) -> dict[str, float] | None:
     """The cold start of a process that finds its programs in JAX's compilation cache."""
     with tempfile.TemporaryDirectory() as folder:
         environment = environment | CACHE | {"JAX_COMPILATION_CACHE_DIR": folder}
@@ -121,14 +123,14 @@ def cached_start(what, environment):
         return run(what | {"only start": True}, environment).get("cold start")
 
 
-def find_device():
+def find_device() -> list[str]:
     """Asked in another process, so that this one holds no memory of it."""
     code = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='\\n')"
     asked = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     return asked.stdout.splitlines()[-2:]
 
 
-def measure(options, platform, device, path):
+def measure(options: Namespace, platform: str, device: str, path: Path) -> None:
     variants = options.variants or (["default"] if platform == "cpu" else list(VARIANTS))
     if options.device_variants:
         variants = list(VARIANTS)
@@ -145,7 +147,8 @@ def measure(options, platform, device, path):
     }
     for name, width, variant in tqdm(list(plan(options, variants)), unit=" processes"):
         what, environment = job(options, name, width, variant), VARIANTS[variant].environment()
-        row = {"method": name, "width": width, "variant": variant} | run(what, environment)
+        row: dict[str, Any] = {"method": name, "width": width, "variant": variant}
+        row |= run(what, environment)
         if "cold start" in row and variant == "default":
             row["cold start, cached"] = cached_start(what, environment)
         for batch, found in row.get("batches", {}).items():
@@ -160,14 +163,13 @@ def measure(options, platform, device, path):
             }
         results["rows"] = [*others, row]
         write_json(path, results)
-    return results
 
 
-def identity(row):
+def identity(row: dict[str, Any]) -> tuple[str, int, str]:
     return row["method"], row["width"], row["variant"]
 
 
-def earlier_rows(path):
+def earlier_rows(path: Path) -> list[dict[str, Any]]:
     """Of the same machine and versions, whatever the commit: all others would be no comparison."""
     if not path.exists():
         return []
@@ -182,143 +184,11 @@ def earlier_rows(path):
     return found["rows"]
 
 
-def table(results):
-    """In Markdown, a line for every method, width, variant and batch."""
-    columns = {
-        "latency p50 (us)": "p50 (us)",
-        "latency p95 (us)": "p95 (us)",
-        "jitter p95 - p50 (us)": "jitter (us)",
-        "throughput (actions/s)": "actions/s",
-        "updates per second": "updates/s",
-        "CPU time per action (us)": "CPU (us)",
-        "multiple of the floor": "x floor",
-        "compile (s)": "compile (s)",
-        "peak RSS (MB)": "RSS (MB)",
-        "peak device memory (MB)": "device (MB)",
-    }
-    batches = [(r, b, m) for r in results["rows"] for b, m in r.get("batches", {}).items()]
-    columns = {k: v for k, v in columns.items() if any(k in m for _, _, m in batches)}
-    first = ["method", "width", "variant", "batch", "GFLOP", "weights (MB)"]
-    last = ["ours / plain, clock", "ours / plain, CPU"]
-    header = [*first, *columns.values(), *last]
-    lines = [header, ["---"] * len(header)]
-    for row, batch, found in batches:
-        cells = [row["method"], str(row["width"]), row["variant"], str(batch)]
-        cells += [number(row.get(k)) for k in GIVEN]
-        measured = [number(found.get(k)) for k in columns]
-        cells += [found["skipped"], *measured[1:]] if "skipped" in found else measured
-        cells += [share(found.get("plain", {}), k) for k in ("clock", "CPU")]
-        lines.append(cells)
-    return "\n".join([markdown(lines), "", starts(results)])
-
-
-def markdown(lines):
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-GIVEN = ("GFLOP per action", "weight reads per action (MB)")
-
-
-def starts(results):
-    """Seconds from the start of a process to its first action."""
-    parts = ("import (s)", "build (s)", "first action (s)", "total (s)")
-    header = ["method", "width", *parts, "total, cached (s)"]
-    lines = [header, ["---"] * len(header)]
-    for row in results["rows"]:
-        if row.get("cold start, cached"):
-            times = [row["cold start"][part] for part in parts]
-            times += [row["cold start, cached"]["total (s)"]]
-            lines.append([row["method"], str(row["width"]), *map(number, times)])
-    return markdown(lines)
-
-
-def tables(results):
-    """Three short tables for the documentation: latency, throughput, and ratios to plain."""
-    rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
-    widths = sorted({width for name, width in rows if name != "training"})
-    names = list(dict.fromkeys(name for name, _ in rows if name != "training"))
-    names.sort(key=list(METHODS).index)
-    batches = sorted({int(b) for r in rows.values() for b in r.get("batches", {})} - {1})
-    heads = [f"4 x {width}" for width in widths]
-
-    def found(name, width, batch):
-        return rows.get((name, width), {}).get("batches", {}).get(str(batch), {})
-
-    latency = [["method", *(f"GFLOP, {h}" for h in heads), *(f"ms, {h}: p50, p95" for h in heads)]]
-    throughput = [["actions per second", *(f"{b}, {h}" for h in heads for b in batches)]]
-    ratios = [["method", "nets", *(f"batch {batch}" for batch in [1, *batches])]]
-    for name in names:
-        flop = [rows.get((name, w), {}).get("GFLOP per action") for w in widths]
-        times = [
-            [found(name, w, 1).get(f"latency {p} (us)") for p in ("p50", "p95")] for w in widths
-        ]
-        both = [", ".join(f"{1e-3 * x:.2f}" for x in pair if x) for pair in times]
-        latency.append([name, *("" if x is None else f"{x:.3f}" for x in flop), *both])
-        key = "throughput (actions/s)"
-        rates = [found(name, w, b).get(key) for w in widths for b in batches]
-        throughput.append([name, *("" if x is None else f"{x:.0f}" for x in rates)])
-        for width, head in zip(widths, heads, strict=True):
-            plain = [found(name, width, b).get("plain", {}) for b in [1, *batches]]
-            cells = [speedups(p) for p in plain]
-            if any(cells):
-                ratios.append([name, head, *cells])
-    ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in (latency, throughput, ratios))
-    return "\n\n".join(map(markdown, ruled))
-
-
-def speedups(plain):
-    """How many times faster than plain: by the clock, and by CPU time."""
-    if "ours / plain, clock" not in plain:
-        return ""
-    return ", ".join(f"{1 / plain[f'ours / plain, {by}']:.2f}" for by in ("clock", "CPU"))
-
-
-def number(x):
-    return "" if x is None else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
-
-
-def share(found, clock):
-    if f"ours / plain, {clock}" not in found:
-        return ""
-    low, high = found[f"ours / plain, {clock}, quartiles"]
-    return f"{found[f'ours / plain, {clock}']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def figure(results, path):
-    """GFLOP per action, and latency at batch 1 with its 95th percentile; of the widest networks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [r for r in results["rows"] if r["variant"] == "default"]
-    rows = [r for r in rows if "latency p50 (us)" in r.get("batches", {}).get("1", {})]
-    width = max(r["width"] for r in rows)
-    rows = [r for r in rows if r["width"] == width]
-    rows.sort(key=lambda r: list(METHODS).index(r["method"]), reverse=True)
-    names = [r["method"] for r in rows]
-    cpu = f"{results['machine']['cores']} cores, {results['machine']['processor']}"
-    title = cpu if results["platform"] == "cpu" else results["device"]
-    pyplot.rcParams["svg.hashsalt"] = "cost"
-    size = (9, 1 + 0.28 * len(rows))
-    drawn, (left, right) = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
-    left.barh(names, [r["GFLOP per action"] for r in rows])
-    left.set(xlabel="GFLOP per action", title=f"networks 4 x {width}, T = 10")
-    p50, p95 = (
-        [1e-3 * r["batches"]["1"][f"latency {p} (us)"] for r in rows] for p in ("p50", "p95")
-    )
-    spread = [[0] * len(rows), [b - a for a, b in zip(p50, p95, strict=True)]]
-    right.barh(names, p50, xerr=spread, ecolor="grey")
-    right.set(xlabel="latency at batch 1 (ms), p50 and p95", title=title)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, metadata={"Date": None})
-
-
-def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse() -> Namespace:
+    parser = ArgumentParser(
+        prog="python -m benchmarks.cost",
+        description=__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
     )
     names = [*METHODS, "training"]
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
@@ -332,7 +202,7 @@ def parse():
     parser.add_argument("--seconds", type=float, default=60, help="at most, for each of these")
     parser.add_argument("--quick", action="store_true", help="small and few, whatever the above")
     parser.add_argument("--out", type=Path, help="of the results")
-    parser.add_argument("--figure", nargs="?", type=Path, const=FIGURE, metavar="PATH")
+    parser.add_argument("--figure", nargs="?", type=Path, const=IMAGES / "cost.svg", metavar="PATH")
     parser.add_argument("--only-show", action="store_true", help="measure nothing")
     options = parser.parse_args()
     if options.quick:
@@ -341,11 +211,11 @@ def parse():
     return options
 
 
-def main():
+def main() -> None:
     options = parse()
     platform, device = find_device()
     name = f"cost_{device.lower().replace(' ', '_')}{'_quick' if options.quick else ''}.json"
-    path = options.out or HERE / "results" / name
+    path = options.out or RESULTS / name
     if not options.only_show:
         measure(options, platform, device, path)
     results = json.loads(path.read_text())

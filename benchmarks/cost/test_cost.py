@@ -1,23 +1,25 @@
 """Control ticks under pytest-benchmark, to compare two commits.
 
-    pytest benchmarks -o addopts= --benchmark-only --benchmark-autosave
-    pytest benchmarks -o addopts= --benchmark-only --benchmark-compare
+    pytest benchmarks/cost -o addopts= --benchmark-only --benchmark-autosave
+    pytest benchmarks/cost -o addopts= --benchmark-only --benchmark-compare
 
 `--cost-methods`, `--cost-widths` and `--cost-batches` choose others than the small default set.
-The project's own `addopts` skip them. What the numbers mean: `cost.py`.
+The project's own `addopts` skip them. What the numbers mean: `__main__.py`.
 """
 
 from functools import partial
 
 import jax
 import numpy as np
-from measure import control_step, observations
-from methods import METHODS, bytes_read, make_nets
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from qgf_eqx.flops import count
 
+from .measure import control_step, observations
+from .methods import METHODS, bytes_read, make_nets
 
-def test_tick(benchmark, method, width, batch):
+
+def test_tick(benchmark: BenchmarkFixture, method: str, width: int, batch: int) -> None:
     drawn = METHODS[method]
     nets = make_nets(drawn.passes, width, False)
     act = partial(drawn.act, unroll=False)
