@@ -79,6 +79,24 @@ def test_the_front_pages_gain_is_that_of_the_training_runs():
     assert tuned == {0.3: 0.9, 1.0: 1.0, 3.0: 1.0} and maze["table"][1]["weight"] == 1
 
 
+def test_the_table_of_meta_world_is_the_results_and_their_weights_are_inside_their_grids():
+    interval = lambda x: "[{:.0f}, {:.0f}]".format(*(100 * end for end in x["interval"]))  # noqa: E731
+    for task in ("push", "pick-place", "soccer"):
+        found = results(f"metaworld_{task.replace('-', '_')}")
+        assert found["training seeds"] == [0, 1, 2] and found["task"] == f"metaworld-{task}-v3"
+        cells = [f"{100 * row['success']:.0f} {interval(row)}" for row in found["table"]]
+        gain = found["differences"][0]
+        assert [gain["of"], gain["and"]] == ["qgf", "flow"] and gain["interval"][0] > 0
+        cells += [f"{100 * gain['difference']:+.0f} {interval(gain)}"]
+        assert f"| {task}-v3 | {' | '.join(cells)} |" in page("analyses")
+        for row in found["table"]:
+            tried = [x["weight"] for x in found["tuning"] if x["method"] == row["method"]]
+            assert not tried or min(tried) < row["weight"] < max(tried)
+    behind = {d["and"]: d for d in results("metaworld_pick_place")["differences"]}
+    assert [round(100 * x) for x in behind["ood"]["interval"]] == [-19, -1]
+    assert [round(100 * x) for x in behind["best-of-4"]["interval"]] == [-16, -2]
+
+
 def test_what_is_said_of_the_tuning_on_the_cube_is_what_was_tuned():
     for name, chosen in (("cube_single_task2", "0.15 (1-t)"), ("cube_single_task2_again", 0.06)):
         found = results(name)
