@@ -13,7 +13,7 @@ from test_train import CONFIG, data, shared_loops
 from qgf_eqx import checkpoint
 from qgf_eqx import train as module
 from qgf_eqx._fields import given
-from qgf_eqx._units import OfRealObs
+from qgf_eqx._units import OfRealObs, Spec
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.cli import _offline
 from qgf_eqx.cli._options import Flow, Recorded
@@ -139,14 +139,14 @@ def test_one_of_the_two_is_enough(setting, tmp_path):
 def test_a_checkpoint_without_the_arrays_that_its_config_names_does_not_load(run, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     found = checkpoint.read_metadata(run / "checkpoint.safetensors")
-    state = module._load(run / "checkpoint.safetensors", BOTH, 3, 2)[0]
+    state = module._load(run / "checkpoint.safetensors", BOTH, Spec(3, 2))[0]
     checkpoint.save(path, state, found)
     for load in (load_nets, load_units, lambda folder: train(BOTH, real(), folder, **OPTIONS)):
         with pytest.raises(CheckpointError, match=r"`\.units\.obs\.shift` is missing in the file"):
             load(tmp_path)
     shutil.copy(run / "checkpoint.safetensors", path)  # and the other way round
     with pytest.raises(CheckpointError, match=r"`\.units\.[\w.]+` .* missing in the model"):
-        module._load(path, CONFIG, 3, 2)
+        module._load(path, CONFIG, Spec(3, 2))
 
 
 @pytest.mark.parametrize("setting", ["normalise_obs", "normalise_actions"])
