@@ -48,7 +48,7 @@ from .data import (
     read_rows,
     time_limit_masks,
 )
-from .data._identity import differing, identity
+from .data._fingerprint import differing, fingerprint
 from .data.augment import random_crop
 from .nn import (
     CriticMLP,
@@ -349,7 +349,7 @@ def train(
     run_dir = Path(run_dir)
     with alone_in(run_dir), termination_flag() as terminated:
         path = run_dir / "checkpoint.safetensors"
-        metadata = {"config": dataclasses.asdict(config), "data": identity(dataset)}
+        metadata = {"config": dataclasses.asdict(config), "data": fingerprint(dataset)}
         dataset, spec = join_obs(dataset)
         metadata |= {"obs": spec.layout} if spec.layout else {}
         state, units = _first_state(path, config, metadata, dataset, spec)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qgf_eqx.data import Dataset, DatasetError, _identity, dataset_name, env_id, from_file, load
+from qgf_eqx.data import Dataset, DatasetError, _fingerprint, dataset_name, env_id, from_file, load
 from qgf_eqx.data._convert import open_arrays
-from qgf_eqx.data._identity import _of_field, differing, identity
+from qgf_eqx.data._fingerprint import _of_field, differing, fingerprint
 
 ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 
@@ -280,7 +280,7 @@ def test_your_own_file_may_use_the_names_of_today_or_of_ogbench(write_npz):
 
 def test_an_identity_of_version_0_1_is_compared_on_what_both_have(write_npz):
     dataset = from_file(own_file(write_npz))
-    now = identity(dataset)
+    now = fingerprint(dataset)
     old = {"observations": now["obs"], "terminals": now["episode_end"], "masks": "not comparable"}
     old |= {"actions": now["actions"], "rewards": now["rewards"]}
     assert differing(old, now) == [] and differing(dict(now), now) == []
@@ -293,7 +293,7 @@ def test_the_identity_of_a_dict_of_observations_is_that_of_each_array(write_npz)
     dataset = from_file(own_file(write_npz))
     nested = dataset._replace(obs={"state": dataset.obs, "goal": dataset.obs[:, :1]})
     other = nested._replace(obs={**nested.obs, "goal": 1 + dataset.obs[:, :1]})
-    assert differing(identity(nested), identity(other)) == ["obs['goal']"]
+    assert differing(fingerprint(nested), fingerprint(other)) == ["obs['goal']"]
 
 
 def test_converted_arrays_go_where_they_can_be_written(write_npz, tmp_path, monkeypatch):
@@ -494,16 +494,16 @@ def test_a_download_that_fails_leaves_no_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("field", Dataset._fields)
 def test_the_identity_tells_any_number_apart_wherever_it_lies(write_npz, monkeypatch, field):
     dataset = from_file(own_file(write_npz))
-    known = identity(dataset)
-    assert identity(Dataset(*(np.array(x) for x in dataset))) == known
+    known = fingerprint(dataset)
+    assert fingerprint(Dataset(*(np.array(x) for x in dataset))) == known
     other = Dataset(*(np.array(x) for x in dataset))
     getattr(other, field).flat[7] += 1
-    found = identity(other)
+    found = fingerprint(other)
     assert {n for n in known if found[n] != known[n]} == {field}
 
 
 def test_of_a_large_field_blocks_from_the_first_byte_to_the_last_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(_identity, "_WHOLE", 1 << 24)  # fewer blocks, every 12 MiB
+    monkeypatch.setattr(_fingerprint, "_WHOLE", 1 << 24)  # fewer blocks, every 12 MiB
     rows = 3 << 28  # sparse: 3 GiB that take no space
     array = np.memmap(tmp_path / "field", np.float32, "w+", shape=(rows,))
     known = _of_field(array)

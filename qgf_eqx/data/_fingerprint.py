@@ -10,7 +10,7 @@ _BLOCK = 1 << 16
 _WHOLE = 1 << 29
 
 
-def identity(dataset: Dataset) -> dict[str, str]:
+def fingerprint(dataset: Dataset) -> dict[str, str]:
     """The type, shape and sha256 of every field, wherever its numbers lie.
 
     Of a field above 512 MiB, 8192 blocks of 64 KiB are read, evenly spaced from the first byte to
@@ -23,10 +23,10 @@ _OLD = {"observations": "obs", "terminals": "episode_end", "masks": "terminated"
 
 
 def differing(found: object, now: dict[str, str]) -> list[str]:
-    """The fields in which two identities differ, by their names of today.
+    """The fields in which two fingerprints differ, by their names of today.
 
     **Arguments:** `found` is what a checkpoint says, under the names of today or of version 0.1
-    (`observations`, `masks`, `terminals`); `now` is the `identity` of a dataset. `masks` were
+    (`observations`, `masks`, `terminals`); `now` is the `fingerprint` of a dataset. `masks` were
     stored the other way round than `terminated`, so these two are not compared.
     """
     known = {_OLD.get(n, n): text for n, text in found.items()} if isinstance(found, dict) else {}
