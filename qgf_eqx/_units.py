@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._fields import given
 from ._train_config import TrainConfig
 from ._types import Obs
 from .data import Dataset, DatasetError, Rows
+from .data._dataset import is_picture
 from .data.normalise import Normaliser, apply, invert, min_max, standardise
 from .nn import PictureShape
 
@@ -54,7 +54,7 @@ def fit_units(config: TrainConfig, dataset: Dataset) -> Units:
             return None
 
         def whole(x: Any, rows: Any) -> jax.Array:  # a picture's are two numbers
-            shape = () if is_picture(rows) else rows.shape[1:]
+            shape = () if _is_picture(rows) else rows.shape[1:]
             return jnp.asarray(np.broadcast_to(x, shape), jnp.float32)
 
         return Normaliser(*(jax.tree.map(whole, x, features) for x in _FITS[name](features)))
@@ -106,9 +106,8 @@ class Spec(NamedTuple):
         return self.obs_size, self.action_size, self.pictures
 
 
-def is_picture(rows: Any) -> bool:
-    """Whether an array holds a picture per state: bytes, with height, width and channels."""
-    return rows.dtype == np.uint8 and rows.ndim == 4
+def _is_picture(rows: Any) -> bool:
+    return is_picture(rows.dtype, rows.shape[1:])
 
 
 def join_obs(dataset: Dataset) -> tuple[Dataset, Spec]:
@@ -120,7 +119,7 @@ def join_obs(dataset: Dataset) -> tuple[Dataset, Spec]:
     """
     parts, _ = jax.tree_util.tree_flatten_with_path(dataset.obs)
     layout = tuple(
-        Part(jax.tree_util.keystr(path), leaf.shape[1:], is_picture(leaf)) for path, leaf in parts
+        Part(jax.tree_util.keystr(path), leaf.shape[1:], _is_picture(leaf)) for path, leaf in parts
     )
     action_size = dataset.actions.shape[1]
     if len(layout) == 1 and layout[0].place == "" and len(layout[0].shape) == 1:
@@ -133,35 +132,21 @@ def join_obs(dataset: Dataset) -> tuple[Dataset, Spec]:
                 "wrapper in the task's `make_env`."
             )
     leaves = [leaf for _, leaf in parts]
-    rows = [np.asarray(x, np.float32).reshape(len(x), -1) for x in leaves if not is_picture(x)]
+    rows = [np.asarray(x, np.float32).reshape(len(x), -1) for x in leaves if not _is_picture(x)]
     row = np.concatenate(rows or [np.zeros((len(dataset.episode_end), 0), np.float32)], axis=1)
-    pictures = [leaf for leaf in leaves if is_picture(leaf)]
+    pictures = [leaf for leaf in leaves if _is_picture(leaf)]
     joined = dataset._replace(obs=(row, *pictures) if pictures else row)
     return joined, Spec(row.shape[1], action_size, layout)
 
 
-class OfRealObs(eqx.Module):
-    """A network of joined and normalised observations, to be called with real ones."""
+class RealObs(eqx.Module):
+    """The encoder in front of a run's networks: real observations, joined and normalised."""
 
-    net: Any
     obs: Normaliser | None
     layout: tuple[Part, ...] = eqx.field(static=True, default=())
 
-    @property
-    def action_shape(self) -> tuple[int, ...]:
-        """Of the network."""
-        return self.net.action_shape
-
-    def given(self, obs: Obs) -> "_Given":
-        """The network at one observation, which is brought to its units once."""
-        seen = self._seen(obs)
-        return _Given(given(self.net, seen), seen)
-
-    def __call__(self, obs: Obs, *point: Any) -> Any:
-        """What the network says of a real observation."""
-        return self.net(self._seen(obs), *point)
-
-    def _seen(self, obs: Obs) -> Any:
+    def __call__(self, obs: Obs) -> Any:
+        """What a network was trained on, of a real observation."""
         if self.layout:
             parts, _ = jax.tree_util.tree_flatten_with_path(obs)
             found = [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in parts]
@@ -182,11 +167,3 @@ class OfRealObs(eqx.Module):
 
 def _text(parts: list) -> str:
     return ", ".join(f"`obs{place}` of shape {shape}" for place, shape in parts) or "no arrays"
-
-
-class _Given(eqx.Module):
-    net: Any
-    seen: Any
-
-    def __call__(self, obs: Obs, *point: Any) -> Any:
-        return self.net(self.seen, *point)

@@ -35,7 +35,7 @@ from ._train_config import TrainConfig as TrainConfig
 from ._train_config import read_config as read_config
 from ._train_config import refuse_other
 from ._types import Key
-from ._units import OfRealObs, Part, Spec, blank_units, fit_units, has_units, join_obs
+from ._units import Part, RealObs, Spec, blank_units, fit_units, has_units, join_obs
 from ._units import Units as Units
 from .checkpoint import CheckpointError
 from .data import (
@@ -73,9 +73,9 @@ except ImportError as error:
 class Nets(eqx.Module):
     """The four networks of a run."""
 
-    policy: VelocityMLP | Encoded | OfRealObs
+    policy: VelocityMLP | Encoded
     critic: Ensemble
-    value: ValueMLP | Encoded | OfRealObs
+    value: ValueMLP | Encoded
     target: Ensemble
     """The moving average of `critic`: the one that guides."""
 
@@ -498,7 +498,7 @@ def load_nets(run_dir: str | Path) -> tuple[Nets, TrainConfig]:
     nets, units, config, layout = _read_run(run_dir)
     if not layout and (units is None or units.obs is None):
         return nets, config
-    real = partial(OfRealObs, obs=units and units.obs, layout=layout)
+    real = partial(Encoded, RealObs(units and units.obs, layout))
     return eqx.tree_at(
         lambda n: (n.policy, n.value, n.critic.members, n.target.members),
         nets,

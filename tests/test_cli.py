@@ -140,6 +140,8 @@ def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys
         (["choose", "{run}", "--method", "qgf-best-of-x"], "unknown method"),
         (["choose", "{run}", "--budget", "1", "--observations", "0"], "`observations` must be at"),
         (["choose", "{run}", "--budget", "1", "--weights", "nan"], "`weights` must be positive"),
+        (["choose", "{run}", "--budget", "1", "--env", "x"], "does not use --env: leave out"),
+        (["choose", "{run}", "{run}", "--budget", "1"], "does not use a second run: leave out"),
         (["choose", "{run}", "--budget", "nan", *"--data-dir {data}".split()], "`budget` must not"),
         (["diagnose", "{run}", "--noises", "-1"], "`noises` must be at least 2, got -1"),
         (["diagnose", "{run}", "--noises", "1"], "`noises` must be at least 2, got 1"),

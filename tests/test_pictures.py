@@ -14,7 +14,7 @@ from test_train import CONFIG, data, shared_loops
 from qgf_eqx import sample
 from qgf_eqx import train as module
 from qgf_eqx._fields import given
-from qgf_eqx._units import OfRealObs, Part
+from qgf_eqx._units import Part, RealObs
 from qgf_eqx.data import DatasetError, draw_starts, read_rows
 from qgf_eqx.data.augment import random_crop
 from qgf_eqx.flops import count
@@ -219,7 +219,8 @@ def test_pictures_with_their_channels_first_are_refused(tmp_path):
 def test_a_picture_alone_is_an_observation():
     d, spec = joined(data()._replace(obs=picture((len(data().rewards), 4, 4, 3))))
     assert spec.sizes == (0, 2, ((4, 4, 3),)) and d.obs[0].shape == (len(d.rewards), 0)
-    value = OfRealObs(ObsEncoder(0, spec.pictures, features=4, key=KEY), None, spec.layout)
+    encoder = ObsEncoder(0, spec.pictures, features=4, key=KEY)
+    value = Encoded(RealObs(None, spec.layout), encoder)
     shown = d.obs[1][0]
     np.testing.assert_array_equal(value(shown), value.net.encoders[0](shown))
 

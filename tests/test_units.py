@@ -13,13 +13,14 @@ from test_train import CONFIG, data, shared_loops
 from qgf_eqx import checkpoint
 from qgf_eqx import train as module
 from qgf_eqx._fields import given
-from qgf_eqx._units import OfRealObs, Spec
+from qgf_eqx._units import Spec
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.cli import _offline
 from qgf_eqx.cli._options import Flow, Recorded
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
 from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
+from qgf_eqx.nn import Encoded
 from qgf_eqx.train import RunError, Units, load_nets, load_units, train
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
@@ -108,7 +109,7 @@ def test_a_run_without_normalisers_has_none_in_its_checkpoint(plain):
     held = checkpoint.shapes(plain / "checkpoint.safetensors")
     assert not [name for name in held if "units" in name]
     units, action = load_units(plain), object()
-    assert units == Units(None, None) and not isinstance(load_nets(plain)[0].value, OfRealObs)
+    assert units == Units(None, None) and not isinstance(load_nets(plain)[0].value, Encoded)
     assert units.to_action(action) is action and units.from_action(action) is action
 
 
@@ -133,7 +134,7 @@ def test_one_of_the_two_is_enough(setting, tmp_path):
     units = load_units(tmp_path)
     assert (units.obs is None) == (setting == "normalise_actions")
     assert (units.actions is None) == (setting == "normalise_obs")
-    assert isinstance(load_nets(tmp_path)[0].policy, OfRealObs) == (setting == "normalise_obs")
+    assert isinstance(load_nets(tmp_path)[0].policy, Encoded) == (setting == "normalise_obs")
 
 
 def test_a_checkpoint_without_the_arrays_that_its_config_names_does_not_load(run, tmp_path):

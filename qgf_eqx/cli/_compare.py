@@ -113,6 +113,12 @@ def choose(
     at_least(1, observations=observations, processes=workers.processes, steps=flow.steps)
     if budget is not None and not budget >= 0:
         raise ValueError(f"`budget` must not be negative or NaN, got {budget}.")
+    played = {"a second run": runs[1:], "--env": task.env, "--extensions": grid.extensions}
+    if unused := [name for name, given in played.items() if given] if budget is not None else []:
+        raise ValueError(
+            f"`budget` plays no episodes, so it does not use {' and '.join(unused)}: leave out one "
+            "or the other."
+        )
     common.begin()
     from ..evaluate.names import guided
 
@@ -197,8 +203,5 @@ def film(
         succeeded = f"{sum(e.success for e in found)} of {episodes} succeed"
         said = f"mean return {mean:.4g} of {episodes}" if by_return else succeeded
         lines.append(f"{m.name:>12}  {said}")
-    outcomes = {
-        m.name: list(map(dataclasses.asdict, es)) for m, es in zip(shown, played, strict=True)
-    }
     common.result({"film": str(path), "episodes": outcomes}, "\n".join(lines))
     common.say(f"The film is in {path}")

@@ -1,8 +1,8 @@
 """Files of arrays (`.npz`), checked and converted once to memory-mapped arrays.
 
 A file is a zip of arrays. It is looked at before it is read, read in blocks, and
-written as one float32 `.npy` per field beside a `meta.json` with their checksums; from then on
-it is memory-mapped. Nothing here can load a pickle.
+written as one `.npy` per field, pictures as bytes and all else as float32, beside a `meta.json`
+with their checksums; from then on it is memory-mapped. Nothing here can load a pickle.
 """
 
 import fcntl
@@ -25,10 +25,10 @@ from typing import IO
 import numpy as np
 
 from .._files import sync_folder, temporary_name
-from ._dataset import check_shapes
+from ._dataset import check_shapes, is_picture
 from ._error import DatasetError
 
-_FORMAT = 1
+_FORMAT = 2  # 1 had no bytes
 # A file has these, by the names of OGBench or of `Dataset`.
 _NEEDED = (("observations", "obs"), ("actions",), ("terminals", "episode_end"))
 _FIELDS = ("observations", "obs", "actions", "terminals", "episode_end", "qpos", "qvel")
@@ -116,7 +116,10 @@ def _folder(path: Path, cache_dir: str | Path | None) -> Path:
 
 
 def _check_room(path: Path, folder: Path, headers: dict) -> None:
-    needed = sum(4 * int(np.prod(shape, dtype=object)) for shape, _ in headers.values())
+    needed = sum(
+        _kept(dtype, shape).itemsize * int(np.prod(shape, dtype=object))
+        for shape, dtype in headers.values()
+    )
     if needed > shutil.disk_usage(folder).free:
         raise DatasetError(
             f"{path} needs {needed} bytes of disk in {folder}; fewer are free. Make room, or "
@@ -163,7 +166,8 @@ def _map(file: Path, expected: dict, verify: bool) -> np.ndarray:
                 warnings.simplefilter("ignore")
                 array = np.load(file, mmap_mode="r", allow_pickle=False)
             ends = getattr(array, "offset", 0) + array.nbytes  # a damaged header shifts the numbers
-            if array.dtype == "<f4" and array.flags.c_contiguous and ends == expected["bytes"]:
+            kept = _kept(array.dtype, array.shape)
+            if array.dtype == kept and array.flags.c_contiguous and ends == expected["bytes"]:
                 return array
     except Exception as error:  # a damaged header raises almost anything
         raise DatasetError(f"{file} cannot be read ({_brief(error)}). {advice}") from None
@@ -276,18 +280,24 @@ def _read_header(
     return shape, dtype, file.tell()
 
 
+def _kept(dtype: np.dtype, shape: tuple[int, ...]) -> np.dtype:
+    """The type in which an array is kept."""
+    return np.dtype(np.uint8 if is_picture(dtype, shape[1:]) else "<f4")
+
+
 def _copy(path: Path, archive: zipfile.ZipFile, field: str, folder: Path, reach: float) -> dict:
-    """Copies a field to float32 `.npy`, block by block, and checks its numbers on the way."""
+    """Copies a field to `.npy`, block by block, and checks its numbers on the way."""
     target = folder / f"{field}.npy"
     ended = False
     with archive.open(f"{field}.npy") as source, open(target, "wb") as sink:
         shape, dtype, _ = _read_header(path, field, source)
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        kept = _kept(dtype, shape)
+        header = {"descr": kept.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(sink, header)
         block = _BLOCK - _BLOCK % dtype.itemsize
         while data := source.read(block):
             with np.errstate(over="ignore"):  # what float32 does not reach is infinite
-                numbers = np.frombuffer(data, dtype).astype("<f4")
+                numbers = np.frombuffer(data, dtype).astype(kept)
             _check_numbers(path, field, numbers, reach)
             ended = ended or (field in _ENDS and bool(numbers.any()))
             sink.write(numbers.tobytes())

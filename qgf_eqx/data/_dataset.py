@@ -29,6 +29,11 @@ class Dataset(NamedTuple):
     """1 on the last row of an episode, where the recording stopped; else 0."""
 
 
+def is_picture(dtype: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array of one state is a picture: bytes, with height, width and channels."""
+    return dtype == np.uint8 and len(shape) == 3
+
+
 def by_name(dataset: Dataset) -> dict[str, Any]:
     """The arrays of a dataset, each with its name: those of `obs` are called `obs['camera']`."""
     leaves = jax.tree_util.tree_flatten_with_path(dataset.obs)[0]
@@ -55,7 +60,7 @@ def check_shapes(source: object, shapes: Rows, *, end: str) -> None:
     """
     for field, shape in shapes.items():
         rank = 1 if field in _FLAT else 2
-        if len(shape) != rank and not (field[:4] in ("obs", "obs[") and len(shape) > 2):
+        if len(shape) != rank and not (field.startswith("obs") and len(shape) > 2):
             raise DatasetError(
                 f"{source}: field `{field}` has shape {shape}; it must have {rank} axes."
             )

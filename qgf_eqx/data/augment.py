@@ -1,4 +1,4 @@
-"""Random changes of pictures that mean the same: what is learned does not depend on them."""
+"""Random augmentations of pictures, for training."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .._checks import check_count, check_key
 from .._types import Key
+from ._dataset import is_picture
 
 
 def random_crop(tree: Any, key: Key, *, pixels: int = 3) -> Any:
@@ -27,7 +28,7 @@ def random_crop(tree: Any, key: Key, *, pixels: int = 3) -> Any:
     shift = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
 
     def one(leaf):
-        if leaf.dtype != jnp.uint8 or leaf.ndim != 3:
+        if not is_picture(leaf.dtype, leaf.shape):
             return leaf
         wide = jnp.pad(leaf, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
         return jax.lax.dynamic_slice(wide, (*shift, 0), leaf.shape)

@@ -30,6 +30,14 @@ NOISE = 1.0
 """The largest standard deviation of an expert's noise; every episode draws its own, from 0."""
 
 
+def _check(name: str) -> None:
+    """**Raises:** `DatasetError` if there is no such task."""
+    experts = _metaworld()[1]
+    if name not in experts:
+        known = ", ".join(sorted(experts))
+        raise DatasetError(f"Meta-World has no task `{name}`. It has {known}.")
+
+
 def _metaworld() -> tuple[dict[str, Any], dict[str, Any]]:
     """Its environments and its experts, by name."""
     try:
@@ -65,17 +73,18 @@ def make_env(name: str, *, render_mode: str | None = None, **options: Any) -> gy
 
     **Raises:** `DatasetError` if there is no such task.
     """
-    tasks, experts = _metaworld()
-    if name not in experts:
-        known = ", ".join(sorted(experts))
-        raise DatasetError(f"Meta-World has no task `{name}`. It has {known}.")
-    env = tasks[f"{name}-goal-observable"](seed=0, render_mode=render_mode, **options)
+    _check(name)
+    env = _metaworld()[0][f"{name}-goal-observable"](seed=0, render_mode=render_mode, **options)
     env._freeze_rand_vec, env.seeded_rand_vec = False, True
     return _Seeded(gymnasium.wrappers.TimeLimit(env, STEPS))
 
 
 def task(name: str) -> dict[str, Any]:
-    """The parts of the task `metaworld:push-v3`, for `qgf_eqx.evaluate.Task`."""
+    """The parts of the task `metaworld:push-v3`, for `qgf_eqx.evaluate.Task`.
+
+    **Raises:** `DatasetError` if there is no such task, `ImportError` without Meta-World.
+    """
+    _check(name)
     dataset = f"metaworld-{name}"
     return {"name": dataset, "make_env": partial(make_env, name), "data": f"{dataset}.npz"}
 
@@ -85,7 +94,7 @@ def source(name: str) -> Source:
 
     **Raises:** `DatasetError` if there is no such task.
     """
-    make_env(name).close()
+    _check(name)
     packages = ("metaworld", "mujoco", "gymnasium", "numpy")
     return Source(f"metaworld-{name}", STEPS + 1, partial(_maker, name), packages)
 
@@ -96,7 +105,7 @@ def _maker(name: str) -> Iterator[Callable[[int, int], Recorded]]:
         yield partial(_play, env, _metaworld()[1][name]())
 
 
-def expert_action(expert: Any, obs: np.ndarray) -> np.ndarray:
+def _expert_action(expert: Any, obs: np.ndarray) -> np.ndarray:
     """An expert's action, without its warning that it may be clipped to [-1, 1]: it always is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -109,7 +118,7 @@ def _play(env: gymnasium.Env, expert: Any, seed: int, index: int) -> Recorded:
     noise, done, terminated = rng.uniform(0, NOISE), False, False
     seen, actions, rewards = [obs], [], []
     while not done:
-        action = expert_action(expert, obs) + rng.normal(0, noise, 4)
+        action = _expert_action(expert, obs) + rng.normal(0, noise, 4)
         actions.append(np.clip(action, -1, 1).astype(np.float32))
         obs, reward, terminated, truncated, _ = env.step(actions[-1])
         done = terminated or truncated

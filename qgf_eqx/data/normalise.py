@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._dataset import is_picture
+
 _ROWS = 2**14  # read at a time: the data may be larger than memory
 
 
@@ -57,7 +59,7 @@ def standardise(tree: Any) -> Normaliser:
 
     **Returns:** a normaliser of NumPy arrays, which is computed in float64. A feature that is
     constant, but for the rounding of its numbers, is shifted and has scale 1. Pictures, which are
-    arrays of `uint8`, are divided by 255 and otherwise left alone.
+    bytes of height, width and channels, are divided by 255 and otherwise left alone.
 
     **Raises:** `ValueError` or `TypeError` naming the array that has no rows, numbers that are not
     finite, or no real numbers.
@@ -88,7 +90,7 @@ def _fitted(tree: Any, fit: Callable) -> Normaliser:
     def one(path, leaf):
         place = f"`tree{jax.tree_util.keystr(path)}`"
         kind = _precision(leaf.dtype, place)
-        if leaf.dtype == np.uint8:
+        if is_picture(leaf.dtype, leaf.shape[1:]):
             return np.zeros((), kind), np.full((), 255, kind)
         low, high = _range(leaf, place)
         half = high / 2 - low / 2

@@ -9,9 +9,8 @@ from typing import Any
 
 from ._rows import summarise, summarise_returns
 from .names import method
-from .task import References, Return
+from .task import NAME, References, Return
 
-_TASK = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _DECAY = re.compile(r"[-+.e\d]{1,24} \(1-t\)", re.ASCII)
 _MOST_ROWS, _MOST_RUNS, _MOST_EPISODES = 100, 1000, 100_000  # of a file that can be drawn
 
@@ -27,7 +26,7 @@ def read(path: str | Path) -> dict[str, Any]:
     content = read_json(path)
     try:
         table = content["table"]
-        if not _TASK.fullmatch(content["task"]):
+        if not NAME.fullmatch(content["task"]):
             raise ValueError("`task`")
         if not 0 < len(table) <= _MOST_ROWS:
             raise ValueError("`table`")

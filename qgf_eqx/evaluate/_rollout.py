@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check_count
+from ..data._dataset import is_picture
 from ..data._environment import seed_everything
 from .task import MissingOutcome, Outcome, Success
 
@@ -137,7 +138,7 @@ def as_inputs(observations: Sequence) -> Any:
 
 def _as_input(obs: np.ndarray) -> np.ndarray:
     """float32, but pictures stay bytes: the network scales them."""
-    return obs if obs.dtype == np.uint8 and obs.ndim > 3 else obs.astype(np.float32)
+    return obs if is_picture(obs.dtype, obs.shape[1:]) else obs.astype(np.float32)
 
 
 class _Run:

@@ -114,7 +114,7 @@ def compare(
     by_name = {m.name: reported[m] for m in final.values()}
     results = {
         "task": judge.task,
-        **({} if judge.task == trained_on else {"trained on": trained_on}),
+        **({} if task in (None, trained_on) else {"trained on": trained_on}),
         **judge.described(),
         "critics reduced by": reduce.__name__,
         "runs": sources,

@@ -99,8 +99,8 @@ def weight_note(row: Mapping[str, Any]) -> str:
     """What is to be said of how a row's weight was chosen; nothing, if it is well inside."""
     if row.get("tied"):
         return (
-            "all weights that were tried did equally well on the tuning episodes, which so do not "
-            "choose; try more episodes or other weights."
+            "all weights that were tried did equally well on the tuning episodes, so they do not "
+            "favour any weight; try more episodes or other weights."
         )
     beyond = {"upper": ("largest", "larger"), "lower": ("smallest", "smaller")}
     if row.get("edge") in beyond:

@@ -17,11 +17,11 @@ PictureShape: TypeAlias = tuple[int, int, int]
 
 
 class ImpalaEncoder(eqx.Module):
-    """What is in a picture, as a vector: IMPALA's convolutions, then one layer of numbers.
+    """IMPALA's convolutional encoder: a picture to a vector.
 
     Each stack is a convolution, a maximum over 3 x 3 at every second pixel, and residual blocks of
-    two convolutions; all are 3 x 3. The defaults are the small one of OGBench. Bytes are
-    divided by 255.
+    two convolutions; all are 3 x 3. A dense layer is the last. The defaults are the small one of
+    OGBench. Bytes are divided by 255.
 
     Source: IMPALA (arXiv 1802.01561), figure 3; sizes from OGBench (arXiv 2410.20092).
     """
@@ -139,10 +139,10 @@ class ObsEncoder(eqx.Module):
 
 
 class Encoded(eqx.Module):
-    """A network of what an encoder says of the observation: `net(encoder(obs), ...)`.
+    """A network with an encoder in front: `net(encoder(obs), ...)`.
 
-    In front of a policy, a critic or a value. Samplers ask the encoder once per action, by `given`,
-    and not in every step: only the network behind it is walked T times.
+    The network may be a policy, a critic or a value. Samplers call the encoder once per action, by
+    `given`, and only `net` in every step.
     """
 
     encoder: Any

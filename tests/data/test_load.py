@@ -278,6 +278,17 @@ def test_your_own_file_may_use_the_names_of_today_or_of_ogbench(write_npz):
     assert from_file(old).terminated.sum() == solved.sum() > 0
 
 
+@pytest.mark.parametrize("name", ["obs", "observations"])
+def test_pictures_stay_bytes(tmp_path, name):
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    ends = np.array([0, 0, 0, 0, 0, 1])
+    fields = {"actions": np.zeros((6, 2)), "terminals": ends, "rewards": -ends, "masks": 1 - ends}
+    np.savez(tmp_path / "p.npz", **fields, **{name: pictures})
+    for _ in range(2):  # converted, then mapped
+        found = from_file(tmp_path / "p.npz").obs
+        assert found.dtype == np.uint8 and np.array_equal(found, pictures)
+
+
 def test_an_identity_of_version_0_1_is_compared_on_what_both_have(write_npz):
     dataset = from_file(own_file(write_npz))
     now = fingerprint(dataset)

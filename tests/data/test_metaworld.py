@@ -34,7 +34,7 @@ def test_an_episode_ends_with_success_or_after_two_hundred_steps():
     rewards, terminated = [], False
     while not terminated:
         obs, reward, terminated, truncated, info = env.step(
-            np.clip(metaworld.expert_action(expert, obs), -1, 1)
+            np.clip(metaworld._expert_action(expert, obs), -1, 1)
         )
         rewards.append(reward)
     assert info["success"] and not truncated and 20 < len(rewards) < 120

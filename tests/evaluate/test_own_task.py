@@ -32,7 +32,7 @@ def test_a_run_on_a_task_of_ones_own_knows_its_task_and_is_compared_by_return(ru
     printed = capsys.readouterr().out
     assert "\nline\n" in printed and "return" in printed and "score" in printed
     results = json.loads((run / "results.json").read_text())
-    assert (results["task"], results["trained on"]) == ("line", "toy:make_array_task")
+    assert results["task"] == "line" and "trained on" not in results  # it is its own
     assert results["references"] == [-24.0, 0.0]
     assert all(len(es[0]["return"]) == 3 for es in results["episodes"].values())
     assert (run / "success.png").stat().st_size > 5000
