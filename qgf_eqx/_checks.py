@@ -14,8 +14,10 @@ from jaxtyping import Array
 from ._types import Obs
 
 
-def check_count(name: str, value: int, hint: str, *, least: int = 1) -> int:
-    """`value` as an int that is at least `least`."""
+def check_count(
+    name: str, value: int, hint: str, *, least: int = 1, most: int | None = None
+) -> int:
+    """`value` as an int that is at least `least`, and at most `most`."""
     if isinstance(value, Tracer):
         raise TypeError(
             f"`{name}` is traced; it must be a Python int, because {hint}. Keep it out of "
@@ -27,6 +29,8 @@ def check_count(name: str, value: int, hint: str, *, least: int = 1) -> int:
         count = operator.index(value)
     except TypeError:
         raise TypeError(f"`{name}` must be a Python int, got {value!r}.") from None
+    if most is not None and not least <= count <= most:
+        raise ValueError(f"`{name}` must be from {least} to {most:,}, got {count}.")
     if count < least:
         raise ValueError(f"`{name}` must be at least {least}, got {count}.")
     return count

@@ -196,8 +196,7 @@ def _around(known, task: str, reduce: Callable) -> list[float]:
 
 def _check_counts(least: int, **counts: int) -> None:
     for name, count in counts.items():
-        if not least <= count <= PER_RUN:
-            raise ValueError(f"`{name}` must be from {least} to {PER_RUN:,}, got {count}.")
+        check_count(name, count, "it counts episodes", least=least, most=PER_RUN)
 
 
 def _outcomes(runs, methods, first, count, **options) -> dict[Sampler, list[list[Episode]]]:

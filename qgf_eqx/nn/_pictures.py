@@ -204,7 +204,9 @@ def _with_kernel(layer: Any, kernel: Array) -> Any:
 
 
 def _picture_shape(shape: Any) -> PictureShape:
-    sizes = tuple(check_count("shape", n, "it is a size of a picture") for n in shape)
-    if len(sizes) != 3:
-        raise ValueError(f"`shape` must be (height, width, channels), got {sizes}.")
-    return sizes
+    try:
+        high, wide, channels = shape
+    except (TypeError, ValueError):
+        raise ValueError(f"`shape` must be (height, width, channels), got {shape!r}.") from None
+    sizes = (high, wide, channels)
+    return tuple(check_count("shape", n, "it is a size of a picture") for n in sizes)  # type: ignore[return-value]
