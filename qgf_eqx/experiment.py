@@ -11,11 +11,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from ._provenance import write_json
 from .data import collect, dataset_name, load
 from .engines import Local
 from .evaluate.comparison import compare
-from .evaluate.results import paths_of
+from .evaluate.results import Comparison, write
 from .train import TrainConfig, train
 from .weights import LinearDecay
 
@@ -86,7 +85,7 @@ def run(
     *,
     processes: int | None = None,
     progress: bool = True,
-) -> dict:
+) -> Comparison:
     """Runs an experiment; started again, collection and training go on where they were.
 
     **Arguments:**
@@ -97,7 +96,7 @@ def run(
     - `processes`: how many; all cores by default.
     - `progress`: show progress bars.
 
-    **Returns:** what is in `results.json`: settings, table, raw outcomes, versions, machine.
+    **Returns:** what is in `results.json`: settings, table, all outcomes, versions, machine.
     """
     out_dir, clock = Path(out_dir), _Clock()
     config = experiment.config
@@ -114,7 +113,7 @@ def run(
     trained = dict(Local(processes).map(work, jobs))
     runs = [trained[job] for job in jobs]
     clock.lap("train")
-    results, paths = compare(
+    found = compare(
         runs,
         experiment.methods,
         weights=experiment.weights,
@@ -126,15 +125,10 @@ def run(
         progress=progress,
     )
     clock.lap("evaluate")
-    results = {
-        "experiment": _as_json(experiment),
-        **results,
-        "seconds": clock.laps,
-    }
-    write_json(out_dir / "results.json", results)
-    if paths:
-        write_json(paths_of(out_dir / "results.json"), paths)
-    return results
+    about = {"experiment": _as_json(experiment), **found.about, "seconds": clock.laps}
+    found = dataclasses.replace(found, about=about)
+    write(found, out_dir / "results.json")
+    return found
 
 
 def _as_json(experiment: Experiment) -> dict:

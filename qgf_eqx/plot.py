@@ -19,10 +19,10 @@ except ImportError as error:
 from ._renamed import old_names
 from .analysis import Diagnostics
 from .evaluate.names import METHODS, colour
-from .evaluate.results import interval_note, seeds_of
+from .evaluate.results import Comparison, Row, interval_note
 
 
-def success_bars(results: dict[str, Any], path: str | Path) -> Path:
+def success_bars(results: Comparison, path: str | Path) -> Path:
     """Success rate, or mean return, of every method of a result, with its 95 % interval, and what
     that is over.
 
@@ -31,11 +31,11 @@ def success_bars(results: dict[str, Any], path: str | Path) -> Path:
     - `results`: of `experiment.run` or `comparison.compare`, or a file of one by `results.read`.
     - `path`: of the picture; the ending says the format.
     """
-    rows = results["table"]
+    rows = results.table
     rates, errors = _means_and_errors(rows)
-    names = [f"{r['method']}\nw = {r['weight']}" if r["weight"] else r["method"] for r in rows]
+    names = [f"{r.method}\nw = {r.weight}" if r.weight else r.method for r in rows]
     figure, axes = pyplot.subplots(figsize=(1.3 * len(rows) + 1, 3.2), layout="constrained")
-    colours = [colour(row["method"]) for row in rows]
+    colours = [colour(row.method) for row in rows]
     axes.bar(names, rates, yerr=errors.tolist(), color=colours, capsize=4)
     axes.set(**_vertical(rows))
     axes.set_title(_heading(results), fontsize=8)
@@ -43,36 +43,35 @@ def success_bars(results: dict[str, Any], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def _means_and_errors(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+def _means_and_errors(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """Success in percent, or the mean return; and how far the interval reaches down and up."""
-    by_return = "return" in rows[0]
-    means = np.array([row["return" if by_return else "success"] for row in rows])
-    errors = np.abs(np.array([row["interval"] for row in rows]).T - means)
-    return (means, errors) if by_return else (100 * means, 100 * errors)
+    scale = 1 if rows[0].by_return else 100
+    found = scale * np.array([row.estimate[:3] for row in rows]).T
+    return found[0], np.abs(found[1:] - found[0])
 
 
-def _vertical(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    if "return" in rows[0]:
+def _vertical(rows: Sequence[Row]) -> dict[str, Any]:
+    if rows[0].by_return:
         return {"ylabel": "mean return"}
     return {"ylim": (0, 105), "ylabel": "success, %"}
 
 
-def _heading(results: dict[str, Any]) -> str:
-    row = results["table"][0]
-    seeds = seeds_of(row)
-    n = f"{row['n'] // seeds} episodes x {seeds} training seed{'s' * (seeds > 1)}"
+def _heading(results: Comparison) -> str:
+    row = results.table[0]
+    seeds = len(row.by_run)
+    n = f"{row.n // seeds} episodes x {seeds} training seed{'s' * (seeds > 1)}"
     note = interval_note(row).replace(": ", ":\n")
-    return f"{results['task']}\nn = {n}. 95 % intervals.\n{note}"
+    return f"{results.task}\nn = {n}. 95 % intervals.\n{note}"
 
 
-def best_of(results: dict[str, Any], path: str | Path) -> Path:
+def best_of(results: Comparison, path: str | Path) -> Path:
     """Success by the number of candidates, of the plain flow and of guided ones.
 
     Arguments as for `success_bars`.
     """
     lines: dict[str, list] = {}
-    for row in results["table"]:
-        name, _, count = row["method"].partition("best-of-")
+    for row in results.table:
+        name, _, count = row.method.partition("best-of-")
         lines.setdefault(name.rstrip("-") or "flow", []).append((int(count or 1), row))
     figure, axes = pyplot.subplots(figsize=(4.6, 3.4), layout="constrained")
     for name, points in lines.items():
@@ -82,7 +81,7 @@ def best_of(results: dict[str, Any], path: str | Path) -> Path:
         style = {"color": colour(name), "marker": "o", "capsize": 3, "label": name}
         axes.errorbar(counts, rates, yerr=errors, **style)
     ticks = sorted({count for points in lines.values() for count, _ in points})
-    axes.set(xscale="log", xlabel="best of N", **_vertical(results["table"]))
+    axes.set(xscale="log", xlabel="best of N", **_vertical(results.table))
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)

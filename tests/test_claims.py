@@ -16,9 +16,11 @@ from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
 from qgf_eqx.evaluate.names import label
+from qgf_eqx.evaluate.results import read
 from qgf_eqx.weights import NormMatched
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def page(name):
@@ -31,7 +33,7 @@ def words(name):
 
 
 def results(name):
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def run_page(name):
@@ -106,6 +108,25 @@ def test_what_is_said_of_the_tuning_on_the_cube_is_what_was_tuned():
         assert max(rates) - min(rates) <= 0.08 + 1e-9
         by_method = {row["method"]: row["weight"] for row in found["table"]}
         assert by_method["qgf"] == by_method["ood"] == chosen
+
+
+def test_a_third_run_of_the_cube_is_its_results_and_within_the_intervals_of_the_others():
+    found = read(RESULTS / "cube_single_task2_third.json")
+    for row in found.table:
+        value, low, high, _ = row.estimate.scaled(100.0)
+        cells = [f"{row.weight:g}" if row.weight else "-", *map(str, row.by_run)]
+        line = f"{label(row.method)} | {' | '.join(cells)} | {value:.1f} [{low:.1f}, {high:.1f}]"
+        assert f"| {line} |" in page("analyses")
+        if row.method != "ood":  # the others' is clipped
+            _, low, high = runs.interval(runs.rates(runs.FIXED, row.method))
+            assert low <= value <= high, row.method
+    gain, low, high, _ = found.differences[0].estimate.scaled(100.0)
+    assert f"{gain:.0f} [{low:.1f}, {high:.0f}] points, holds zero" in words("analyses")
+    tuning = results("cube_single_task2_third")["tuning"]
+    for row in found.table:
+        tried = [x["weight"] for x in tuning if x["method"] == row.method]
+        tried = [weight for weight in tried if isinstance(weight, float)]
+        assert not tried or min(tried) < row.weight < max(tried)
 
 
 def test_the_table_of_the_example_is_its_results():

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from qgf_eqx import plot
 from qgf_eqx.evaluate import Episode, comparison
+from qgf_eqx.evaluate._runs import TrainedRun
 
 SUCCESSES = {"flow": 4, "qgf": 14, "best-of-4": 6, "best-of-2": 5}
 
@@ -20,11 +21,11 @@ def results(monkeypatch):
             for m in methods
         ]
 
-    source = {"folder": "a", "training seed": 0, "checkpoint sha256": ""}
+    task = "cube-single-play-singletask-task1-v0"
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_sources", lambda runs: ("cube-task1", [source]))
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),)))
     options = {"weights": (0.1,), "tuning_episodes": 0, "episodes": 20}
-    return comparison.compare(["a"], tuple(SUCCESSES), **options)[0]
+    return comparison.compare(["a"], tuple(SUCCESSES), **options)
 
 
 @pytest.fixture
@@ -41,8 +42,7 @@ def ends(container):
 
 
 def intervals(results, *names):
-    found = {row["method"]: np.multiply(100, row["interval"]) for row in results["table"]}
-    return [found[name] for name in names]
+    return [results[name].estimate.scaled(100.0)[1:3] for name in names]
 
 
 def test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper(results, drawn, tmp_path):
@@ -53,7 +53,7 @@ def test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper(results, dra
     np.testing.assert_allclose(ends(errors), intervals(results, *SUCCESSES))
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels == ["flow", "qgf\nw = 0.1", "best-of-4", "best-of-2"]
-    assert results["task"] in axes.get_title() and "20" in axes.get_title()
+    assert results.task in axes.get_title() and "20" in axes.get_title()
 
 
 def test_best_of_is_drawn_over_the_number_of_candidates(results, drawn, tmp_path):

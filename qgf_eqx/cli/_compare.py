@@ -46,13 +46,12 @@ def evaluate(
     out = out or runs[0] / "results.json"
     check_new(out)
     common.begin()
-    from .._provenance import write_json
     from ..evaluate import comparison
-    from ..evaluate.results import paths_of
+    from ..evaluate.results import write
     from ._report import report
 
     check_task(task.env)
-    results, paths = comparison.compare(
+    results = comparison.compare(
         runs,
         methods,
         weights=grid.values,
@@ -66,10 +65,7 @@ def evaluate(
         processes=workers.processes,
         progress=common.progress,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, results)
-    if paths:
-        write_json(paths_of(out), paths)
+    write(results, out)
     report(common, results, out)
 
 
@@ -130,7 +126,7 @@ def choose(
         options = {"budget": budget, "measure": measure, "observations": observations}
         return choose_offline(common, runs[0], method, grid, flow, data, **options)
     from ..evaluate import comparison
-    from ..evaluate.results import format_outcome, weight_note
+    from ..evaluate.results import as_json, format_outcome, weight_note
 
     start = time.perf_counter()
     found = comparison.tune_weight(
@@ -145,13 +141,13 @@ def choose(
         processes=workers.processes,
         progress=common.progress,
     )
-    for row in found["tuning"]:
-        common.say(f"{row['weight']!s:>12}  {format_outcome(row)}")
-    spent = ", ".join(f"{n:,} {what}" for what, n in found["spent"].items())
+    for row in found.tuning:
+        common.say(f"{row.weight!s:>12}  {format_outcome(row)}")
+    spent = f"{found.episodes:,} episodes, {found.environment_steps:,} environment steps"
     common.say(f"Spent: {spent}, {time.perf_counter() - start:.0f} s")
-    if note := weight_note(found):
+    if note := weight_note(found.choice):
         common.say(f"Mind: {note}")
-    common.result(found, f"The weight: {found['weight']} (report it on other episodes)")
+    common.result(as_json(found), f"The weight: {found.weight} (report it on other episodes)")
 
 
 def film(
@@ -186,7 +182,7 @@ def film(
     check_new(path, ".webp", ".gif")
     common.begin()
     from .. import film as films
-    from ..evaluate._judge import judge_of
+    from ..evaluate import task_of
     from ..evaluate.names import method
     from ..train import load_config
 
@@ -195,7 +191,7 @@ def film(
     check_task(task.env)
     numbers = range(first, first + episodes)
     played = films.film(run, shown, numbers, path, task=task.env, progress=common.progress)
-    by_return = judge_of(task.env or load_config(run)[0].env).by_return
+    by_return = task_of(task.env or load_config(run)[0].env).by_return
     lines, outcomes = [], {}
     for m, found in zip(shown, played, strict=True):
         outcomes[m.name] = list(map(dataclasses.asdict, found))

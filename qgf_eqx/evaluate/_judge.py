@@ -1,85 +1,94 @@
-"""What the episodes of a task come to: successes or returns, as numbers, rows and raw outcomes."""
+"""What episodes come to, by what a task is judged by: successes or returns, and a row of each."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from . import _rows
 from ._rollout import Episode
-from .task import References, Return, Task, task_of
+from ._rows import Comparison, Difference, Row
+from ._tuning import Choice
+from .statistics import (
+    Estimate,
+    mean_return,
+    paired_difference,
+    paired_mean_difference,
+    success_rate,
+)
+from .task import Outcome, References, Return
 
-ByRun = Sequence[Sequence[Episode]]
+ByRun: TypeAlias = Sequence[Sequence[Episode]]
 """Of a method, the episodes of every training run."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How the episodes of a task are counted."""
+    """How episodes are counted; `worst` is the lowest return of all that are compared."""
 
-    task: str
-    """Its name."""
-    paths: bool = False
-    """Whether the paths of its episodes can be drawn."""
     by_return: bool = False
     references: References | None = None
+    worst: float = 0.0
 
-    def total(self, by_run: ByRun, worst: float) -> float | int:
-        """What a weight is chosen by: successes, or the sum of returns."""
-        return sum(map(sum, self.values(by_run, worst)))
-
-    def values(self, by_run: ByRun, worst: float) -> list[list]:
+    def values(self, by_run: ByRun) -> list[list]:
         """Success or return of every episode. One that broke is no success, and has the worst
         return of all: ending early must not look like a gain where rewards are negative."""
         if not self.by_return:
             return [[e.success for e in episodes] for episodes in by_run]
-        return [[worst if e.error else e.total_reward for e in episodes] for episodes in by_run]
+        return [[self.worst if e.error else e.total_reward for e in es] for es in by_run]
 
-    def summary(self, by_run: ByRun, worst: float) -> dict[str, Any]:
-        """The part of a table's row that is about the outcomes."""
-        values = self.values(by_run, worst)
+    def total(self, by_run: ByRun) -> float | int:
+        """What a weight is chosen by: successes, or the sum of returns."""
+        return sum(map(sum, self.values(by_run)))
+
+    def row(self, method: str, by_run: ByRun, **about: Any) -> Row:
+        """A table's row, with what else is known of the method."""
+        values = self.values(by_run)
+        sums = [sum(each) for each in values]
+        found = {"method": method, "n": sum(map(len, by_run)), "by_return": self.by_return}
+        found["errors"] = sum(bool(e.error) for episodes in by_run for e in episodes)
         if not self.by_return:
-            return _rows.summarise(values)
-        return _rows.summarise_returns(values, self.references)
+            return Row(estimate=success_rate(values), by_run=tuple(sums), **found, **about)
+        means = tuple(total / len(each) for total, each in zip(sums, values, strict=True))
+        mean = mean_return(values)
+        return Row(estimate=mean, by_run=means, score=self._score(mean), **found, **about)
 
-    def differences(self, reported: Mapping[str, ByRun], worst: float) -> list[dict[str, Any]]:
-        """The differences of a table."""
-        values = {name: self.values(by_run, worst) for name, by_run in reported.items()}
-        return _rows.differences(values, by_return=self.by_return)
+    def difference(self, ours: tuple[str, ByRun], theirs: tuple[str, ByRun]) -> Difference:
+        """Of two methods, given by name and episodes; paired by training run and episode."""
+        paired: Any = paired_mean_difference if self.by_return else paired_difference
+        found = paired(self.values(ours[1]), self.values(theirs[1]))
+        return Difference(ours[0], theirs[0], found, self.by_return)
 
-    def raw(self, episodes: Sequence[Episode], worst: float) -> dict[str, Any]:
-        """All outcomes of a run, from which the table can be made again."""
-        (values,) = self.values([episodes], worst)
-        outcomes = (
-            {"return": values}
-            if self.by_return
-            else {"success": "".join(str(int(success)) for success in values)}
-        )
-        return {
-            "numbers": f"{episodes[0].number}..{episodes[-1].number}",
-            **outcomes,
-            "length": [e.length for e in episodes],
-            "errors": {e.number: e.error for e in episodes if e.error},
-        }
-
-    def described(self) -> dict[str, Any]:
-        """What a results file says of it; nothing, if it is judged by success."""
-        if not self.by_return:
-            return {}
-        given = {"references": list(self.references)} if self.references else {}
-        return {"judged by": "return", **given}
+    def _score(self, mean: Estimate) -> Estimate | None:
+        if self.references is None:
+            return None
+        low, high = self.references
+        return mean.scaled(100 / (high - low), low)
 
 
-def judge_of(task: str | Task) -> Judge:
-    """The judge of a task. OGBench's are not looked up: they are all judged by success."""
-    if isinstance(task, str) and ":" not in task:
-        return Judge(task, paths="maze" in task)
-    task = task_of(task) if isinstance(task, str) else task
-    if isinstance(task.outcome, Return):
-        return Judge(task.name, task.paths, True, task.outcome.references)
-    return Judge(task.name, task.paths)
+def judge_of(outcome: Outcome, compared: Iterable[ByRun]) -> Judge:
+    """The judge of episodes that are compared with each other."""
+    if not isinstance(outcome, Return):
+        return Judge()
+    returns = [e.total_reward for by_run in compared for episodes in by_run for e in episodes]
+    return Judge(True, outcome.references, min(returns, default=0.0))
 
 
-def worst_return(methods: Iterable[ByRun]) -> float:
-    """The lowest return of all episodes, those that broke included."""
-    returns = [e.total_reward for by_run in methods for episodes in by_run for e in episodes]
-    return min(returns, default=0.0)
+def compared(
+    task: str,
+    outcome: Outcome,
+    methods: Mapping[str, tuple[Choice, int]],
+    episodes: Mapping[str, ByRun],
+    **about: Any,
+) -> Comparison:
+    """A comparison of the outcomes of methods, each with its weight and its flow's steps."""
+    judge = judge_of(outcome, episodes.values())
+    ours = "qgf" if "qgf" in methods else next(iter(methods))
+    table = [
+        judge.row(name, episodes[name], choice=choice, steps=steps)
+        for name, (choice, steps) in methods.items()
+    ]
+    differences = [
+        judge.difference((ours, episodes[ours]), (name, episodes[name]))
+        for name in methods
+        if name != ours
+    ]
+    return Comparison(task, tuple(table), tuple(differences), episodes, outcome=outcome, **about)

@@ -14,7 +14,7 @@ from ._outcomes import Outcomes
 from ._rollout import Act, Episode, action_bounds, check_numbers, check_outcome, rollout
 from ._sources import InMemory, Run, as_source
 from .sampler import Sampler
-from .statistics import bonett_price
+from .statistics import paired_difference
 from .task import Task, make_seed, task_of
 
 ENVS = 10
@@ -178,12 +178,12 @@ def _forget() -> None:
 def difference(ours: Sequence[Episode], theirs: Sequence[Episode]) -> tuple[float, float, float]:
     """The difference of two success rates on the same episodes of one run, with its 95 % interval.
 
-    The interval is over the episodes, `statistics.bonett_price`: it does not cover other training
-    seeds, `statistics.paired_difference` does.
+    The interval is over the episodes: it does not cover other training seeds, that of
+    `statistics.paired_difference` for several runs does.
 
     **Raises:** `ValueError` if the episodes are not the same.
     """
     if [e.number for e in ours] != [e.number for e in theirs]:
         raise ValueError("`ours` and `theirs` are not the same episodes, so they are not paired.")
-    successes = [[e.success for e in episodes] for episodes in (ours, theirs)]
-    return sum(successes[0]) / len(ours) - sum(successes[1]) / len(ours), *bonett_price(*successes)
+    found = paired_difference([[e.success for e in ours]], [[e.success for e in theirs]])
+    return found.value, found.low, found.high

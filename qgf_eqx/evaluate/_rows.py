@@ -1,64 +1,100 @@
-"""Rows of a result: what the outcomes of a method come to, with an interval."""
+"""What comparisons find, as values."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
-from .statistics import mean_return, paired_difference, paired_mean_difference, success_rate
-from .task import References
-
-Outcomes: TypeAlias = Sequence[Sequence[bool]]
-"""For every training seed, whether each episode succeeded."""
-
-Returns: TypeAlias = Sequence[Sequence[float]]
-"""For every training seed, the return of each episode."""
+from ._rollout import Episode
+from ._runs import TrainedRun
+from ._tuning import Choice, Number
+from .statistics import Estimate
+from .task import Outcome, Success
 
 
-def summarise(outcomes: Outcomes) -> dict[str, Any]:
-    """The success rate of a method as a part of a table's row: with its interval, and what that is
-    over."""
-    found = success_rate(outcomes)
-    by_run = [sum(map(bool, each)) for each in outcomes]
-    return {
-        "success": found.value,
-        "interval": [found.low, found.high],
-        "over": found.over,
-        "successes": sum(by_run),
-        "n": sum(map(len, outcomes)),
-        "training seeds": len(by_run),
-        "successes by run": by_run,
-    }
+@dataclass(frozen=True)
+class Row:
+    """What the episodes of a method came to."""
+
+    method: str
+    choice: Choice
+    """Its weight, and how it was chosen."""
+    estimate: Estimate
+    """The success rate, or the mean return, with its interval."""
+    by_run: tuple[int, ...] | tuple[float, ...]
+    """Of each training seed the number of successes, or the mean return."""
+    n: int
+    """Episodes, of all training seeds."""
+    by_return: bool = False
+    score: Estimate | None = None
+    """The normalised score, where the task has `References`."""
+    steps: int = 10
+    """Of the flow."""
+    errors: int = 0
+    """How many of the episodes broke."""
+
+    @property
+    def weight(self) -> Number:
+        """A number or a `LinearDecay`; 0 of a method that takes none."""
+        return self.choice.weight
 
 
-def summarise_returns(returns: Returns, references: References | None = None) -> dict[str, Any]:
-    """The mean return of a method, as `summarise`; with references its normalised score too."""
-    found = mean_return(returns)
-    row = {
-        "return": found.value,
-        "interval": [found.low, found.high],
-        "over": found.over,
-        "n": sum(map(len, returns)),
-        "training seeds": len(returns),
-        "returns by run": [sum(each) / len(each) for each in returns],
-    }
-    if references is None:
-        return row
-    score, *interval = (
-        100 * (x - references.low) / (references.high - references.low)
-        for x in (found.value, found.low, found.high)
-    )
-    return row | {"normalised score": score, "normalised interval": interval}
+@dataclass(frozen=True)
+class Difference:
+    """Of two methods, on the same training seeds and episodes."""
+
+    ours: str
+    theirs: str
+    estimate: Estimate
+    """`ours - theirs`, in success or return, with its interval."""
+    by_return: bool = False
 
 
-def differences(
-    outcomes: Mapping[str, Outcomes | Returns], *, by_return: bool = False
-) -> list[dict[str, Any]]:
-    """Of QGF (or the first method) and each other method, paired by training seed and episode."""
-    ours = "qgf" if "qgf" in outcomes else next(iter(outcomes))
-    paired: Any = paired_mean_difference if by_return else paired_difference
-    rows = []
-    for name in outcomes:
-        if name != ours:
-            found = paired(outcomes[ours], outcomes[name])
-            row = {"of": ours, "and": name, "difference": found.value}
-            rows.append(row | {"interval": [found.low, found.high], "over": found.over})
-    return rows
+@dataclass(frozen=True)
+class Tuned:
+    """A weight that was chosen on tuning episodes, and what that cost."""
+
+    choice: Choice
+    tuning: tuple[Row, ...]
+    """One for every weight that was tried."""
+    episodes: int
+    """How many were played."""
+    environment_steps: int
+
+    @property
+    def weight(self) -> Number:
+        """A number or a `LinearDecay`."""
+        return self.choice.weight
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods that were compared on training runs of one task."""
+
+    task: str
+    table: tuple[Row, ...]
+    """One for every method, on the reported episodes."""
+    differences: tuple[Difference, ...]
+    """Of QGF (or the first method) and each other method."""
+    episodes: Mapping[str, Sequence[Sequence[Episode]]]
+    """All reported outcomes: of every method, for every training run."""
+    tuning: tuple[Row, ...] = ()
+    """One for every method and weight, on the tuning episodes."""
+    outcome: Outcome = field(default_factory=Success)
+    """What the task is judged by."""
+    runs: tuple[TrainedRun, ...] = ()
+    trained_on: str | None = None
+    """Another task than this one, if the runs were trained on one."""
+    reduce: str = ""
+    """Of the critics' values: the name of the function."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """How episodes are numbered, versions, machine, and what else is in the file."""
+
+    def __getitem__(self, method: str) -> Row:
+        """The row of a method."""
+        return next(row for row in self.table if row.method == method)
+
+    @property
+    def paths(self) -> dict[str, list]:
+        """The path of every episode through a maze, by method, if they were recorded."""
+        of = {name: [e.path for es in runs for e in es] for name, runs in self.episodes.items()}
+        return of if any(any(paths) for paths in of.values()) else {}

@@ -5,9 +5,10 @@ differently, and the same for all methods. The training seed is the unit: interv
 runs where there are several (`statistics`).
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -17,18 +18,19 @@ from .._renamed import old_names
 from ..weights import LinearDecay
 from ._auto import EXTENSIONS, weights_around
 from ._auto import WEIGHTS as WEIGHTS
-from ._judge import Judge, judge_of, worst_return
+from ._judge import ByRun, compared, judge_of
 from ._play import evaluate
-from ._rollout import Episode
+from ._rows import Comparison, Row, Tuned
 from ._runs import PER_RUN as PER_RUN
 from ._runs import REPORT_FROM as REPORT_FROM
-from ._runs import known as _known
-from ._runs import sources_of as _sources
+from ._runs import TrainedRun
+from ._runs import seeds_of_one as _seeds_of_one
 from ._sources import Run
-from ._tuning import Choice, tune
+from ._tuning import Choice, Number, tune
 from ._tuning import check_weights as check_weights
 from .names import guided, is_guided, method
 from .sampler import Sampler
+from .task import Outcome, Return, task_of
 
 
 def compare(
@@ -45,7 +47,7 @@ def compare(
     task: str | None = None,
     processes: int | None = None,
     progress: bool = True,
-) -> tuple[dict, dict]:
+) -> Comparison:
     """Compares methods on training runs of one task, one a training seed.
 
     Each guided method gets the weight with the most successes on the tuning episodes; if several
@@ -69,16 +71,15 @@ def compare(
     - `task`: a name for `task_of`; by default the runs' own.
     - `processes`, `progress`: as for `evaluate`.
 
-    **Returns:** the results, and the paths by method if they were recorded.
+    **Returns:** the rows, the differences and all outcomes; `results.write` puts them in a file.
 
     **Raises:** `ValueError` if a method is unknown or named twice, a weight is not positive and
     finite or given twice, there is no episode, or the runs are not seeds of one training.
     """
     check_count("steps", steps, "it sets the length of the scan")
-    given = None if weights is None else _as_floats(weights)
-    extensions = _extensions(extensions, given)
+    grid = _grid(weights, extensions)
     _check_counts(1, episodes=episodes)
-    if given is None or len(given) > 1:
+    if not grid.is_single:
         _check_counts(1, tuning_episodes=tuning_episodes)
     if not methods:
         raise ValueError("`methods` is empty: name at least one, such as flow or qgf.")
@@ -86,51 +87,34 @@ def compare(
         if list(methods).count(name) > 1:
             raise ValueError(f"`methods` has {name} twice.")
     plain = [method(name, steps=steps, reduce=reduce) for name in methods]
-    trained_on, sources = _sources(runs)
-    known, judge = _known(runs, sources), judge_of(task or trained_on)
-    if judge.by_return and episodes * len(runs) < 2:
-        raise ValueError("`episodes` must be at least 2: a single return has no interval.")
-    record = record and judge.paths
-    options = {"task": task or trained_on, "processes": processes, "progress": progress}
-    names = [name for name in methods if is_guided(name)]
-    weights = given or (_around(known, options["task"], reduce) if names else [0.0])
-    chosen, tuning = dict.fromkeys(names, Choice(weights[0])), {}
-    if len(weights) > 1 and names:
-        of = {m.name: m for m in plain}
-        chosen, tuning = _tune(
-            judge, known, of, names, weights, tuning_episodes, extensions, **options
-        )
-    final = {
-        m.name: dataclasses.replace(m, weight=chosen.get(m.name, Choice(0.0)).weight) for m in plain
-    }
-    reported = _outcomes(
-        known, list(final.values()), REPORT_FROM, episodes, label="report", record=record, **options
-    )
-    worst = worst_return(reported.values())
-    rows = [
-        _row(judge, m, reported[m], worst) | _of_choice(chosen.get(m.name, Choice(0.0)))
-        for m in final.values()
-    ]
-    by_name = {m.name: reported[m] for m in final.values()}
-    results = {
-        "task": judge.task,
-        **({} if task in (None, trained_on) else {"trained on": trained_on}),
-        **judge.described(),
-        "critics reduced by": reduce.__name__,
-        "runs": sources,
-        "training seeds": [source["training seed"] for source in sources],
-        "table": rows,
-        "differences": judge.differences(by_name, worst),
-        "tuning": _rows(judge, tuning),
-        "episodes": {
-            name: [judge.raw(es, worst) for es in by_run] for name, by_run in by_name.items()
+    study = _study(runs, task, {"processes": processes, "progress": progress})
+    study.check_intervals("episodes", episodes)
+    to_tune = [m for m in plain if is_guided(m.name)]
+    if not to_tune:
+        chosen, tuning = {}, {}
+    elif grid.is_single:
+        chosen, tuning = {m.name: Choice(grid.weights[0]) for m in to_tune}, {}
+    else:
+        chosen, tuning = study.tune(to_tune, grid, tuning_episodes)
+    choices = {m.name: chosen.get(m.name, Choice(0.0)) for m in plain}
+    final = [replace(m, weight=choices[m.name].weight) for m in plain]
+    options = {"label": "report", "record": record and study.paths}
+    reported = study.play(final, REPORT_FROM, episodes, **options)
+    return compared(
+        study.name,
+        study.outcome,
+        {m.name: (choices[m.name], m.steps) for m in final},
+        {m.name: reported[m] for m in final},
+        tuning=study.rows(tuning),
+        runs=study.runs,
+        trained_on=study.trained_on,
+        reduce=reduce.__name__,
+        about={
+            "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": PER_RUN},
+            "versions": versions(),
+            "machine": machine(),
         },
-        "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": PER_RUN},
-        "versions": versions(),
-        "machine": machine(),
-    }
-    paths = {m.name: [e.path for es in reported[m] for e in es] for m in final.values()}
-    return results, paths if record else {}
+    )
 
 
 def tune_weight(
@@ -145,7 +129,7 @@ def tune_weight(
     task: str | None = None,
     processes: int | None = None,
     progress: bool = True,
-) -> dict:
+) -> Tuned:
     """Chooses a weight on tuning episodes, those that `compare` never reports, by its rule.
 
     What the weight is worth has to be measured on other episodes: the best of many is best
@@ -159,39 +143,37 @@ def tune_weight(
     **Raises:** `ValueError` if the method is not guided, or as `compare` does.
     """
     check_count("steps", steps, "it sets the length of the scan")
-    given = None if weights is None else _as_floats(weights)
-    extensions = _extensions(extensions, given)
+    grid = _grid(weights, extensions)
     _check_counts(1, episodes=episodes)
-    of = {name: dataclasses.replace(guided(name, steps=steps), reduce=reduce)}
-    trained_on, sources = _sources(runs)
-    known, judge = _known(runs, sources), judge_of(task or trained_on)
-    options = {"task": task or trained_on, "processes": processes, "progress": progress}
-    weights = given or _around(known, options["task"], reduce)
-    extensions = extensions if len(weights) > 1 else 0  # a single weight is used as it is
-    chosen, tuning = _tune(judge, known, of, [name], weights, episodes, extensions, **options)
+    sampler = replace(guided(name, steps=steps), reduce=reduce)
+    study = _study(runs, task, {"processes": processes, "progress": progress})
+    grid = grid._replace(extensions=0) if grid.is_single else grid
+    chosen, tuning = study.tune([sampler], grid, episodes)
     played = [e for by_run in tuning.values() for es in by_run for e in es]
-    return {
-        "weight": chosen[name].weight,
-        **_of_choice(chosen[name]),
-        "tuning": _rows(judge, tuning),
-        "spent": {"episodes": len(played), "environment steps": sum(e.length for e in played)},
-    }
+    spent = sum(e.length for e in played)
+    return Tuned(chosen[name], study.rows(tuning), len(played), spent)
 
 
-def _as_floats(weights: Sequence[float | LinearDecay]) -> list[float | LinearDecay]:
-    check_weights(weights)
-    return [w if isinstance(w, LinearDecay) else float(w) for w in weights]
+class _Grid(NamedTuple):
+    """Weights to choose from, none for a grid around `starting_weight`; and how often it goes on
+    where its best is its last."""
+
+    weights: list[Number]
+    extensions: int
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is nothing to choose: a single weight is used as it is."""
+        return len(self.weights) == 1
 
 
-def _extensions(extensions: int | None, weights: list | None) -> int:
-    chosen = (EXTENSIONS if weights is None else 3) if extensions is None else extensions
-    _check_counts(0, extensions=chosen)
-    return chosen
-
-
-def _around(known, task: str, reduce: Callable) -> list[float]:
-    run, sha256 = known[0]
-    return weights_around(Run(str(run), sha256), task, reduce)
+def _grid(weights: Sequence[Number] | None, extensions: int | None) -> _Grid:
+    if weights is not None:
+        check_weights(weights)
+    given = [w if isinstance(w, LinearDecay) else float(w) for w in weights or ()]
+    most = (3 if given else EXTENSIONS) if extensions is None else extensions
+    _check_counts(0, extensions=most)
+    return _Grid(given, most)
 
 
 def _check_counts(least: int, **counts: int) -> None:
@@ -199,50 +181,68 @@ def _check_counts(least: int, **counts: int) -> None:
         check_count(name, count, "it counts episodes", least=least, most=PER_RUN)
 
 
-def _outcomes(runs, methods, first, count, **options) -> dict[Sampler, list[list[Episode]]]:
-    """Of pairs of a run's folder and the hash of its checkpoint."""
-    by_run = []
-    for i, (run, sha256) in enumerate(runs):
-        start = first + PER_RUN * i
-        numbers = range(start, start + count)
-        by_run.append(evaluate(run, methods, numbers, sha256=sha256, **options))
-    return {m: [outcomes[j] for outcomes in by_run] for j, m in enumerate(methods)}
+@dataclass(frozen=True)
+class _Study:
+    """Trained runs, and the task on which their methods are played."""
+
+    runs: tuple[TrainedRun, ...]
+    task: str
+    """As `task_of` takes it."""
+    name: str
+    outcome: Outcome
+    paths: bool
+    trained_on: str | None
+    options: dict[str, Any]
+    """Of `evaluate`."""
+
+    def check_intervals(self, name: str, episodes: int) -> None:
+        """**Raises:** `ValueError` if there would be a single return."""
+        if isinstance(self.outcome, Return) and episodes * len(self.runs) < 2:
+            raise ValueError(f"`{name}` must be at least 2: a single return has no interval.")
+
+    def play(
+        self, samplers: Sequence[Sampler], first: int, count: int, **options: Any
+    ) -> dict[Sampler, ByRun]:
+        """The episodes of each method, for every run."""
+        by_run = []
+        for i, run in enumerate(self.runs):
+            start = first + PER_RUN * i
+            numbers, known = range(start, start + count), {"task": self.task, "sha256": run.sha256}
+            by_run.append(evaluate(run.path, samplers, numbers, **known, **self.options, **options))
+        return {m: [outcomes[j] for outcomes in by_run] for j, m in enumerate(samplers)}
+
+    def tune(
+        self, samplers: Sequence[Sampler], grid: _Grid, episodes: int
+    ) -> tuple[dict[str, Choice], dict[Sampler, ByRun]]:
+        """The weight of each method, and all tuning episodes."""
+        self.check_intervals("tuning_episodes", episodes)
+        of, first = {m.name: m for m in samplers}, self.runs[0]
+        run = Run(first.path, first.sha256)
+        weights = grid.weights or weights_around(run, self.task, samplers[0].reduce)
+        played: dict[Sampler, ByRun] = {}
+
+        def score(pairs) -> list:
+            tried = [replace(of[name], weight=weight) for name, weight in pairs]
+            played.update(self.play(tried, 0, episodes, label="choose weight"))
+            judge = judge_of(self.outcome, played.values())
+            return [judge.total(played[m]) for m in tried]
+
+        return tune(score, list(of), weights, extensions=grid.extensions), played
+
+    def rows(self, tried: dict[Sampler, ByRun]) -> tuple[Row, ...]:
+        """One for every method and weight."""
+        judge = judge_of(self.outcome, tried.values())
+        return tuple(
+            judge.row(m.name, by_run, choice=Choice(m.weight), steps=m.steps)
+            for m, by_run in tried.items()
+        )
 
 
-def _tune(
-    judge: Judge, runs, of: dict[str, Sampler], names, weights, episodes, extensions, **options
-):
-    """The choice for each of the names, and all tuning episodes."""
-    if judge.by_return and episodes * len(runs) < 2:
-        raise ValueError("`tuning_episodes` must be at least 2 where returns are judged.")
-    tuning: dict[Sampler, list[list[Episode]]] = {}
-
-    def score(pairs) -> list:
-        grid = [dataclasses.replace(of[name], weight=weight) for name, weight in pairs]
-        tuning.update(_outcomes(runs, grid, 0, episodes, label="choose weight", **options))
-        worst = worst_return(tuning.values())
-        return [judge.total(tuning[m], worst) for m in grid]
-
-    return tune(score, names, weights, extensions=extensions), tuning
-
-
-def _of_choice(choice: Choice) -> dict:
-    return {"edge": choice.edge, "tied": choice.tied}
-
-
-def _rows(judge: Judge, outcomes: dict[Sampler, list[list[Episode]]]) -> list[dict]:
-    worst = worst_return(outcomes.values())
-    return [_row(judge, m, by_run, worst) for m, by_run in outcomes.items()]
-
-
-def _row(judge: Judge, m: Sampler, by_run: list[list[Episode]], worst: float) -> dict:
-    return {
-        "method": m.name,
-        "weight": str(m.weight) if isinstance(m.weight, LinearDecay) else m.weight,
-        "steps": m.steps,
-        **judge.summary(by_run, worst),
-        "errors": sum(bool(e.error) for episodes in by_run for e in episodes),
-    }
+def _study(runs: Sequence[str | Path], task: str | None, options: dict[str, Any]) -> _Study:
+    trained_on, found = _seeds_of_one(runs)
+    known = task_of(task or trained_on)
+    other = trained_on if task not in (None, trained_on) else None
+    return _Study(found, task or trained_on, known.name, known.outcome, known.paths, other, options)
 
 
 __getattr__ = old_names(__name__, choose_weight="tune_weight")

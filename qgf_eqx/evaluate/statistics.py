@@ -38,6 +38,11 @@ class Estimate(NamedTuple):
     over: str
     """What the interval is over: `OVER_SEEDS` or `OVER_EPISODES`."""
 
+    def scaled(self, factor: float, origin: float = 0.0) -> "Estimate":
+        """The estimate of `factor (x - origin)`."""
+        value, low, high = (factor * (x - origin) for x in self[:3])
+        return Estimate(value, low, high, self.over)
+
 
 def success_rate(outcomes: Sequence[Sequence[bool]]) -> Estimate:
     """The success rate of a method.

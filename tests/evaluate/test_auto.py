@@ -8,6 +8,7 @@ from toy import make_array_task
 
 from qgf_eqx import Flow
 from qgf_eqx.evaluate import Episode, _auto, comparison
+from qgf_eqx.evaluate._runs import TrainedRun
 from qgf_eqx.evaluate._sources import InMemory, Run
 from qgf_eqx.evaluate.names import size
 
@@ -61,11 +62,11 @@ def test_a_grid_that_nobody_gave_goes_on_until_its_best_is_inside(monkeypatch, p
             for m in methods
         ]
 
-    source = {"folder": "a", "training seed": 0, "checkpoint sha256": ""}
+    task = "cube-single-play-singletask-task1-v0"
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_sources", lambda runs: ("cube-task1", [source]))
-    monkeypatch.setattr(comparison, "_around", lambda *_: _auto.grid_around(0.1))
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),)))
+    monkeypatch.setattr(comparison, "weights_around", lambda *_: _auto.grid_around(0.1))
     found = comparison.tune_weight(["a"], "qgf", episodes=20, progress=False)
-    assert found["edge"] is None and 1 / 4 < found["weight"] / peak < 4
+    assert found.choice.edge is None and 1 / 4 < found.weight / peak < 4
     given = comparison.tune_weight(["a"], "qgf", weights=(0.1, 0.3), episodes=20, extensions=0)
-    assert given["weight"] in (0.1, 0.3)
+    assert given.weight in (0.1, 0.3)

@@ -29,6 +29,7 @@ from qgf_eqx.evaluate import (
     target_critic,
 )
 from qgf_eqx.evaluate import _play as module
+from qgf_eqx.evaluate._runs import TrainedRun
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.statistics import bonett_price
 from qgf_eqx.train import TrainConfig, init
@@ -265,8 +266,8 @@ def test_runs_that_are_not_trained_equally_long_are_refused(tmp_path, checkpoint
     with pytest.raises(ValueError, match="have made 100, 300 updates: train each run to its end"):
         comparison.compare(folders, ("flow",), **options)
     save(folders[1], (state, dataclasses.replace(config, seed=1)))  # an older version's
-    results, _ = comparison.compare(folders, ("flow",), **options)
-    assert [source["updates"] for source in results["runs"]] == [300, None]
+    results = comparison.compare(folders, ("flow",), **options)
+    assert [run.updates for run in results.runs] == [300, None]
 
 
 def test_a_checkpoint_that_changes_between_two_loads_is_an_error(run, checkpoints, monkeypatch):
@@ -306,10 +307,8 @@ def test_the_interval_of_a_difference_covers_the_truth():
 
 def runs_by_name(runs):
     """In place of reading their checkpoints."""
-    sources = [
-        {"folder": run, "training seed": i, "checkpoint sha256": run} for i, run in enumerate(runs)
-    ]
-    return "cube-single-play-singletask-task1-v0", sources
+    found = [TrainedRun(run, i, 300, run) for i, run in enumerate(runs)]
+    return "cube-single-play-singletask-task1-v0", tuple(found)
 
 
 def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypatch):
@@ -321,8 +320,8 @@ def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypat
         return [[Episode(n, n % 2 == 0, 1, 0.0) for n in numbers] for _ in methods]
 
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_sources", runs_by_name)
-    results, _ = comparison.compare(
+    monkeypatch.setattr(comparison, "_seeds_of_one", runs_by_name)
+    results = comparison.compare(
         ["a", "b", "c"],
         ("flow", "qgf"),
         weights=(0.1, 0.2),
@@ -333,10 +332,9 @@ def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypat
     tuning = [("a", (0, 1)), ("b", (10_000, 10_001)), ("c", (20_000, 20_001))]
     reported = [(run, tuple(2_000_000 + 10_000 * i + k for k in range(3))) for i, run in enumerate("abc")]  # fmt: skip
     assert asked == tuning + reported
-    numbers = [e["numbers"] for e in results["episodes"]["qgf"]]
-    assert numbers == ["2000000..2000002", "2010000..2010002", "2020000..2020002"]
-    row = results["table"][1]
-    assert (row["n"], row["successes"], row["successes by run"]) == (9, 6, [2, 2, 2])
+    numbers = [[e.number for e in episodes] for episodes in results.episodes["qgf"]]
+    assert numbers == [list(those) for _, those in reported]
+    assert (results["qgf"].n, results["qgf"].by_run) == (9, (2, 2, 2))
     asked.clear()
     comparison.tune_weight(["a", "b"], "qgf", weights=(0.1, 0.2), episodes=2, extensions=0)
     assert asked == tuning[:2]
@@ -357,15 +355,15 @@ def test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported(monk
         ]
 
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_sources", runs_by_name)
+    monkeypatch.setattr(comparison, "_seeds_of_one", runs_by_name)
     options = {"weights": tuple(wins), "steps": 7, "reduce": jnp.mean}
     names = ("flow", "best-of-4", "qgf-best-of-2")
-    results, _ = comparison.compare(["a"], names, tuning_episodes=4, episodes=5, **options)
+    results = comparison.compare(["a"], names, tuning_episodes=4, episodes=5, **options)
     assert reported == [[("flow", 0.0, 1), ("best-of-4", 0.0, 4), ("qgf-best-of-2", 0.2, 2)]]
-    assert [row["successes"] for row in results["tuning"]] == list(wins.values())
-    assert [row["weight"] for row in results["table"]] == [0.0, 0.0, 0.2]
+    assert [sum(row.by_run) for row in results.tuning] == list(wins.values())
+    assert [row.weight for row in results.table] == [0.0, 0.0, 0.2]
     found = comparison.tune_weight(["a"], "qgf", episodes=4, **options)
-    assert found["weight"] == 0.2 and found["spent"]["episodes"] == 16
+    assert (found.weight, found.episodes, found.environment_steps) == (0.2, 16, 16)
 
 
 class Fleeting(Counter):

@@ -1,6 +1,7 @@
 """Results read back: old files and new, and whatever else a file may hold."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import random
@@ -10,39 +11,98 @@ import numpy as np
 import pytest
 
 from qgf_eqx import cli, plot
-from qgf_eqx.evaluate.results import beside, differences, format_table, paths_of, read, summarise
+from qgf_eqx.evaluate import Episode, References, Return, Success
+from qgf_eqx.evaluate._judge import compared
+from qgf_eqx.evaluate._runs import TrainedRun
+from qgf_eqx.evaluate._tuning import Choice
+from qgf_eqx.evaluate.results import as_json, beside, format_table, paths_of, read, write
 from qgf_eqx.evaluate.statistics import success_rate, wilson
+from qgf_eqx.weights import LinearDecay
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 OLD = ["cube_single_task2", "cube_single_task2_again", "pointmaze_medium_task1", "best_of_cube"]
 
 
-def outcomes(*successes, n=10):
-    return [[True] * k + [False] * (n - k) for k in successes]
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
-def small(**extra):
-    by_name = {"flow": outcomes(1, 2), "qgf": outcomes(8, 9), "best-of-4": outcomes(5, 6)}
-    by_name["qgf-best-of-4"] = outcomes(9, 9)
-    rows = [
-        {"method": name, "weight": 0.1 if "qgf" in name else 0.0, **summarise(found), **extra}
-        for name, found in by_name.items()
-    ]
-    task = "pointmaze-medium-navigate-singletask-task1-v0"
-    return {"task": task, "table": rows, "differences": differences(by_name)}
+def episodes(*successes, n=10):
+    """Of some training seeds, of each of which so many succeed."""
+    return [[Episode(i, i < k, 7, float(-i)) for i in range(n)] for k in successes]
+
+
+def small(**choice):
+    by_name = {"flow": (1, 2), "qgf": (8, 9), "best-of-4": (5, 6), "qgf-best-of-4": (9, 9)}
+    found = {name: episodes(*counts) for name, counts in by_name.items()}
+    methods = {name: (Choice(0.1 if "qgf" in name else 0.0, **choice), 10) for name in found}
+    return compared(TASK, Success(), methods, found)
+
+
+def small_file():
+    """What its file holds."""
+    return json.loads(json.dumps(as_json(small())))
 
 
 @pytest.mark.parametrize("name", OLD)
 def test_older_files_are_read_with_intervals_over_their_training_seeds(name):
     path = COMMITTED / f"{name}.json"
-    old, new = json.loads(path.read_text())["table"], read(path)["table"]
+    old, new = json.loads(path.read_text())["table"], read(path).table
     for before, row in zip(old, new, strict=True):
         n = before["n"] // len(before["successes by run"])
-        expected = success_rate(outcomes(*before["successes by run"], n=n))
-        assert row["interval"] == [expected.low, expected.high] and row["over"] == expected.over
-        assert row["success"] == pytest.approx(before["success"]) and row["n"] == before["n"]
+        counts = before["successes by run"]
+        assert row.estimate == success_rate([[i < k for i in range(n)] for k in counts])
+        assert row.estimate.value == pytest.approx(before["success"]) and row.n == before["n"]
+        assert (row.method, str(row.weight)) == (before["method"], str(before["weight"]))
     if name == "pointmaze_medium_task1":
-        assert new[0]["interval"] == list(wilson(0, 50)) and "one run" in new[0]["over"]
+        assert new[0].estimate[1:] == (*wilson(0, 50), "episodes of one run")
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path):
+    """But for what was tried for a weight, and what is only about the file."""
+    broken = [[*episodes(3)[0][:-1], Episode(9, False, 2, -3.0, "RuntimeError: it broke")]]
+    for outcome in (Success(), Return(), Return(References(-9.0, 0.0))):
+        methods = {"flow": (Choice(0.0), 5), "qgf": (Choice(LinearDecay(0.2), "upper"), 5)}
+        wrote = compared(TASK, outcome, methods, {"flow": episodes(2), "qgf": broken})
+        write(wrote, tmp_path / "e.json")
+        found = read(tmp_path / "e.json")
+        assert (found.table, found.differences) == (wrote.table, wrote.differences)
+        assert format_table(found) == format_table(wrote)
+        assert found.outcome == outcome and found["qgf"].errors == 1
+
+
+def test_a_file_has_all_that_a_result_holds():
+    runs = (TrainedRun("runs/seed0", 0, 100, "ab"), TrainedRun("runs/seed1", 1, None, "cd"))
+    found = small_file()
+    assert found["table"][1] == {
+        "method": "qgf",
+        "weight": 0.1,
+        "edge": None,
+        "tied": False,
+        "steps": 10,
+        "success": pytest.approx(0.85),
+        "interval": found["table"][1]["interval"],
+        "over": "training seeds",
+        "successes": 17,
+        "n": 20,
+        "training seeds": 2,
+        "successes by run": [8, 9],
+        "errors": 0,
+    }
+    difference = found["differences"][0]
+    assert difference | {"interval": 0} == {
+        "of": "qgf", "and": "flow", "difference": pytest.approx(0.7), "interval": 0,
+        "over": "training seeds",
+    }  # fmt: skip
+    assert found["episodes"]["flow"][0]["success"] == "1000000000"
+    options = {"outcome": Return(References(-9.0, 0.0)), "runs": runs, "trained_on": "other"}
+    options |= {"reduce": "min", "about": {"machine": "here"}}
+    found = as_json(dataclasses.replace(small(), **options))
+    assert found["judged by"] == "return" and found["references"] == [-9.0, 0.0]
+    assert found["trained on"] == "other" and found["critics reduced by"] == "min"
+    assert found["runs"][1] == {
+        "folder": "runs/seed1", "training seed": 1, "updates": None, "checkpoint sha256": "cd",
+    }  # fmt: skip
+    assert found["training seeds"] == [0, 1] and found["machine"] == "here"
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -65,7 +125,7 @@ def test_the_table_says_what_n_and_the_intervals_are():
     assert "10 x 2" in text and text.splitlines()[1].startswith("flow")
     assert "n = episodes x training seeds. Intervals are over 2 training seeds." in text
     assert "*" not in text and "qgf - flow" in text and "+70.0 points" in text
-    one = {"table": [{"method": "qgf", "weight": 1.0, **summarise(outcomes(3))}], "differences": []}
+    one = compared(TASK, Success(), {"qgf": (Choice(1.0), 10)}, {"qgf": episodes(3)})
     assert "do not cover other training seeds." in format_table(one)
 
 
@@ -141,10 +201,12 @@ def not_saved(monkeypatch):
 def test_a_malformed_result_is_one_sentence(tmp_path, monkeypatch, capsys):
     drawn = not_saved(monkeypatch)
     file, codes = tmp_path / "e.json", []
-    content = small()
-    content["table"] = content["table"][1:3]
-    every = list(mutants({"task": content["task"], "table": content["table"]}))
-    for mutant in random.Random(0).sample(every, len(every) // 3):
+    content = small_file()
+    parts = {"task": TASK, "table": content["table"][1:3], "episodes": content["episodes"]}
+    for name in ("flow", "qgf-best-of-4"):
+        del parts["episodes"][name]
+    every = list(mutants(parts))
+    for mutant in random.Random(0).sample(every, len(every) // 6):
         file.write_text(json.dumps(mutant))
         codes.append(plotted(file, capsys))
     assert codes.count(0) > 15 and codes.count(2) > 40 and len(drawn) >= codes.count(0)
@@ -152,7 +214,7 @@ def test_a_malformed_result_is_one_sentence(tmp_path, monkeypatch, capsys):
 
 def test_what_is_accepted_can_be_drawn(tmp_path, capsys):
     file, codes = tmp_path / "e.json", []
-    every = [m for m in mutants(small()) if isinstance(m, dict)]
+    every = [m for m in mutants(small_file()) if isinstance(m, dict)]
     for mutant in random.Random(0).sample(every, 15):
         file.write_text(json.dumps(mutant))
         codes.append(plotted(file, capsys))
@@ -162,7 +224,7 @@ def test_what_is_accepted_can_be_drawn(tmp_path, capsys):
 def test_malformed_paths_are_one_sentence(tmp_path, monkeypatch, capsys):
     not_saved(monkeypatch)
     file = tmp_path / "e.json"
-    file.write_text(json.dumps(small()))
+    write(small(), file)
     codes = []
     for mutant in mutants({"flow": [[[0.0, 1.0]]]}):
         paths_of(file).write_text(json.dumps(mutant))
@@ -179,16 +241,16 @@ def test_what_is_not_json_is_one_sentence(tmp_path, capsys, content):
     file = tmp_path / "e.json"
     file.write_bytes(content)
     assert plotted(file, capsys) == 2
-    file.write_text(json.dumps(small()))
+    write(small(), file)
     paths_of(file).write_bytes(content)
     assert plotted(file, capsys) == 2
 
 
 def test_rates_are_computed_again_and_not_taken_from_the_file(tmp_path):
-    content = small()
+    content = small_file()
     content["table"][0] |= {"success": 0.99, "interval": [0.9, 1.0], "over": "the moon"}
     file = tmp_path / "e.json"
     file.write_text(json.dumps(content))
-    row = read(file)["table"][0]
-    np.testing.assert_allclose(row["success"], 0.15)
-    assert row["over"] == "training seeds"
+    found = read(file)["flow"].estimate
+    np.testing.assert_allclose(found.value, 0.15)
+    assert found.over == "training seeds"

@@ -7,15 +7,17 @@ import pytest
 from scipy import stats
 
 from qgf_eqx import cli
-from qgf_eqx.evaluate import Episode, References, Return, Task, comparison
-from qgf_eqx.evaluate import _judge as judge
-from qgf_eqx.evaluate.results import format_table, read
+from qgf_eqx.evaluate import Episode, References, Return, comparison
+from qgf_eqx.evaluate._judge import compared, judge_of
+from qgf_eqx.evaluate._runs import TrainedRun
+from qgf_eqx.evaluate._tuning import Choice
+from qgf_eqx.evaluate.results import format_table, read, write
 
 MEANS = {0.0: -9.0, 0.1: -5.0, 0.3: -3.0, 1.0: -4.0}  # by weight
 
 
 @pytest.fixture
-def compared(monkeypatch):
+def compare(monkeypatch):
     def played(run, methods, numbers, **options):
         assert options["task"] == "toy:make_task"
         return [
@@ -23,43 +25,43 @@ def compared(monkeypatch):
             for m in methods
         ]
 
-    sources = [{"folder": run, "training seed": i} for i, run in enumerate("ab")]
+    runs = tuple(TrainedRun(run, i, 1, "") for i, run in enumerate("ab"))
     monkeypatch.setattr(comparison, "evaluate", played)
     monkeypatch.setattr(
-        comparison, "_sources", lambda runs: ("toy:make_task", sources[: len(runs)])
+        comparison, "_seeds_of_one", lambda names: ("toy:make_task", runs[: len(names)])
     )
-    monkeypatch.setattr(comparison, "_known", lambda runs, sources: [(run, "") for run in runs])
 
-    def compare(runs, **options):
+    def run(runs, **options):
         settings = {"weights": (0.1, 0.3, 1.0), "tuning_episodes": 4, "episodes": 5} | options
-        return comparison.compare(runs, ("flow", "qgf"), **settings)[0]
+        return comparison.compare(runs, ("flow", "qgf"), **settings)
 
-    return compare
+    return run
 
 
-def test_the_weight_of_the_best_return_is_chosen_and_reported_with_an_interval(compared):
-    results = compared("a")
-    assert results["task"] == "line" and results["judged by"] == "return"
-    flow, qgf = results["table"]
-    assert qgf["weight"] == 0.3 and qgf["edge"] is None
-    (raw,) = results["episodes"]["qgf"]
-    returns = raw["return"]
+def test_the_weight_of_the_best_return_is_chosen_and_reported_with_an_interval(compare):
+    results = compare("a")
+    assert results.task == "line" and results.outcome == Return(References(-24.0, 0.0))
+    qgf = results["qgf"]
+    assert qgf.weight == 0.3 and qgf.choice.edge is None
+    (episodes,) = results.episodes["qgf"]
+    returns = [e.total_reward for e in episodes]
     low, high = stats.t.interval(0.95, 4, np.mean(returns), stats.sem(returns))
-    np.testing.assert_allclose((qgf["return"], *qgf["interval"]), (np.mean(returns), low, high))
-    assert qgf["over"] == "episodes of one run"
-    np.testing.assert_allclose(qgf["normalised score"], 100 * (qgf["return"] + 24) / 24)
-    (difference,) = results["differences"]
-    np.testing.assert_allclose([difference["difference"], *difference["interval"]], 6.0)
+    np.testing.assert_allclose(qgf.estimate[:3], (np.mean(returns), low, high))
+    assert qgf.estimate.over == "episodes of one run"
+    np.testing.assert_allclose(qgf.score.value, 100 * (qgf.estimate.value + 24) / 24)
+    np.testing.assert_allclose(qgf.score.low, 100 * (low + 24) / 24)
+    (difference,) = results.differences
+    np.testing.assert_allclose(difference.estimate[:3], 6.0)
 
 
-def test_the_table_of_returns_is_printed_read_again_and_drawn(compared, tmp_path, capsys):
-    results = compared("ab")
+def test_the_table_of_returns_is_printed_read_again_and_drawn(compare, tmp_path, capsys):
+    results = compare("ab")
     printed = format_table(results)
     assert printed.splitlines()[0].split()[:3] == ["method", "weight", "return"]
     assert "score" in printed and "%  " not in printed and "qgf - flow" in printed
     assert "Intervals are over 2 training seeds." in printed
     file = tmp_path / "e.json"
-    file.write_text(json.dumps(results))
+    write(results, file)
     assert format_table(read(file)) == printed
     cli.main(["plot", str(file)])
     assert (tmp_path / "e_success.png").stat().st_size > 5000
@@ -74,17 +76,17 @@ def test_the_table_of_returns_is_printed_read_again_and_drawn(compared, tmp_path
 
 
 def test_an_episode_that_broke_has_the_worst_return_of_all():
-    by_return = judge.judge_of(Task("line", print, Return(References(-24.0, 0.0))))
     early = [Episode(0, False, 1, -1.0, "RuntimeError: it broke"), Episode(1, False, 6, -5.0)]
     late = [Episode(0, False, 6, -20.0), Episode(1, False, 6, -6.0)]
-    worst = judge.worst_return([[early], [late]])
-    assert worst == -20.0 and by_return.values([early], worst) == [[-20.0, -5.0]]
-    (row,) = comparison._rows(by_return, {comparison.method("flow"): [early]})
-    assert row["errors"] == 1
-    assert "1 episode broke" in format_table({"table": [row], "differences": []})
+    judge = judge_of(Return(References(-24.0, 0.0)), [[early], [late]])
+    assert judge.worst == -20.0 and judge.values([early]) == [[-20.0, -5.0]]
+    methods = {"flow": (Choice(0.0), 10), "qgf": (Choice(0.1), 10)}
+    results = compared("line", Return(), methods, {"flow": [early], "qgf": [late]})
+    assert results["flow"].errors == 1 and results["flow"].estimate.value == -12.5
+    assert "flow: 1 episode broke" in format_table(results)
 
 
-def test_one_return_has_no_interval(compared):
+def test_one_return_has_no_interval(compare):
     for options, name in (({"episodes": 1}, "`episodes`"), ({"tuning_episodes": 1}, "`tuning_")):
         with pytest.raises(ValueError, match=f"{name}.*at least 2"):
-            compared("a", **options)
+            compare("a", **options)

@@ -1,0 +1,85 @@
+"""Results for people: a table, and the sentences that belong to it."""
+
+from collections.abc import Iterator
+
+from ..weights import LinearDecay
+from ._rows import Comparison, Row
+from ._tuning import Choice, Number
+from .statistics import OVER_EPISODES, Estimate
+
+
+def format_table(results: Comparison) -> str:
+    """The table of a result, for people: what n is, what the intervals are over, and which weights
+    lie at the edge of what was tried."""
+    rows = results.table
+    what = "return" if rows[0].by_return else "success"
+    ends = "95 % interval"
+    score = f"{'score':>8}{ends:>18}" if rows[0].score else ""
+    lines = [f"{'method':<16}{'weight':>12}{what:>10}{ends:>18}{'n':>11}{score}"]
+    for row in rows:
+        weight = _weight(row.weight) + ("*" if weight_note(row.choice) else "")
+        n = f"{row.n // len(row.by_run)} x {len(row.by_run)}"
+        found = "{:>10}{:>18}".format(*_shown(row.estimate, row.by_return))
+        score = f"{row.score.value:>8.1f}{_interval(row.score):>18}" if row.score else ""
+        lines.append(f"{row.method:<16}{weight:>12}{found}{n:>11}{score}")
+    for d in results.differences:
+        name, (value, interval) = f"{d.ours} - {d.theirs}", _shown(d.estimate, d.by_return, "+")
+        lines.append(f"{name:<32}{value.replace('%', 'points')}  {interval}")
+    lines.append(f"n = episodes x training seeds. {interval_note(rows[0])}")
+    return "\n".join([*lines, *(note for row in rows for note in _notes(row))])
+
+
+def _weight(weight: Number) -> str:
+    if isinstance(weight, LinearDecay):
+        return str(weight)
+    return f"{weight:g}" if weight else "-"
+
+
+def _shown(found: Estimate, by_return: bool, sign: str = "") -> tuple[str, str]:
+    """A mean and its interval, as they are printed: returns to four digits, rates in percent."""
+    if by_return:
+        return f"{found.value:{sign}.4g}", f"[{found.low:{sign}.4g}, {found.high:{sign}.4g}]"
+    percent = found.scaled(100.0)
+    return f"{percent.value:{sign}.1f} %", _interval(percent, sign)
+
+
+def _interval(found: Estimate, sign: str = "") -> str:
+    return f"[{found.low:{sign}.1f}, {found.high:{sign}.1f}]"
+
+
+def _notes(row: Row) -> Iterator[str]:
+    if note := weight_note(row.choice):
+        yield f"* {row.method}: {note}"
+    if row.by_return and row.errors:
+        episodes = "episode" if row.errors == 1 else "episodes"
+        worst = "with the worst return of all as its outcome"
+        yield f"{row.method}: {row.errors} {episodes} broke, {worst}."
+
+
+def format_outcome(row: Row) -> str:
+    """Success or return of a row, with its interval."""
+    return "{:>10}  {}".format(*_shown(row.estimate, row.by_return))
+
+
+def interval_note(row: Row) -> str:
+    """The sentence that says what a row's interval is over."""
+    if row.estimate.over == OVER_EPISODES:
+        return (
+            "Intervals are over the episodes of one training run: they do not cover other training "
+            "seeds."
+        )
+    return f"Intervals are over {len(row.by_run)} training seeds."
+
+
+def weight_note(choice: Choice) -> str:
+    """What is to be said of how a weight was chosen; nothing, if it is well inside."""
+    if choice.tied:
+        return (
+            "all weights that were tried did equally well on the tuning episodes, so they do not "
+            "favour any weight; try more episodes or other weights."
+        )
+    beyond = {"upper": ("largest", "larger"), "lower": ("smallest", "smaller")}
+    if choice.edge in beyond:
+        last, further = beyond[choice.edge]
+        return f"the weight is the {last} that was tried; a {further} one may be better."
+    return ""
