@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ._files import write_atomically
 
+_PACKAGES = ("qgf_eqx", "jax", "equinox", "diffrax", "optax", "numpy")
+_PACKAGES += ("ogbench", "metaworld", "mujoco", "gymnasium")
+
 
 def write_json(path: Path, content: dict) -> None:
     """Writes JSON atomically."""
@@ -20,7 +23,7 @@ def write_json(path: Path, content: dict) -> None:
 def versions() -> dict[str, str]:
     """The versions of what a number depends on."""
     found = {"python": platform.python_version()}
-    for name in ("qgf_eqx", "jax", "equinox", "diffrax", "optax", "ogbench", "mujoco", "numpy"):
+    for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 
+def moved(module: str, new: str) -> None:
+    """Warns that a module has another name now."""
+    warnings.warn(
+        f"`{module}` is now `qgf_eqx.{new}`; the old name goes with the next version.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
 def old_names(module: str, **new: str) -> Callable[[str], Any]:
     """The `__getattr__` of a module whose functions were renamed, `old="new"`."""
 

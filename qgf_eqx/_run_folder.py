@@ -11,7 +11,9 @@ from ._files import hold_lock, write_atomically
 
 
 class RunError(Exception):
-    """A run's folder cannot be used: the sentence says why, and the next step."""
+    """A run's folder or settings cannot be used: the sentence says why, and the next step."""
+
+    # Not a `ValueError`: the command line's parser would put a box of its own around it.
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from PIL import Image
 from qgf_eqx import analysis, cli, figures, film, guidance
 from qgf_eqx import data as datasets
 from qgf_eqx import train as training
+from qgf_eqx.cli import _offline
 from qgf_eqx.evaluate import comparison, evaluate
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.results import format_table, read
@@ -619,8 +620,8 @@ def test_the_options_of_an_offline_choice_reach_the_library(workplace, monkeypat
     arguments += ["--budget", "0.5", "--measure", measure, "--steps", "3", "--observations", "4"]
     arguments += ["--method", "ood"]
     kept = [*arguments, "--cache-dir", "kept"]
-    (_, where), options = asked(monkeypatch, datasets, "load", kept)
-    assert where == workplace / "data"
+    (task, where), options = asked(monkeypatch, _offline, "dataset_of", kept)
+    assert (task.name, where) == (ENV, workplace / "data")
     assert options == {"split": "val", "cache_dir": Path("kept")}  # not what it learnt from
     (*_, obs, _), options = asked(monkeypatch, analysis, "choose_weight", arguments)
     assert obs.shape == (4, 2) and options["budget"] == 0.5 and options["guidance"] is ood

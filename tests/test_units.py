@@ -2,8 +2,10 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,9 @@ from qgf_eqx._fields import given
 from qgf_eqx._units import Spec
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.cli import _offline
-from qgf_eqx.cli._options import Flow, Recorded
+from qgf_eqx.cli._options import DataFiles, Drawing
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
+from qgf_eqx.evaluate import Task
 from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
 from qgf_eqx.nn import Encoded
@@ -182,11 +185,14 @@ def test_an_evaluation_acts_in_the_environments_units(run):
 def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_units(
     run, monkeypatch
 ):
+    space = gymnasium.spaces.Box(-3, 2, (2,))
+    task = Task("line", lambda: SimpleNamespace(action_space=space, close=lambda: None))
     monkeypatch.setattr(_offline, "dataset_for", lambda *_, **__: real())
-    _, critic, values, obs = _offline.open_offline(run, 3, Flow(), Recorded(run))
-    edge = load_units(run).from_action(np.ones(2, np.float32))
-    np.testing.assert_array_equal(critic.high, edge)
-    np.testing.assert_array_equal(critic.low, load_units(run).from_action(-np.ones(2, np.float32)))
+    monkeypatch.setattr(_offline, "task_of", lambda _: task)
+    _, critic, values, obs = _offline.open_offline(run, 3, Drawing(), DataFiles(run))
+    from_action = load_units(run).from_action
+    np.testing.assert_array_equal(critic.high, from_action(2 * np.ones(2, np.float32)))
+    np.testing.assert_array_equal(critic.low, from_action(-3 * np.ones(2, np.float32)))
     assert values(obs[0], jnp.zeros((2, 2))).shape == (2,)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 
 from .. import analysis
-from ..evaluate._auto import grid_around
+from ..evaluate._auto import first_weight, grid_around
 from ..evaluate.comparison import check_weights
 from ..evaluate.names import estimator_of
 from ._offline import open_offline
-from ._options import Common, Flow, Grid, Recorded
+from ._options import Common, DataFiles, Drawing, Grid
 
 
 def choose_offline(
@@ -18,8 +18,8 @@ def choose_offline(
     run: Path,
     method: str,
     grid: Grid,
-    flow: Flow,
-    recorded: Recorded,
+    flow: Drawing,
+    recorded: DataFiles,
     *,
     budget: float,
     measure: str,
@@ -32,8 +32,7 @@ def choose_offline(
         check_weights(weights)
     policy, critic, _, obs = open_offline(run, observations, flow, recorded)
     if weights is None:
-        ask = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
-        weights = grid_around(float(ask(obs, jax.random.key(0))))
+        weights = grid_around(first_weight(policy, critic, obs))
     kind = {"distance": analysis.flow_distance, "kl": analysis.flow_kl}[measure]
     found = analysis.choose_weight(
         policy,

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, Flow, Grid, OtherTask, Positional, Recorded, Weight, Workers
+from ._options import Common, DataFiles, Drawing, Grid, OtherTask, Positional, Weight, Workers
 from ._refuse import at_least, check_folders, check_new, check_task
 
 
@@ -16,7 +16,7 @@ def evaluate(
     grid: Grid = Grid(),  # noqa: B008 (frozen)
     episodes: int = 50,
     tuning_episodes: int = 20,
-    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
     out: Path | None = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
@@ -78,9 +78,9 @@ def choose(
     budget: float | None = None,
     measure: Literal["distance", "kl"] = "distance",
     observations: int = 64,
-    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
-    data: Recorded = Recorded(),  # noqa: B008 (frozen)
+    data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
@@ -157,7 +157,7 @@ def film(
     weight: Weight = Weight(),  # noqa: B008 (frozen)
     episodes: int = 3,
     first: int = 2_000_000,
-    flow: Flow = Flow(),  # noqa: B008 (frozen)
+    flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
     out: Path | None = None,
     common: Common = Common(),  # noqa: B008 (frozen)

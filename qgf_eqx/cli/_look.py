@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from ._options import Cached, Common, Flow, Positional, Recorded, Weight
+from ._options import CachedData, Common, DataFiles, Drawing, Positional, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -15,8 +15,8 @@ def diagnose(
     weight: Weight = Weight(),  # noqa: B008 (frozen)
     observations: int = 32,
     noises: int = 16,
-    flow: Flow = Flow(),  # noqa: B008 (frozen)
-    data: Recorded = Recorded(),  # noqa: B008 (frozen)
+    flow: Drawing = Drawing(),  # noqa: B008 (frozen)
+    data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     out: Path | None = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
@@ -47,6 +47,7 @@ def diagnose(
     import numpy as np
 
     from .. import analysis, plot
+    from ..evaluate._auto import first_weight
     from ..evaluate.names import estimator_of, guided
     from ._offline import open_offline
 
@@ -67,8 +68,7 @@ def diagnose(
     lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
     warnings = analysis.warnings_of(found)
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor very strong"]]
-    start = jax.jit(lambda obs, key: analysis.starting_weight(policy, critic, obs, key))
-    first = float(start(obs, jax.random.key(0)))
+    first = first_weight(policy, critic, obs)
     if math.isfinite(first):
         lines.append(f"A weight to start a search from: {first:.2g}")
     else:
@@ -87,7 +87,7 @@ def analyse(
     runs: Positional[tuple[Path, ...]] = (),
     /,
     out: Path = Path("figures"),
-    data: Cached = Cached(),  # noqa: B008 (frozen)
+    data: CachedData = CachedData(),  # noqa: B008 (frozen)
     count: int = 64,
     reduce: Literal["min", "mean"] = "min",
     format: Literal["svg", "png", "pdf"] = "svg",
@@ -125,7 +125,7 @@ def analyse(
     if needed == 0:
         found = getattr(figures, what)()
     else:
-        options = {"count": count, "reduce": Flow(reduce=reduce).reduction}
+        options = {"count": count, "reduce": Drawing(reduce=reduce).reduction}
         options["cache_dir"] = data.cache_dir
         found = getattr(figures, what)(*runs, data.data_dir, **options)
         found |= {"task": load_config(runs[0])[0].env, "critics reduced by": reduce}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .._train_config import TrainConfig
-from ._options import Common, Data, Positional, Recorded, Workers
+from ._options import Common, Data, DataFiles, Positional, Workers
 from ._refuse import as_arguments, at_least, check_new
 
 
@@ -88,7 +88,7 @@ def train(
     config: tyro.conf.OmitArgPrefixes[TrainConfig],
     run_dir: Path | None = None,
     seeds: tuple[int, ...] = (),
-    data: Recorded = Recorded(),  # noqa: B008 (frozen)
+    data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     save_every: int = 10_000,
     stream: bool = False,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
@@ -145,7 +145,7 @@ def train(
 
 
 def _train_one(
-    data: Recorded, options: dict[str, Any], cell: tuple[int, TrainConfig, Path]
+    data: DataFiles, options: dict[str, Any], cell: tuple[int, TrainConfig, Path]
 ) -> Path:
     from .. import train as training
     from ._offline import dataset_for

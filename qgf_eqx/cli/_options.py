@@ -49,7 +49,7 @@ class Common:
 
 
 @dataclasses.dataclass(frozen=True)
-class Flow:
+class Drawing:
     """How an action is drawn."""
 
     steps: int = 10
@@ -117,7 +117,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached(Data):
+class CachedData(Data):
     """Where the datasets are, and their converted arrays."""
 
     cache_dir: Path | None = None
@@ -126,7 +126,7 @@ class Cached(Data):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(Cached):
+class DataFiles(CachedData):
     """Recorded data."""
 
     data: str | None = None

@@ -38,8 +38,13 @@ def weights_around(run: Run, task: Task | str, reduce: Callable, *, seed: int = 
     low, high = nets.bounds(low, high)
     policy, ensemble = cast(Any, nets.policy), cast(Any, nets.critic)
     critic = bounded(Reduced(ensemble.values, reduce), jnp.asarray(low), jnp.asarray(high))
+    return grid_around(first_weight(policy, critic, obs, seed))
+
+
+def first_weight(policy: Any, critic: Any, obs: Any, seed: int = 0) -> float:
+    """`starting_weight` of some observations, compiled."""
     ask = jax.jit(lambda obs, key: starting_weight(policy, critic, obs, key))
-    return grid_around(float(ask(obs, jax.random.key(seed))))
+    return float(ask(obs, jax.random.key(seed)))
 
 
 def _starts(task: Task, seed: int):

@@ -116,7 +116,7 @@ _ROWS = (
         "jacobian-regularized",
         "Half of QGF and half of QGF-Jacobian.",
         "Jacobian, regularized",
-        "#66a61e",
+        "#393b79",
         estimator=guidance.jacobian_regularized,
     ),
     Named(

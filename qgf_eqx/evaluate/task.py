@@ -1,6 +1,7 @@
 """What a policy is judged on: an environment, and by what an episode of it is judged."""
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -92,7 +93,8 @@ class Task:
     outcome: Outcome = field(default_factory=Success)
     """`Success`, `Goal` or `Return`."""
     data: Any = None
-    """A file or an id for `qgf_eqx.data`, or a function that returns a dataset, to train on."""
+    """A file or an id for `qgf_eqx.data`, or a function that returns a dataset, to train on. Of
+    `data_dir`, `split` (`train` or `val`) and `cache_dir` it is given those that it takes."""
     new_env_each_episode: bool = False
     """For environments whose start state is a function of how they were made, such as MetaWorld's,
     and not of `reset(seed)`: `make_env` is then called with `seed`, once an episode."""
@@ -123,11 +125,15 @@ def make_seed(seed: int, number: int) -> int:
 
 
 def dataset_of(
-    task: Task, data_dir: str | Path = ".", *, cache_dir: str | Path | None = None
+    task: Task,
+    data_dir: str | Path = ".",
+    *,
+    split: str = "train",
+    cache_dir: str | Path | None = None,
 ) -> Any:
-    """The data of a task of one's own: what its function `data` returns, or the file (in
-    `data_dir`, if it is there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which
-    takes the `cache_dir`.
+    """The data of a task: what its function `data` returns, or the file (in `data_dir`, if it is
+    there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which takes the `cache_dir`.
+    Where a task has no validation data, they are those that it is trained on.
 
     **Raises:** `ValueError` if the task names none.
     """
@@ -137,7 +143,9 @@ def dataset_of(
             "function that returns a dataset, as `data`."
         )
     if callable(task.data):
-        return task.data()
+        options = {"data_dir": data_dir, "split": split, "cache_dir": cache_dir}
+        taken = inspect.signature(task.data).parameters
+        return task.data(**{name: option for name, option in options.items() if name in taken})
     from .. import data
 
     inside = Path(data_dir) / task.data if isinstance(task.data, str | Path) else None

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from qgf_eqx import cli
-from qgf_eqx.cli._offline import _edges
+from qgf_eqx.evaluate import Task
+from qgf_eqx.evaluate.task import dataset_of
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -57,10 +58,17 @@ def test_it_is_filmed(run, capsys):
         assert shown.size == (2 * 64, 48)
 
 
-def test_offline_verbs_ask_the_environment_for_its_bounds():
-    low, high = _edges("toy:make_task", 1)
-    assert (low, high) == (-2, 2)
-    assert _edges("pointmaze-medium-navigate-singletask-task1-v0", 2)[1].tolist() == [1, 1]
+def test_a_tasks_data_function_gets_what_it_takes():
+    got = {}
+
+    def data(split, cache_dir):
+        got.update(split=split, cache_dir=cache_dir)
+        return "data"
+
+    task = Task("line", print, data=data)
+    assert dataset_of(task, "folder", split="val", cache_dir="kept") == "data"
+    assert got == {"split": "val", "cache_dir": "kept"}
+    assert dataset_of(Task("line", print, data=lambda: "data"), "folder") == "data"
 
 
 def test_data_in_a_file_are_named_and_said_and_must_be_as_wide_as_the_task(tmp_path, capsys):

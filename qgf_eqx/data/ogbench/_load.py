@@ -45,7 +45,7 @@ def task(env_name: str) -> dict[str, Any]:
     **Raises:** as `env_id`.
     """
     make = partial(make_pictured, env_id(env_name))
-    parts = {"make_env": make, "data": dataset_name(env_name), "paths": "maze" in env_name}
+    parts = {"make_env": make, "data": partial(load, env_name), "paths": "maze" in env_name}
     return {"name": env_name, **parts}
 
 
