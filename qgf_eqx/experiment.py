@@ -12,7 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from .data import collect, dataset_name, load
-from .engines import Local
+from .engines import Engine, Local
 from .evaluate.comparison import compare
 from .evaluate.results import Comparison, write
 from .train import TrainConfig, train
@@ -84,6 +84,7 @@ def run(
     data_dir: str | Path,
     *,
     processes: int | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Runs an experiment; started again, collection and training go on where they were.
@@ -94,6 +95,7 @@ def run(
     - `out_dir`: for `seed<k>/`, a training run each, `results.json` and `paths.json`.
     - `data_dir`: where the dataset is, or will be.
     - `processes`: how many; all cores by default.
+    - `engine`: where all of it runs, in place of `Local(processes)`.
     - `progress`: show progress bars.
 
     **Returns:** what is in `results.json`: settings, table, all outcomes, versions, machine.
@@ -105,12 +107,13 @@ def run(
         data_dir,
         transitions=experiment.transitions,
         processes=processes,
+        engine=engine,
         progress=progress,
     )
     clock.lap("collect")
     work = partial(_train_one, config, out_dir, data_dir, progress)
     jobs = list(enumerate(experiment.seeds))
-    trained = dict(Local(processes).map(work, jobs))
+    trained = dict((engine or Local(processes)).map(work, jobs))
     runs = [trained[job] for job in jobs]
     clock.lap("train")
     found = compare(
@@ -122,6 +125,7 @@ def run(
         reduce=experiment.reduce,
         record=True,
         processes=processes,
+        engine=engine,
         progress=progress,
     )
     clock.lap("evaluate")

@@ -16,14 +16,17 @@ import numpy as np
 
 from . import guidance
 from ._checks import check_count
-from ._fields import bounded
+from ._fields import Bounded
 from ._sample import Guided, best, guided_flow
+from ._types import Policy
 from .analysis import gradient_cosine, value_gain
 from .analytic import MixtureFlow
-from .data import Dataset, load
-from .evaluate import target_critic
+from .data import Dataset
+from .evaluate import Task
+from .evaluate._offline import open_offline
 from .evaluate.names import METHODS, method
-from .train import load_config, load_nets
+from .evaluate.task import dataset_of
+from .train import load_config
 
 SHOWN = ("ood", "qgf", "qgf-jacobian", "qgf-chain", "bptt")
 ESTIMATORS = {METHODS[name].label: method(name).guidance for name in SHOWN}
@@ -106,8 +109,9 @@ def noise(
     points on the flow of validation chunks. Means over `count` points, with standard errors.
     """
     check_count("count", count, "it says how many observations")
-    nets, held_out, critic = _open(run, data_dir, reduce, cache_dir)
-    obs, actions = _draw(held_out, count, nets.policy.action_shape)
+    policy, critic, task = _open(run, reduce)
+    held_out = dataset_of(task, data_dir, split="val", cache_dir=cache_dir)
+    obs, actions = _draw(held_out, count, policy.action_shape)
     times, scales = (0.0, 0.3, 0.6, 0.9), (0.03, 0.1, 0.3)
     keys = jax.random.split(jax.random.key(0), 2 * count).reshape(2, count)
     noises = jax.vmap(lambda k: jax.random.normal(k, actions.shape[1:]))(keys[0])
@@ -119,7 +123,7 @@ def noise(
             def one(obs, action, start, key):
                 a_t = (1 - t) * start + t * action
                 options = {"std": std, "guidance": estimator}
-                return gradient_cosine(nets.policy, critic, obs, a_t, t, key, **options)
+                return gradient_cosine(policy, critic, obs, a_t, t, key, **options)
 
             return jax.vmap(one)(obs, actions, noises, keys[1])
 
@@ -153,17 +157,17 @@ def value(
     """
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
-    nets, held_out, critic = _open(run, data_dir, reduce, cache_dir)
-    other = bounded(target_critic(_nets(judge)[0], reduce))
-    obs, _ = _draw(held_out, count, nets.policy.action_shape)
-    known = load(load_config(run)[0].env, data_dir, cache_dir=cache_dir)
-    _, data = _draw(known, 10_000, nets.policy.action_shape)
-    shape = (count, max(noises, *candidates), *nets.policy.action_shape)
+    (policy, critic, task), other = _open(run, reduce), _open(judge, reduce)[1]
+    held_out = dataset_of(task, data_dir, split="val", cache_dir=cache_dir)
+    obs, _ = _draw(held_out, count, policy.action_shape)
+    known = dataset_of(task, data_dir, cache_dir=cache_dir)
+    _, data = _draw(known, 10_000, policy.action_shape)
+    shape = (count, max(noises, *candidates), *policy.action_shape)
     starts = jax.random.normal(jax.random.key(0), shape)
     found = {"weights": weights, "candidates": candidates, "count": count, "noises": noises}
     found |= {"methods": {}, "best-of-N": []}
     for name, estimator in ESTIMATORS.items():
-        gain = partial(value_gain, nets.policy, critic, other, guidance=estimator)
+        gain = partial(value_gain, policy, critic, other, guidance=estimator)
         gain = jax.jit(lambda w, gain=gain: gain(obs, starts[:, :noises], data, weight=w))
         found["methods"][name] = [_means(gain(weight)) for weight in weights]
     for n in candidates:
@@ -172,7 +176,7 @@ def value(
         @jax.jit
         def of_n(n=n, groups=groups):
             def one(obs, starts):
-                walk = lambda a: guided_flow(nets.policy, critic, obs, a, weight=0)  # noqa: E731
+                walk = lambda a: guided_flow(policy, critic, obs, a, weight=0)  # noqa: E731
                 return best(critic, obs, jax.vmap(lambda a: critic.to_bounds(walk(a)))(starts))
 
             grouped = starts[:, : groups * n].reshape(count, groups, n, *starts.shape[2:])
@@ -194,23 +198,17 @@ def _means(each: dict) -> dict:
     return found
 
 
-def _nets(run):
-    nets, config = load_nets(run)
-    if config.normalise_actions != "none":
+def _open(run: str | Path, reduce: Callable) -> tuple[Policy, Bounded, Task]:
+    if load_config(run)[0].normalise_actions != "none":
         raise ValueError(
             f"{run} normalises actions, and the analyses compare its actions with the data's: name "
             "a run with `normalise_actions` none."
         )
-    return nets, config
+    policy, critic, _, task = open_offline(run, reduce)
+    return policy, critic, task
 
 
-def _open(run, data_dir, reduce, cache_dir):
-    nets, config = _nets(run)
-    held_out = load(config.env, data_dir, split="val", cache_dir=cache_dir)
-    return nets, held_out, bounded(target_critic(nets, reduce))
-
-
-def _draw(data: Dataset, count: int, shape: tuple[int, ...]):
+def _draw(data: Dataset, count: int, shape: tuple[int, ...]) -> tuple[Any, jax.Array]:
     """Observations, and the chunks of actions that begin there, evenly over whole chunks."""
     horizon = shape[0]
     starts = np.arange(len(data.episode_end) - horizon)
@@ -218,7 +216,7 @@ def _draw(data: Dataset, count: int, shape: tuple[int, ...]):
     starts = starts[ends[starts + horizon] == ends[starts]]
     starts = starts[np.linspace(0, len(starts) - 1, count).astype(int)]
     actions = np.asarray(data.actions)[starts[:, None] + np.arange(horizon)]
-    return jnp.asarray(data.obs[starts]), jnp.asarray(actions)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[starts]), data.obs), jnp.asarray(actions)
 
 
 def _plain(found) -> Any:

@@ -8,9 +8,7 @@ import numpy as np
 
 try:
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, which would choose a backend for everybody
 except ImportError as error:
     raise ImportError(
         f"qgf_eqx.plot needs matplotlib ({error}): pip install 'qgf_eqx[plot]'"
@@ -18,7 +16,7 @@ except ImportError as error:
 
 from ._renamed import old_names
 from .analysis import Diagnostics
-from .evaluate.names import METHODS, colour
+from .evaluate.names import METHODS, colour, label, split_best_of
 from .evaluate.results import Comparison, Row, interval_note
 
 
@@ -33,8 +31,8 @@ def success_bars(results: Comparison, path: str | Path) -> Path:
     """
     rows = results.table
     rates, errors = _means_and_errors(rows)
-    names = [f"{r.method}\nw = {r.weight}" if r.weight else r.method for r in rows]
-    figure, axes = pyplot.subplots(figsize=(1.3 * len(rows) + 1, 3.2), layout="constrained")
+    names = [label(r.method) + (f"\nw = {r.weight}" if r.weight else "") for r in rows]
+    figure, axes = _panels(figsize=(1.3 * len(rows) + 1, 3.2))
     colours = [colour(row.method) for row in rows]
     axes.bar(names, rates, yerr=errors.tolist(), color=colours, capsize=4)
     axes.set(**_vertical(rows))
@@ -71,14 +69,14 @@ def best_of(results: Comparison, path: str | Path) -> Path:
     """
     lines: dict[str, list] = {}
     for row in results.table:
-        name, _, count = row.method.partition("best-of-")
-        lines.setdefault(name.rstrip("-") or "flow", []).append((int(count or 1), row))
-    figure, axes = pyplot.subplots(figsize=(4.6, 3.4), layout="constrained")
+        name, count = split_best_of(row.method)
+        lines.setdefault(name, []).append((count, row))
+    figure, axes = _panels(figsize=(4.6, 3.4))
     for name, points in lines.items():
         points.sort(key=lambda point: point[0])
         counts = [count for count, _ in points]
         rates, errors = _means_and_errors([row for _, row in points])
-        style = {"color": colour(name), "marker": "o", "capsize": 3, "label": name}
+        style = {"color": colour(name), "marker": "o", "capsize": 3, "label": label(name)}
         axes.errorbar(counts, rates, yerr=errors, **style)
     ticks = sorted({count for points in lines.values() for count, _ in points})
     axes.set(xscale="log", xlabel="best of N", **_vertical(results.table))
@@ -108,9 +106,7 @@ def maze_paths(
     left, bottom = maze.ij_to_xy((0, 0))
     extent = (left - unit / 2, left + (columns - 0.5) * unit)
     extent += (bottom - unit / 2, bottom + (rows - 0.5) * unit)
-    figure, panels = pyplot.subplots(
-        1, len(methods), figsize=(4.2 * len(methods), 4.5), layout="constrained", squeeze=False
-    )
+    figure, panels = _panels(1, len(methods), figsize=(4.2 * len(methods), 4.5), squeeze=False)
     for axes, name in zip(panels[0], methods, strict=True):
         axes.imshow(maze.maze_map, cmap="Greys", vmax=1.6, origin="lower", extent=extent)
         ways = [way for way in paths[name] if way]  # none, if the environment broke at once
@@ -123,7 +119,7 @@ def maze_paths(
             np.linalg.norm(np.array(way) - task["goal_xy"], axis=1).min() <= maze._goal_tol
             for way in ways
         )
-        axes.set_title(f"{name}: {reached} of {len(paths[name])} reach the goal")
+        axes.set_title(f"{label(name)}: {reached} of {len(paths[name])} reach the goal")
         axes.set(xticks=[], yticks=[])
     panels[0, 0].legend(loc="upper left", framealpha=0.9)
     return _save(figure, path)
@@ -146,12 +142,12 @@ def diagnostics(found: Diagnostics, path: str | Path) -> Path:
         "value": "Q at the leap",
         "distance": "distance to the plain flow",
     }
-    figure, grid = pyplot.subplots(2, 3, figsize=(10, 5), layout="constrained", sharex=True)
-    for axes, (name, label) in zip(grid.flat, panels.items(), strict=True):
+    figure, grid = _panels(2, 3, figsize=(10, 5), sharex=True)
+    for axes, (name, title) in zip(grid.flat, panels.items(), strict=True):
         values = np.asarray(getattr(found, name))
         values = values.reshape(-1, values.shape[-1])
         t = np.asarray(found.t).reshape(values.shape)[0]
-        axes.set_title(label, fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         if np.isnan(values).all():
             axes.text(0.5, 0.5, "not given", ha="center", transform=axes.transAxes)
@@ -175,7 +171,7 @@ def draw_example(found: dict[str, Any], path: str | Path) -> Path:
     """
     names = list(found["methods"])
     layout = [names[:3], names[3:], ["share", "share", "legend"]]
-    figure, panels = pyplot.subplot_mosaic(layout, figsize=(8.4, 8), layout="constrained")
+    figure, panels = _mosaic(layout, figsize=(8.4, 8))
     # streamplot wants equal spacing to the last bit, which rounded numbers lack.
     t, a = (np.linspace(x[0], x[-1], len(x)) for x in (found["t"], found["a"]))
     for name in names:
@@ -202,7 +198,7 @@ def draw_example(found: dict[str, Any], path: str | Path) -> Path:
 def draw_instability(found: dict[str, Any], path: str | Path) -> Path:
     """The figure of `figures.instability`: gradients by place above, paths by weight below."""
     a, columns = np.array(found["a"]), len(found["t"])
-    figure, grid = pyplot.subplots(2, columns, figsize=(2.4 * columns, 5.4), layout="constrained")
+    figure, grid = _panels(2, columns, figsize=(2.4 * columns, 5.4))
     for k, axes in enumerate(grid[0]):
         for name in reversed(found["gradient"]):
             gradient = found["gradient"][name][k]
@@ -226,11 +222,10 @@ def draw_instability(found: dict[str, Any], path: str | Path) -> Path:
 
 def draw_noise(found: dict[str, Any], path: str | Path) -> Path:
     """The sensitivity to noise of `figures.noise`: a panel for every noise scale, over time."""
-    figure, panels = pyplot.subplots(
+    figure, panels = _panels(
         1,
         len(found["std"]),
         figsize=(3 * len(found["std"]), 3.6),
-        layout="constrained",
         sharey=True,
     )
     for k, axes in enumerate(panels):
@@ -255,7 +250,7 @@ def draw_value(found: dict[str, Any], path: str | Path) -> Path:
     """The values of `figures.value` against the distance to the data: by the critic that guides and
     by the judge, one point a weight or N.
     """
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure, panels = _panels(1, 2, figsize=(9, 3.8))
     for axes, who in zip(panels, ("critic", "judge"), strict=True):
         for name, rows in found["methods"].items():
             x, y = ([row[key] for row in rows] for key in ("distance", who))
@@ -270,11 +265,23 @@ def draw_value(found: dict[str, Any], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def _save(figure, path: str | Path) -> Path:
-    pyplot.rcParams["svg.hashsalt"] = "qgf_eqx"  # the same numbers, the same file
+def _panels(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float | int, float | int], **options: Any
+) -> tuple[Figure, Any]:
+    figure = Figure(figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _mosaic(layout: list, *, figsize: tuple[float | int, float | int]) -> tuple[Figure, Any]:
+    figure = Figure(figsize, layout="constrained")
+    return figure, figure.subplot_mosaic(layout)
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if str(path).endswith("svg") else None)
-    pyplot.close(figure)
+    metadata = {"Date": None} if str(path).endswith("svg") else None
+    with matplotlib.rc_context({"svg.hashsalt": "qgf_eqx"}):  # the same numbers, the same file
+        figure.savefig(path, dpi=150, metadata=metadata)
     return Path(path)
 
 

@@ -23,6 +23,7 @@ from qgf_eqx.evaluate import comparison, evaluate
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.results import format_table, read
 from qgf_eqx.guidance import ood
+from qgf_eqx.weights import LinearDecay
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -388,7 +389,9 @@ def test_the_demo_wins_and_repeats_itself(tmp_path, monkeypatch, capsys):
     for out in ("one", "two"):
         cli.main(["demo", "--out", out])
         results = read(tmp_path / out / "results.json")
-        assert results["flow"].estimate.value <= 0.05 and results["qgf"].estimate.value >= 0.9
+        assert (
+            results.row("flow").estimate.value <= 0.05 and results.row("qgf").estimate.value >= 0.9
+        )
         assert all(row.n == 50 for row in results.table)
         tables.append(format_table(results))
     assert tables[0] == tables[1]
@@ -607,11 +610,11 @@ def test_the_options_of_evaluate_and_choose_reach_the_library(workplace, monkeyp
     (runs, methods), options = asked(monkeypatch, comparison, "compare", arguments)
     assert runs == (workplace / "run",) and methods == ("ood",)
     assert options.items() >= {**expected, "tuning_episodes": 6}.items()
-    assert list(map(str, options["weights"])) == ["0.1", "0.2", "0.3 (1-t)"]
+    assert options["weights"] == [0.1, 0.2] and options["decays"] == [LinearDecay(0.3)]
     arguments = ["choose", run, *common, "--method", "bptt"]
     (runs, name), options = asked(monkeypatch, comparison, "tune_weight", arguments)
     assert runs == (workplace / "run",) and name == "bptt" and options.items() >= expected.items()
-    assert list(map(str, options["weights"])) == ["0.1", "0.2", "0.3 (1-t)"]
+    assert options["weights"] == [0.1, 0.2] and options["decays"] == [LinearDecay(0.3)]
 
 
 @pytest.mark.parametrize("measure", ["distance", "kl"])
@@ -633,7 +636,7 @@ def test_the_options_of_analyse_reach_the_library(workplace, monkeypatch):
     arguments = ["analyse", "noise", str(workplace / "run"), "--count", "3", "--cache-dir", "kept"]
     _, options = asked(monkeypatch, figures, "noise", arguments)
     assert options == {"count": 3, "reduce": jnp.min, "cache_dir": Path("kept")}
-    _, options = asked(monkeypatch, figures, "load", arguments)
+    _, options = asked(monkeypatch, figures, "dataset_of", arguments)
     assert options == {"split": "val", "cache_dir": Path("kept")}
 
 

@@ -91,10 +91,11 @@ def test_a_seed_that_is_named_twice_is_refused(capsys):
 
 
 def test_weights_are_auto_or_numbers():
-    assert Grid().values is None and Grid((0.1,)).values == [0.1]
-    assert Grid(decays=(0.5,)).values[-1] == LinearDecay(0.5)
+    assert Grid().options == {"weights": None, "decays": [], "extensions": None}
+    found = Grid((0.1,), (0.5,), 2).options
+    assert found == {"weights": [0.1], "decays": [LinearDecay(0.5)], "extensions": 2}
     with pytest.raises(ValueError, match="auto or numbers, and not both"):
-        _ = Grid(("auto", 0.1)).values
+        _ = Grid(("auto", 0.1)).options
 
 
 def test_a_device_is_chosen_before_jax_looks(monkeypatch):

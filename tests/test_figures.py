@@ -23,9 +23,10 @@ def test_the_chunks_that_are_analysed_are_whole():
 
 def test_the_points_of_the_noise_analysis_go_from_noise_to_the_action(monkeypatch):
     """Of actions that are all 100, a point on the flow at time t is about 100 t."""
-    nets = SimpleNamespace(policy=SimpleNamespace(action_shape=(2, 1)))
+    policy = SimpleNamespace(action_shape=(2, 1))
     chunks = jnp.zeros((4, 3)), jnp.full((4, 2, 1), 100.0)
-    monkeypatch.setattr(figures, "_open", lambda *_: (nets, None, None))
+    monkeypatch.setattr(figures, "_open", lambda *_: (policy, None, None))
+    monkeypatch.setattr(figures, "dataset_of", lambda *_, **__: None)
     monkeypatch.setattr(figures, "_draw", lambda *_: chunks)
     point = lambda policy, critic, obs, a_t, *_, **options: jnp.mean(a_t)  # noqa: E731
     monkeypatch.setattr(figures, "gradient_cosine", point)

@@ -42,7 +42,7 @@ def ends(container):
 
 
 def intervals(results, *names):
-    return [results[name].estimate.scaled(100.0)[1:3] for name in names]
+    return [results.row(name).estimate.scaled(100.0)[1:3] for name in names]
 
 
 def test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper(results, drawn, tmp_path):
@@ -52,7 +52,7 @@ def test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper(results, dra
     np.testing.assert_allclose([bar.get_height() for bar in heights], [20, 70, 30, 25])
     np.testing.assert_allclose(ends(errors), intervals(results, *SUCCESSES))
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ["flow", "qgf\nw = 0.1", "best-of-4", "best-of-2"]
+    assert labels == ["flow", "QGF\nw = 0.1", "best-of-4", "best-of-2"]
     assert results.task in axes.get_title() and "20" in axes.get_title()
 
 

@@ -17,10 +17,8 @@ from qgf_eqx import train as module
 from qgf_eqx._fields import given
 from qgf_eqx._units import Spec
 from qgf_eqx.checkpoint import CheckpointError
-from qgf_eqx.cli import _offline
-from qgf_eqx.cli._options import DataFiles, Drawing
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
-from qgf_eqx.evaluate import Task
+from qgf_eqx.evaluate import Task, _offline
 from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
 from qgf_eqx.nn import Encoded
@@ -187,13 +185,14 @@ def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_
 ):
     space = gymnasium.spaces.Box(-3, 2, (2,))
     task = Task("line", lambda: SimpleNamespace(action_space=space, close=lambda: None))
-    monkeypatch.setattr(_offline, "dataset_for", lambda *_, **__: real())
     monkeypatch.setattr(_offline, "task_of", lambda _: task)
-    _, critic, values, obs = _offline.open_offline(run, 3, Drawing(), DataFiles(run))
+    _, critic, values, found = _offline.open_offline(run, jnp.min)
+    obs = _offline.observations(real(), 3)
     from_action = load_units(run).from_action
     np.testing.assert_array_equal(critic.high, from_action(2 * np.ones(2, np.float32)))
     np.testing.assert_array_equal(critic.low, from_action(-3 * np.ones(2, np.float32)))
-    assert values(obs[0], jnp.zeros((2, 2))).shape == (2,)
+    assert values(obs[0], jnp.zeros((2, 2))).shape == (2,) and found is task
+    assert obs.shape == (3, 3) and (obs[-1] == real().obs[-1]).all()
 
 
 def test_a_source_in_memory_has_the_environments_units():

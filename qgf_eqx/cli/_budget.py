@@ -27,10 +27,11 @@ def choose_offline(
 ) -> None:
     """The strongest weight within a budget of distance or KL divergence to the plain flow."""
     estimator, start = estimator_of(method, steps=flow.steps), time.perf_counter()
-    weights = grid.values
+    options = grid.options
+    weights, decays = options["weights"], options["decays"]
     if weights is not None:
-        check_weights(weights)
-    policy, critic, _, obs = open_offline(run, observations, flow, recorded)
+        check_weights([*weights, *decays])
+    (policy, critic, *_), obs = open_offline(run, observations, flow, recorded)
     if weights is None:
         weights = grid_around(first_weight(policy, critic, obs))
     kind = {"distance": analysis.flow_distance, "kl": analysis.flow_kl}[measure]
@@ -39,7 +40,7 @@ def choose_offline(
         critic,
         obs,
         jax.random.key(0),
-        weights=weights,
+        weights=[*weights, *decays],
         budget=budget,
         measure=jax.tree_util.Partial(kind, steps=flow.steps),
         guidance=estimator,

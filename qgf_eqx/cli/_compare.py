@@ -54,10 +54,9 @@ def evaluate(
     results = comparison.compare(
         runs,
         methods,
-        weights=grid.values,
         tuning_episodes=tuning_episodes,
         episodes=episodes,
-        extensions=grid.extensions,
+        **grid.options,
         steps=flow.steps,
         reduce=flow.reduction,
         task=task.env,
@@ -132,9 +131,8 @@ def choose(
     found = comparison.tune_weight(
         runs,
         method,
-        weights=grid.values,
         episodes=episodes,
-        extensions=grid.extensions,
+        **grid.options,
         steps=flow.steps,
         reduce=flow.reduction,
         task=task.env,
@@ -176,7 +174,7 @@ def film(
         common: What every verb has.
     """
     check_folders(run)
-    at_least(1, methods=len(methods), episodes=episodes, steps=flow.steps)
+    at_least(1, episodes=episodes, steps=flow.steps)
     at_least(0, first=first)
     path = out or run / "film.webp"
     check_new(path, ".webp", ".gif")

@@ -53,7 +53,7 @@ def diagnose(
 
     estimator = estimator_of(method, steps=flow.steps)
     chosen = guided(method, weight=weight.value)
-    policy, critic, values, obs = open_offline(run, observations, flow, data)
+    (policy, critic, values, _), obs = open_offline(run, observations, flow, data)
     shape = (observations, noises, *policy.action_shape)
 
     def one(obs, noise):

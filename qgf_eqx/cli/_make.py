@@ -148,8 +148,9 @@ def _train_one(
     data: DataFiles, options: dict[str, Any], cell: tuple[int, TrainConfig, Path]
 ) -> Path:
     from .. import train as training
+    from ..evaluate import task_of
     from ._offline import dataset_for
 
     position, config, run_dir = cell
     options = {**options, "position": position} if position else options
-    return training.train(config, dataset_for(config.env, data), run_dir, **options)
+    return training.train(config, dataset_for(task_of(config.env), data), run_dir, **options)

@@ -95,17 +95,17 @@ class Grid:
     """How often the weights go on where the best is the last of them. Default: 3, with auto 12."""
 
     @property
-    def values(self) -> list | None:
-        """The weights; `None` for auto."""
-        from ..evaluate.comparison import WEIGHTS
+    def options(self) -> dict[str, Any]:
+        """As `comparison.compare` takes them."""
         from ..weights import LinearDecay
 
-        decays = [LinearDecay(decay) for decay in self.decays]
-        if self.weights == ("auto",):
-            return [*WEIGHTS, *decays] if decays else None
-        if "auto" in self.weights:
+        if "auto" in self.weights and self.weights != ("auto",):
             raise ValueError("`weights` are auto or numbers, and not both.")
-        return [*self.weights, *decays]
+        return {
+            "weights": None if self.weights == ("auto",) else list(self.weights),
+            "decays": [LinearDecay(decay) for decay in self.decays],
+            "extensions": self.extensions,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from .. import plot
 from ..evaluate import task_of
+from ..evaluate.names import split_best_of
 from ..evaluate.results import Comparison, as_json, beside, format_table, paths_of, read_paths
 from ._options import Common
 
@@ -19,7 +20,7 @@ def report(common: Common, results: Comparison, path: Path) -> None:
 def draw(results: Comparison, path: Path, format: str) -> list[Path]:
     """The figures of a results file, beside it."""
     drawn = [plot.success_bars(results, beside(path, f"success.{format}"))]
-    if sum("best-of" in row.method for row in results.table) > 1:
+    if sum(split_best_of(row.method)[1] > 1 for row in results.table) > 1:
         drawn.append(plot.best_of(results, beside(path, f"best_of.{format}")))
     if paths_of(path).exists():
         shown, maze = read_paths(paths_of(path)), _maze(results.task)

@@ -17,7 +17,7 @@ import numpy as np
 
 from .._checks import check_count
 from .._files import hold_lock, write_atomically
-from ..engines import Local
+from ..engines import Engine, Local
 from ._convert import DAMAGE
 from ._error import DatasetError
 from ._families import family_of
@@ -65,6 +65,7 @@ def collect(
     transitions: int = 1_000_000,
     seed: int = 0,
     processes: int | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> Path:
     """Makes a dataset and its validation file (a tenth of its size) in `data_dir`.
@@ -80,6 +81,7 @@ def collect(
     - `transitions`: how many, rounded up to whole episodes of the full length.
     - `seed`: of every random choice; another seed makes other episodes.
     - `processes`: how many to use; all cores by default.
+    - `engine`: where to make them, in place of `Local(processes)`.
     - `progress`: show a progress bar.
 
     **Returns:** the path of the training file. OGBench's are in the public format:
@@ -94,7 +96,7 @@ def collect(
     dataset = source.dataset
     transitions = check_count("transitions", transitions, "it counts rows")
     seed = check_count("seed", seed, "it seeds every episode", least=0)
-    engine = Local(processes)
+    engine = engine or Local(processes)
     path = Path(data_dir) / f"{dataset}.npz"
     episodes = -(-transitions // (source.steps - 1))
     if episodes > _VALIDATION_FROM:

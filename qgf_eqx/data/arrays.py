@@ -70,13 +70,15 @@ def from_transitions(
 
 def describe(dataset: Dataset) -> str:
     """One sentence on how a dataset is read: episodes, transitions, and what follows their ends."""
-    ends = np.flatnonzero(np.asarray(dataset.episode_end))
-    used, rows = np.asarray(dataset.episode_end) == 0, len(dataset.episode_end)
+    rows, ends = len(dataset.episode_end), np.asarray(dataset.episode_end) != 0
+    used = ~ends
+    if rows:
+        used[-1] = False  # has no successor, marked or not
     solved = int(np.asarray(dataset.terminated)[used].sum())
-    if len(ends) < 2:
+    if not ends[:-1].any():
         marks = "no end inside is marked, so all rows are one episode"
     else:
-        marks = f"{len(ends)} episodes"
+        marks = f"{int(ends[:-1].sum()) + 1} episodes"
     reach = float(np.abs(np.asarray(dataset.actions)[used]).max(initial=0))
     wide = f" Actions reach {reach:g}, beyond [-1, 1]: normalise them." if reach > 1 + 1e-5 else ""
     return (
@@ -172,7 +174,7 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
     added = np.append(False, added[:-1])  # the second of two
 
     def states(before, after):
-        rows = before[take]
+        rows = before[take].astype(np.result_type(before, after), copy=False)
         rows[added] = after[take[added]]
         return rows
 

@@ -113,7 +113,8 @@ def _expert_action(expert: Any, obs: np.ndarray) -> np.ndarray:
 
 
 def _play(env: gymnasium.Env, expert: Any, seed: int, index: int) -> Recorded:
-    obs, _ = env.reset(seed=seed_everything(env, seed, index))
+    # Further entropy than that of an evaluation's episodes, so that no start state is in both.
+    obs, _ = env.reset(seed=seed_everything(env, seed, index, 1))
     rng = np.random.default_rng([seed, index])
     noise, done, terminated = rng.uniform(0, NOISE), False, False
     seen, actions, rewards = [obs], [], []

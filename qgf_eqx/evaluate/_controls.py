@@ -95,5 +95,5 @@ def fk(
 
 def _number(name: str, weight: float | LinearDecay) -> float:
     if isinstance(weight, LinearDecay):
-        raise ValueError(f"`{name}` takes a number as its weight, and no decay.")
+        raise ValueError(f"`{name}` takes a number as its weight, not a decay.")
     return weight

@@ -80,6 +80,9 @@ def compared(
     **about: Any,
 ) -> Comparison:
     """A comparison of the outcomes of methods, each with its weight and its flow's steps."""
+    numbers = [[[e.number for e in es] for es in runs] for runs in episodes.values()]
+    if any(other != numbers[0] for other in numbers):
+        raise ValueError("`episodes` of the methods are not the same, so they are not paired.")
     judge = judge_of(outcome, episodes.values())
     ours = "qgf" if "qgf" in methods else next(iter(methods))
     table = [

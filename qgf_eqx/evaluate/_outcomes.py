@@ -1,19 +1,22 @@
 """Outcomes of a run's episodes, kept beside it: what was played is not played again.
 
-`episodes.jsonl` has a line an episode. Its key is a hash of all that the outcome depends on: the
-checkpoint, the method with all its options, the task, the seed, the number and this package's
-version. Lines are only ever appended; one that was cut short by a kill is dropped.
+`episodes.jsonl` has a line an episode. Its key is a hash of what the outcome depends on: the
+checkpoint, the method with all its options, the task, the seed, the number, this package's version,
+and the source of your own modules that are named. (What those import is not in it.) Lines are only
+ever appended; one that was cut short by a kill is dropped.
 """
 
 import dataclasses
 import fcntl
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import MethodType
 from typing import IO, Any
 
 from ..weights import LinearDecay
@@ -85,18 +88,38 @@ class Outcomes:
         return hashlib.sha256(json.dumps([*self._about, what, number]).encode()).hexdigest()
 
 
+def task_key(task: str) -> str:
+    """What a task of that name depends on: of one's own also its module's source."""
+    module = task.partition(":")[0]
+    return f"{task} {_source(module)}" if ":" in task else task
+
+
+def _source(module: str) -> str:
+    """The hash of a module's source; nothing of this package's, whose version is in the key."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    if module.partition(".")[0] in ("qgf_eqx", "jax") or path is None:
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def described(sampler: Sampler) -> list[str] | None:
     """All that a sampler is made of; `None` if a part has no name that another process would find,
-    a lambda or an array."""
+    a lambda, a method or an array."""
     parts = [
         _name(sampler.estimator),
-        str(sampler.weight) if isinstance(sampler.weight, LinearDecay | float | int) else None,
+        _weight(sampler.weight),
         str(sampler.best_of),
         str(sampler.steps),
         _name(sampler.reduce),
         _name(sampler.draw),
     ]
     return None if None in parts else [part for part in parts if part is not None]
+
+
+def _weight(weight: Any) -> str | None:
+    if isinstance(weight, LinearDecay) and isinstance(weight.start, float | int):
+        return f"{weight.start!r} (1-t)"
+    return repr(weight) if isinstance(weight, float | int) else None
 
 
 def _name(thing: Any) -> str | None:
@@ -107,9 +130,12 @@ def _name(thing: Any) -> str | None:
         parts = [_name(thing.func), *map(_name, thing.args), *options.values()]
         return None if None in parts else f"{parts[0]}({parts[1:]}, {list(options)})"
     name = getattr(thing, "__qualname__", None)
+    module = getattr(thing, "__module__", None) or ""
     if not isinstance(thing, Callable) or name is None or "<" in name:
         return None
-    return f"{thing.__module__}.{name}"
+    if isinstance(thing, MethodType) or module == "__main__":  # a notebook's functions change
+        return None
+    return f"{module}.{name}{_source(module)}"
 
 
 def _parsed(line: bytes) -> tuple[str, Episode] | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .._types import Critic, Policy
-from ..engines import Local
-from ._outcomes import Outcomes
+from ..engines import Engine, Local
+from ._outcomes import Outcomes, task_key
 from ._rollout import Act, Episode, action_bounds, check_numbers, check_outcome, rollout
 from ._sources import InMemory, Run, as_source
 from .sampler import Sampler
@@ -29,6 +29,7 @@ def evaluate(
     task: Task | str | None = None,
     seed: int = 0,
     processes: int | None = None,
+    engine: Engine | None = None,
     record: bool = False,
     progress: bool = True,
     label: str = "evaluate",
@@ -48,6 +49,7 @@ def evaluate(
     - `seed`: of environments and noise.
     - `processes`: how many; all cores by default for a run, one for what is in memory, which
       several processes can only take if it can be pickled.
+    - `engine`: where to play, in place of `Local(processes)`.
     - `record`: keep the paths.
     - `progress`, `label`: of the progress bar.
     - `sha256`: what `checkpoint_sha256` must find; by default, what it finds at the start.
@@ -63,6 +65,7 @@ def evaluate(
     """
     Local(processes)
     check_numbers(seed, numbers)
+    numbers = [int(number) for number in numbers]  # of NumPy's, say, which JSON does not take
     judged = as_source(source, sha256)
     if isinstance(judged, InMemory):
         processes = processes or 1
@@ -71,7 +74,11 @@ def evaluate(
     groups = [tuple(numbers[i : i + ENVS]) for i in range(0, len(numbers), ENVS)]
     cells = [(i, m, group) for group in groups for i, m in enumerate(samplers)]
     name = task if isinstance(task, str) else task.name
-    kept = judged.outcomes(name, seed, record) if resume else Outcomes(None)
+    if isinstance(task, str):
+        task_of(task)  # refused before any worker, and its module is there to be hashed
+    # A `Task` value is known by its name only, which says too little of what it is.
+    known = resume and isinstance(task, str)
+    kept = judged.outcomes(task_key(name), seed, record) if known else Outcomes(None)
     done: dict = {}
     for i, sampler, group in cells:
         done |= {(i, e.number): e for e in kept.of(sampler, group) or ()}
@@ -86,7 +93,7 @@ def evaluate(
     )
     with bar:
         try:
-            for (i, sampler, _), episodes in Local(processes).map(work, cells):
+            for (i, sampler, _), episodes in (engine or Local(processes)).map(work, cells):
                 if not any(e.error for e in episodes):  # what broke may work the next time
                     kept.add(sampler, episodes)
                 done |= {(i, e.number): e for e in episodes}
@@ -103,20 +110,25 @@ def _play(
     record: bool,
     cell: tuple[int, Sampler, tuple[int, ...]],
 ) -> list[Episode]:
-    _, sampler, numbers = cell
+    position, sampler, numbers = cell
     known = _task(task)
     envs = environments(known, numbers, seed)
-    act = _act(source, sampler, seed, known.name)
+    act = _act(source, position, sampler, seed, known.name)
     episodes = rollout(envs, act, numbers, seed=seed, outcome=known.outcome, record=record)
     if known.new_env_each_episode or any(e.error for e in episodes):
         close_environments()  # one is broken, or used up: the next episodes get new ones
     return episodes
 
 
-@functools.cache
-def _act(source: Run | InMemory, sampler: Sampler, seed: int, task_name: str) -> Act:
-    low, high = action_bounds(_ENVIRONMENTS[task_name][0].action_space)
-    return _load(source).act_of(sampler, seed, low, high)
+_ACTS: dict[int, Act] = {}
+"""Of this process, by the position of their sampler, which need not be hashable."""
+
+
+def _act(source: Run | InMemory, position: int, sampler: Sampler, seed: int, name: str) -> Act:
+    if position not in _ACTS:
+        low, high = action_bounds(_ENVIRONMENTS[name][0].action_space)
+        _ACTS[position] = _load(source).act_of(sampler, seed, low, high)
+    return _ACTS[position]
 
 
 @functools.cache
@@ -169,8 +181,9 @@ def close_environments() -> None:
 
 
 def _forget() -> None:
-    for cached in (_act, _load, _named_task):
+    for cached in (_load, _named_task):
         cached.cache_clear()
+    _ACTS.clear()
     _CHECKED.clear()
     close_environments()
 

@@ -14,9 +14,9 @@ from ..weights import LinearDecay
 from ._judge import compared
 from ._rollout import Episode
 from ._rows import Comparison, Difference, Row, Tuned
+from ._runs import TrainedRun
 from ._tuning import Choice, Number
-from .names import method
-from .statistics import Estimate
+from .statistics import OVER_EPISODES, OVER_SEEDS, Estimate
 from .task import NAME, Outcome, References, Return, Success
 
 _DECAY = re.compile(r"([-+.e\d]{1,24}) \(1-t\)", re.ASCII)
@@ -31,6 +31,8 @@ def write(results: Comparison, path: str | Path) -> None:
     write_json(path, as_json(results))
     if results.paths:
         write_json(paths_of(path), results.paths)
+    else:
+        paths_of(path).unlink(missing_ok=True)  # of another result
 
 
 def as_json(found: Comparison | Tuned) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def read(path: str | Path) -> Comparison:
     """The results file of a comparison, of this version or an older one.
 
     Rows and differences are computed again from the outcomes, so an older file, whose intervals
-    were over all episodes, gets those of `statistics`. What was tried for a weight is not read.
+    were over all episodes, gets those of `statistics`.
 
     **Raises:** `ValueError` naming the file, and the part that cannot be right.
     """
@@ -136,8 +138,8 @@ def _comparison(content: dict[str, Any]) -> Comparison:
         raise ValueError("`table`")
     outcome = _outcome(content)
     by_return = isinstance(outcome, Return)
-    names = [method(row["method"]).name for row in table]
-    if len(set(names)) < len(names):
+    names = [row["method"] for row in table]
+    if len(set(names)) < len(names) or not all(map(NAME.fullmatch, names)):
         raise ValueError("`method`")
     episodes = {
         name: [_episodes(each, by_return) for each in _list(content["episodes"][name])]
@@ -147,7 +149,62 @@ def _comparison(content: dict[str, Any]) -> Comparison:
         if not 0 < len(runs) <= _MOST_RUNS:
             raise ValueError("`episodes`")
     rows = {name: (_choice(row), _steps(row)) for name, row in zip(names, table, strict=True)}
-    return compared(content["task"], outcome, rows, episodes)
+    return compared(
+        content["task"],
+        outcome,
+        rows,
+        episodes,
+        tuning=tuple(_row(row, by_return) for row in _list(content.get("tuning", []))),
+        runs=tuple(_run(run) for run in _list(content.get("runs", []))),
+        trained_on=_text(content.get("trained on", "")) or None,
+        reduce=_text(content.get("critics reduced by", "")),
+        about={name: part for name, part in content.items() if name not in _FIELDS},
+    )
+
+
+_FIELDS = {"task", "trained on", "judged by", "references", "critics reduced by", "runs"}
+_FIELDS |= {"training seeds", "table", "differences", "tuning", "episodes"}
+
+
+def _row(row: dict[str, Any], by_return: bool) -> Row:
+    """A row as it is in a file: of what was tried for a weight there are no outcomes."""
+    what, sums = ("return", "returns") if by_return else ("success", "successes")
+    by_run = _list(row[f"{sums} by run"])
+    several = OVER_SEEDS if len(by_run) > 1 else OVER_EPISODES
+    score = None
+    if "normalised score" in row:
+        score = _estimate(row["normalised score"], row["normalised interval"], several)
+    if not NAME.fullmatch(row["method"]):
+        raise ValueError("`method`")
+    return Row(
+        row["method"],
+        _choice(row),
+        _estimate(row[what], row["interval"], several),
+        tuple(map(_number if by_return else _integer, by_run)),
+        _integer(row["n"]),
+        by_return,
+        score,
+        _steps(row),
+        _integer(row.get("errors", 0)),
+    )
+
+
+def _estimate(value: Any, interval: Any, over: str) -> Estimate:
+    low, high = _list(interval)
+    return Estimate(_number(value), _number(low), _number(high), over)
+
+
+def _run(run: dict[str, Any]) -> TrainedRun:
+    step = run.get("updates")
+    sha256 = _text(run["checkpoint sha256"])
+    seed = _integer(run["training seed"])
+    return TrainedRun(_text(run["folder"]), seed, None if step is None else _integer(step), sha256)
+
+
+def _text(found: Any) -> str:
+    if type(found) is not str:
+        raise TypeError(f"{_short(found)} is not a text")
+    return found
 
 
 def _outcome(content: dict[str, Any]) -> Outcome:
@@ -214,9 +271,7 @@ def read_paths(path: str | Path) -> dict[str, list[list[list[float]]]]:
         if not 0 < len(content) <= _MOST_ROWS:
             raise ValueError("no method")
         return {
-            method(name).name: [
-                [[_number(x), _number(y)] for x, y in _list(way)] for way in _list(ways)
-            ]
+            _known(name): [[[_number(x), _number(y)] for x, y in _list(way)] for way in _list(ways)]
             for name, ways in content.items()
         }
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
@@ -224,6 +279,12 @@ def read_paths(path: str | Path) -> dict[str, list[list[list[float]]]]:
             f"{path} does not hold the paths of a maze ({_short(error)}): delete it, or make it "
             "again with `qgf-eqx evaluate`."
         ) from None
+
+
+def _known(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"`{_short(name)}` is no method")
+    return name
 
 
 def read_json(path: str | Path) -> Any:

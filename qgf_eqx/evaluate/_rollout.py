@@ -73,6 +73,8 @@ def rollout(
         _Run(env, seed, number, outcome, record) for env, number in zip(envs, numbers, strict=False)
     ]
     _warn_of_one_start(runs)
+    if record:
+        _check_places(runs)
     count = 0
     while alive := [run for run in runs if run.alive]:
         shown = [run.obs if run.obs is not None else alive[0].obs for run in runs]
@@ -96,6 +98,19 @@ def _warn_of_one_start(runs: Sequence["_Run"]) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _check_places(runs: Sequence["_Run"]) -> None:
+    for run in runs:
+        if run.obs is not None and not _has_place(run.obs):
+            raise ValueError(
+                "`record` keeps the first two numbers of an observation, and those of "
+                f"{run.env} are no row of two numbers or more. Leave `record` out."
+            )
+
+
+def _has_place(obs: Any) -> bool:
+    return hasattr(obs, "shape") and len(obs.shape) == 1 and len(obs) > 1
 
 
 def _equal(ours: Sequence, theirs: Sequence) -> bool:
@@ -196,7 +211,7 @@ class _Run:
             if not all(np.isfinite(value).all() for value in values):
                 raise FloatingPointError(f"the environment returned NaN or infinite {name}")
         self.obs = obs
-        if self.record:
+        if self.record and _has_place(obs):
             self.path.append([round(float(x), 3) for x in obs[:2]])
 
     def _fail(self, error: Exception) -> None:

@@ -89,9 +89,15 @@ class Comparison:
     about: Mapping[str, Any] = field(default_factory=dict)
     """How episodes are numbered, versions, machine, and what else is in the file."""
 
-    def __getitem__(self, method: str) -> Row:
-        """The row of a method."""
-        return next(row for row in self.table if row.method == method)
+    def row(self, method: str) -> Row:
+        """The row of a method.
+
+        **Raises:** `KeyError` if it was not compared.
+        """
+        rows = {row.method: row for row in self.table}
+        if method not in rows:
+            raise KeyError(f"`{method}` is none of {', '.join(rows)}.")
+        return rows[method]
 
     @property
     def paths(self) -> dict[str, list]:

@@ -50,10 +50,10 @@ def _interval(found: Estimate, sign: str = "") -> str:
 def _notes(row: Row) -> Iterator[str]:
     if note := weight_note(row.choice):
         yield f"* {row.method}: {note}"
-    if row.by_return and row.errors:
-        episodes = "episode" if row.errors == 1 else "episodes"
-        worst = "with the worst return of all as its outcome"
-        yield f"{row.method}: {row.errors} {episodes} broke, {worst}."
+    if row.errors:
+        broke = f"{row.errors} of {row.n} episodes broke, and"
+        worst = "have the worst return of all" if row.by_return else "count as failures"
+        yield f"{row.method}: {broke} {worst}."
 
 
 def format_outcome(row: Row) -> str:

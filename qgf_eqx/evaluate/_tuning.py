@@ -12,7 +12,8 @@ Number: TypeAlias = float | LinearDecay
 Total: TypeAlias = float | int
 Score: TypeAlias = Callable[[list[tuple[str, Number]]], Sequence[Total]]
 """From pairs of a method's name and a weight, to what each one's tuning episodes come to:
-successes, or the sum of returns."""
+successes, or the sum of returns. It is asked again for those that it knows, since returns are
+counted against the worst of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +51,13 @@ def tune(
     """
     found: dict[str, dict[Number, Total]] = {name: {} for name in names}
     todo = [(name, weight) for name in names for weight in weights]
+    tried: list[tuple[str, Number]] = []
     for _ in range(extensions + 1):
-        for (name, weight), successes in zip(todo, score(todo) if todo else [], strict=True):
-            found[name][weight] = successes
+        if not todo:
+            break
+        tried += todo
+        for (name, weight), total in zip(tried, score(tried), strict=True):
+            found[name][weight] = total
         todo = [
             (name, weight)
             for name, scores in found.items()
@@ -64,9 +69,13 @@ def tune(
 
 def _choice(scores: dict[Number, Total]) -> Choice:
     best, tied = _best(scores), len(scores) > 1 and len(set(scores.values())) == 1
-    alone = len(_plateau(scores)) == 1  # better than the weight inside of it
-    sides = _open_sides(scores) if alone else []
-    return Choice(best, sides[-1] if sides else None, tied)
+    family = _family(best, scores)
+    at, last = family.index(best), len(family) - 1
+    # At an end, and better than the weight inside of it.
+    upper = at == last and (last == 0 or scores[family[at - 1]] < scores[best])
+    lower = at == 0 and (last == 0 or scores[family[1]] < scores[best])
+    edge = "upper" if upper else "lower" if lower else None
+    return Choice(best, None if len(scores) == 1 or tied else edge, tied)
 
 
 def _family(weight: Number, weights: Iterable[Number]) -> list[Number]:

@@ -8,13 +8,14 @@ runs where there are several (`statistics`).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
 from .._checks import check_count
 from .._provenance import machine, versions
 from .._renamed import old_names
+from ..engines import Engine
 from ..weights import LinearDecay
 from ._auto import EXTENSIONS, weights_around
 from ._auto import WEIGHTS as WEIGHTS
@@ -28,24 +29,27 @@ from ._runs import seeds_of_one as _seeds_of_one
 from ._sources import Run
 from ._tuning import Choice, Number, tune
 from ._tuning import check_weights as check_weights
-from .names import guided, is_guided, method
+from .names import guided
+from .names import method as named
 from .sampler import Sampler
-from .task import Outcome, Return, task_of
+from .task import NAME, Task, task_of
 
 
 def compare(
     runs: Sequence[str | Path],
-    methods: Sequence[str],
+    methods: Sequence[str | Sampler],
     *,
     weights: Sequence[float | LinearDecay] | None = None,
+    decays: Sequence[LinearDecay] = (),
     tuning_episodes: int,
     episodes: int,
     extensions: int | None = None,
     steps: int = 10,
     reduce: Callable = jnp.min,
     record: bool = False,
-    task: str | None = None,
+    task: Task | str | None = None,
     processes: int | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Compares methods on training runs of one task, one a training seed.
@@ -59,17 +63,18 @@ def compare(
     **Arguments:**
 
     - `runs`: the folders of the training runs, which differ in their seed only.
-    - `methods`: names, as for `names.method`.
+    - `methods`: names, as for `names.method`, or `Sampler`s of your own, each with a name.
     - `weights`: to choose from; by default from a tenth of `analysis.starting_weight` of the first
       run to ten times it.
+    - `decays`: further weights to choose from, a grid of its own.
     - `tuning_episodes`, `episodes`: per run.
     - `extensions`: of a method's grid, at most; a row's `edge` says where one more might help. By
       default 3, or 12 where no weights are given.
-    - `steps`: of the flow.
-    - `reduce`: of the critics' values, for guidance and ranking alike.
+    - `steps`, `reduce`: of the methods that are named: Euler steps of the flow, and how the
+      critics' values are combined, for guidance and ranking alike.
     - `record`: keep the paths, if the task is a maze.
-    - `task`: a name for `task_of`; by default the runs' own.
-    - `processes`, `progress`: as for `evaluate`.
+    - `task`: a `Task`, or a name for `task_of`; by default the runs' own.
+    - `processes`, `engine`, `progress`: as for `evaluate`.
 
     **Returns:** the rows, the differences and all outcomes; `results.write` puts them in a file.
 
@@ -77,38 +82,35 @@ def compare(
     finite or given twice, there is no episode, or the runs are not seeds of one training.
     """
     check_count("steps", steps, "it sets the length of the scan")
-    grid = _grid(weights, extensions)
+    grid = _grid(weights, decays, extensions)
     _check_counts(1, episodes=episodes)
     if not grid.is_single:
         _check_counts(1, tuning_episodes=tuning_episodes)
-    if not methods:
-        raise ValueError("`methods` is empty: name at least one, such as flow or qgf.")
-    for name in methods:
-        if list(methods).count(name) > 1:
-            raise ValueError(f"`methods` has {name} twice.")
-    plain = [method(name, steps=steps, reduce=reduce) for name in methods]
-    study = _study(runs, task, {"processes": processes, "progress": progress})
+    plain = _samplers(methods, steps, reduce)
+    options = {"processes": processes, "engine": engine, "progress": progress}
+    study = _study(runs, task, options)
     study.check_intervals("episodes", episodes)
-    to_tune = [m for m in plain if is_guided(m.name)]
-    if not to_tune:
-        chosen, tuning = {}, {}
-    elif grid.is_single:
-        chosen, tuning = {m.name: Choice(grid.weights[0]) for m in to_tune}, {}
-    else:
+    to_tune = [m for m in plain if m.weighted]
+    chosen: dict[str, Choice] = {}
+    tuning: list[_Played] = []
+    if grid.is_single:
+        chosen = {m.name: Choice(grid.all[0]) for m in to_tune}
+    elif to_tune:
+        study.check_intervals("tuning_episodes", tuning_episodes)
         chosen, tuning = study.tune(to_tune, grid, tuning_episodes)
-    choices = {m.name: chosen.get(m.name, Choice(0.0)) for m in plain}
+    choices = {m.name: chosen.get(m.name, Choice(m.weight)) for m in plain}
     final = [replace(m, weight=choices[m.name].weight) for m in plain]
-    options = {"label": "report", "record": record and study.paths}
-    reported = study.play(final, REPORT_FROM, episodes, **options)
+    shown = {"label": "report", "record": record and study.task.paths}
+    reported = study.play(final, REPORT_FROM, episodes, **shown)
     return compared(
-        study.name,
-        study.outcome,
+        study.task.name,
+        study.task.outcome,
         {m.name: (choices[m.name], m.steps) for m in final},
-        {m.name: reported[m] for m in final},
+        {m.name: by_run for m, by_run in reported},
         tuning=study.rows(tuning),
         runs=study.runs,
         trained_on=study.trained_on,
-        reduce=reduce.__name__,
+        reduce=getattr(reduce, "__name__", repr(reduce)),
         about={
             "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": PER_RUN},
             "versions": versions(),
@@ -119,15 +121,17 @@ def compare(
 
 def tune_weight(
     runs: Sequence[str | Path],
-    name: str,
+    method: str | Sampler,
     *,
     weights: Sequence[float | LinearDecay] | None = None,
+    decays: Sequence[LinearDecay] = (),
     episodes: int,
     extensions: int | None = None,
     steps: int = 10,
     reduce: Callable = jnp.min,
-    task: str | None = None,
+    task: Task | str | None = None,
     processes: int | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> Tuned:
     """Chooses a weight on tuning episodes, those that `compare` never reports, by its rule.
@@ -135,7 +139,7 @@ def tune_weight(
     What the weight is worth has to be measured on other episodes: the best of many is best
     partly by luck.
 
-    Arguments as for `compare`, and `name`, of one guided method, such as `qgf` or `qgf-best-of-4`.
+    Arguments as for `compare`, and `method`, a guided one, such as `qgf` or `qgf-best-of-4`.
 
     **Returns:** the chosen weight, whether it lies at an `edge` of what was tried or all weights
     are `tied`, a row for every weight, and what was spent: episodes and environment steps.
@@ -143,37 +147,74 @@ def tune_weight(
     **Raises:** `ValueError` if the method is not guided, or as `compare` does.
     """
     check_count("steps", steps, "it sets the length of the scan")
-    grid = _grid(weights, extensions)
+    grid = _grid(weights, decays, extensions)
     _check_counts(1, episodes=episodes)
-    sampler = replace(guided(name, steps=steps), reduce=reduce)
-    study = _study(runs, task, {"processes": processes, "progress": progress})
+    if isinstance(method, str):
+        guided(method)
+    (sampler,) = _samplers([method], steps, reduce)
+    options = {"processes": processes, "engine": engine, "progress": progress}
+    study = _study(runs, task, options)
+    study.check_intervals("episodes", episodes)
     grid = grid._replace(extensions=0) if grid.is_single else grid
     chosen, tuning = study.tune([sampler], grid, episodes)
-    played = [e for by_run in tuning.values() for es in by_run for e in es]
+    played = [e for _, by_run in tuning for es in by_run for e in es]
     spent = sum(e.length for e in played)
-    return Tuned(chosen[name], study.rows(tuning), len(played), spent)
+    return Tuned(chosen[sampler.name], study.rows(tuning), len(played), spent)
+
+
+_Played: TypeAlias = tuple[Sampler, ByRun]
 
 
 class _Grid(NamedTuple):
-    """Weights to choose from, none for a grid around `starting_weight`; and how often it goes on
-    where its best is its last."""
+    """Weights to choose from; and how often they go on where the best is the last."""
 
-    weights: list[Number]
+    weights: list[Number] | None
+    """None for a grid around `starting_weight`."""
+    decays: list[Number]
     extensions: int
+
+    @property
+    def all(self) -> list[Number]:
+        """Those that are given."""
+        return [*(self.weights or ()), *self.decays]
 
     @property
     def is_single(self) -> bool:
         """Whether there is nothing to choose: a single weight is used as it is."""
-        return len(self.weights) == 1
+        return self.weights is not None and len(self.all) == 1
 
 
-def _grid(weights: Sequence[Number] | None, extensions: int | None) -> _Grid:
-    if weights is not None:
-        check_weights(weights)
-    given = [w if isinstance(w, LinearDecay) else float(w) for w in weights or ()]
-    most = (3 if given else EXTENSIONS) if extensions is None else extensions
+def _grid(
+    weights: Sequence[Number] | None, decays: Sequence[LinearDecay], extensions: int | None
+) -> _Grid:
+    given = None if weights is None else [_as_number(weight) for weight in weights]
+    most = (EXTENSIONS if given is None else 3) if extensions is None else extensions
     _check_counts(0, extensions=most)
-    return _Grid(given, most)
+    grid = _Grid(given, list(decays), most)
+    if given is not None or grid.all:
+        check_weights(grid.all)
+    return grid
+
+
+def _as_number(weight: Number) -> Number:
+    return weight if isinstance(weight, LinearDecay) else float(weight)
+
+
+def _samplers(methods: Sequence[str | Sampler], steps: int, reduce: Callable) -> list[Sampler]:
+    """The methods, those that are named made with these `steps` and `reduce`."""
+    if not methods:
+        raise ValueError("`methods` is empty: name at least one, such as flow or qgf.")
+    found = [named(m, steps=steps, reduce=reduce) if isinstance(m, str) else m for m in methods]
+    names = [m.name for m in found]
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                "`methods` must each have a name of letters, digits, `_`, `-` and `.`, got "
+                f"{name!r}: set `name` of the `Sampler`."
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"`methods` has {name} twice.")
+    return found
 
 
 def _check_counts(least: int, **counts: int) -> None:
@@ -186,63 +227,62 @@ class _Study:
     """Trained runs, and the task on which their methods are played."""
 
     runs: tuple[TrainedRun, ...]
-    task: str
-    """As `task_of` takes it."""
-    name: str
-    outcome: Outcome
-    paths: bool
+    task: Task
+    given: Task | str
+    """The task as `evaluate` is given it."""
     trained_on: str | None
     options: dict[str, Any]
     """Of `evaluate`."""
 
     def check_intervals(self, name: str, episodes: int) -> None:
         """**Raises:** `ValueError` if there would be a single return."""
-        if isinstance(self.outcome, Return) and episodes * len(self.runs) < 2:
+        if self.task.by_return and episodes * len(self.runs) < 2:
             raise ValueError(f"`{name}` must be at least 2: a single return has no interval.")
 
     def play(
         self, samplers: Sequence[Sampler], first: int, count: int, **options: Any
-    ) -> dict[Sampler, ByRun]:
+    ) -> list[_Played]:
         """The episodes of each method, for every run."""
         by_run = []
         for i, run in enumerate(self.runs):
             start = first + PER_RUN * i
-            numbers, known = range(start, start + count), {"task": self.task, "sha256": run.sha256}
+            numbers, known = range(start, start + count), {"task": self.given, "sha256": run.sha256}
             by_run.append(evaluate(run.path, samplers, numbers, **known, **self.options, **options))
-        return {m: [outcomes[j] for outcomes in by_run] for j, m in enumerate(samplers)}
+        return [(m, [outcomes[j] for outcomes in by_run]) for j, m in enumerate(samplers)]
 
     def tune(
         self, samplers: Sequence[Sampler], grid: _Grid, episodes: int
-    ) -> tuple[dict[str, Choice], dict[Sampler, ByRun]]:
+    ) -> tuple[dict[str, Choice], list[_Played]]:
         """The weight of each method, and all tuning episodes."""
-        self.check_intervals("tuning_episodes", episodes)
         of, first = {m.name: m for m in samplers}, self.runs[0]
-        run = Run(first.path, first.sha256)
-        weights = grid.weights or weights_around(run, self.task, samplers[0].reduce)
-        played: dict[Sampler, ByRun] = {}
+        weights = grid.all
+        if grid.weights is None:
+            run = Run(first.path, first.sha256)
+            weights = [*weights_around(run, self.task, samplers[0].reduce), *grid.decays]
+        played: list[_Played] = []
 
         def score(pairs) -> list:
             tried = [replace(of[name], weight=weight) for name, weight in pairs]
-            played.update(self.play(tried, 0, episodes, label="choose weight"))
-            judge = judge_of(self.outcome, played.values())
-            return [judge.total(played[m]) for m in tried]
+            fresh = tried[len(played) :]
+            played.extend(self.play(fresh, 0, episodes, label="choose weight"))
+            judge = judge_of(self.task.outcome, [by_run for _, by_run in played])
+            return [judge.total(by_run) for _, by_run in played]
 
         return tune(score, list(of), weights, extensions=grid.extensions), played
 
-    def rows(self, tried: dict[Sampler, ByRun]) -> tuple[Row, ...]:
+    def rows(self, tried: Sequence[_Played]) -> tuple[Row, ...]:
         """One for every method and weight."""
-        judge = judge_of(self.outcome, tried.values())
+        judge = judge_of(self.task.outcome, [by_run for _, by_run in tried])
         return tuple(
-            judge.row(m.name, by_run, choice=Choice(m.weight), steps=m.steps)
-            for m, by_run in tried.items()
+            judge.row(m.name, by_run, choice=Choice(m.weight), steps=m.steps) for m, by_run in tried
         )
 
 
-def _study(runs: Sequence[str | Path], task: str | None, options: dict[str, Any]) -> _Study:
+def _study(runs: Sequence[str | Path], task: Task | str | None, options: dict[str, Any]) -> _Study:
     trained_on, found = _seeds_of_one(runs)
-    known = task_of(task or trained_on)
-    other = trained_on if task not in (None, trained_on) else None
-    return _Study(found, task or trained_on, known.name, known.outcome, known.paths, other, options)
+    given = trained_on if task is None else task
+    known = task_of(given) if isinstance(given, str) else given
+    return _Study(found, known, given, None if given == trained_on else trained_on, options)
 
 
 __getattr__ = old_names(__name__, choose_weight="tune_weight")

@@ -205,13 +205,13 @@ def method(
         weight = 0.0
     elif not math.isfinite(size(weight)):
         raise ValueError(f"`weight` must be a finite number, got {weight}.")
-    return Sampler(row.estimator, weight, best_of, steps, reduce, text, row.draw)
+    parts = row.estimator, weight, best_of, steps, reduce, text, row.draw, row.weighted
+    return Sampler(*parts)
 
 
 def _parse(text: str) -> tuple[Named, int]:
     """The row of a name, and of how many the best is taken."""
-    match = re.fullmatch(r"(?:(.+)-)?best-of-([1-9][0-9]{0,5})", text)
-    plain, best_of = (match[1] or "flow", int(match[2])) if match else (text, 1)
+    plain, best_of = split_best_of(text)
     if plain not in METHODS:
         close = difflib.get_close_matches(plain, METHODS, 1)
         guess = f"did you mean {close[0] + text[len(plain) :]}? " if close else ""
@@ -219,7 +219,7 @@ def _parse(text: str) -> tuple[Named, int]:
             f"unknown method `{text}`; {guess}known are {', '.join(METHODS)}, "
             "and of each the best of several, such as best-of-16 or qgf-best-of-4."
         )
-    if match and not METHODS[plain].takes_best_of:
+    if plain != text and not METHODS[plain].takes_best_of:
         raise ValueError(f"unknown method `{text}`: there is no best of several of `{plain}`.")
     return METHODS[plain], best_of
 
@@ -247,7 +247,7 @@ def estimator_of(text: str, *, steps: int = 10) -> Guidance:
     found = guided(text, steps=steps)
     if found.draw is not sample:
         raise ValueError(
-            f"`{text}` is more than an estimator, which is what is looked at here: take one of "
+            f"`{text}` is not a single estimator of the gradient, as is needed here: take one of "
             f"{', '.join(ESTIMATORS)}."
         )
     return found.guidance
@@ -259,19 +259,29 @@ def is_guided(text: str) -> bool:
 
 
 def label(text: str) -> str:
-    """A method's name in figures and tables: `QGF`, `best-of-16`, `QGF + best-of-4`.
-
-    **Raises:** `ValueError` if there is no such method.
-    """
-    row, best_of = _parse(text)
+    """A method's name in figures and tables: `QGF`, `best-of-16`, `QGF + best-of-4`; one's own
+    method is called as it is."""
+    try:
+        row, best_of = _parse(text)
+    except ValueError:
+        return text
     if best_of == 1:
         return row.label
     return f"best-of-{best_of}" if row.name == "flow" else f"{row.label} + best-of-{best_of}"
 
 
 def colour(text: str) -> str:
-    """The colour of a method in figures; that of the best of several is green."""
-    return METHODS[text].colour if text in METHODS else "#66a61e"
+    """The colour of a method in figures; green of the best of several, black of one's own."""
+    if text in METHODS:
+        return METHODS[text].colour
+    return "#66a61e" if split_best_of(text)[1] > 1 else "#000000"
+
+
+def split_best_of(text: str) -> tuple[str, int]:
+    """The method of which the best of several is taken, and of how many: `qgf-best-of-4` is `qgf`
+    and 4, `best-of-16` is `flow` and 16, any other name is itself and 1."""
+    match = re.fullmatch(r"(?:(.+)-)?best-of-([1-9][0-9]{0,5})", text)
+    return (match[1] or "flow", int(match[2])) if match else (text, 1)
 
 
 def size(weight: float | LinearDecay) -> float:

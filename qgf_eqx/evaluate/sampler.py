@@ -55,6 +55,8 @@ class Sampler:
     """As it appears in tables; see `names.method`."""
     draw: Draw = sample
     """`sample`, or what takes its place, such as `steering.keep_best`."""
+    weighted: bool = True
+    """Whether a comparison chooses its weight."""
 
     @property
     def guidance(self) -> Guidance:
@@ -71,6 +73,9 @@ def _on_the_grid(estimator: Guidance, steps: int) -> Guidance:
     """The estimator, and what it is made `like`, with the flow's steps where that is missing."""
     bare = getattr(estimator, "func", estimator)  # of a `Partial`
     bound = getattr(estimator, "keywords", {})
+    if hasattr(bare, "func"):  # of a `Partial` of a `Partial`
+        inner = _on_the_grid(bare, steps)
+        return estimator if inner is bare else eqx.Partial(inner, *estimator.args, **bound)  # type: ignore[attr]
     if "like" in bound:
         like = _on_the_grid(bound["like"], steps)
         return eqx.Partial(bare, *estimator.args, **{**bound, "like": like})  # type: ignore[attr]

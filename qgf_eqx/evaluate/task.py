@@ -133,10 +133,13 @@ def dataset_of(
 ) -> Any:
     """The data of a task: what its function `data` returns, or the file (in `data_dir`, if it is
     there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which takes the `cache_dir`.
-    Where a task has no validation data, they are those that it is trained on.
+    The validation data of `name.npz` are `name-val.npz` beside it; where there are none, they are
+    those that it is trained on.
 
     **Raises:** `ValueError` if the task names none.
     """
+    if split not in ("train", "val"):
+        raise ValueError(f"`split` must be `train` or `val`, got {split!r}.")
     if task.data is None:
         raise ValueError(
             f"`{task.name}` names no data to train on: give its `Task` a file, an id, or a "
@@ -145,11 +148,17 @@ def dataset_of(
     if callable(task.data):
         options = {"data_dir": data_dir, "split": split, "cache_dir": cache_dir}
         taken = inspect.signature(task.data).parameters
-        return task.data(**{name: option for name, option in options.items() if name in taken})
+        any_name = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+        return task.data(**{n: option for n, option in options.items() if any_name or n in taken})
     from .. import data
 
-    inside = Path(data_dir) / task.data if isinstance(task.data, str | Path) else None
-    source = inside if inside and inside.exists() else task.data
+    source = task.data
+    if isinstance(source, str | Path):
+        file = Path(data_dir) / source
+        file = Path(source) if Path(source).exists() and not file.exists() else file
+        validation = file.with_name(f"{file.stem}-val{file.suffix}")
+        file = validation if split == "val" and validation.exists() else file
+        source = file if file.exists() or file.suffix else source  # an id has no ending
     return data.open_dataset(source, cache_dir=cache_dir)[0]
 
 
@@ -181,9 +190,11 @@ def task_of(text: str) -> Task:
     family, name = family_of(text)
     if hasattr(family, "task"):
         return Task(**family.task(name))
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", text):
+        raise ValueError(f"`{text}` must read `package.module:make_task`.")
     module, _, name = text.partition(":")
     try:
-        made = getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports another that is not
@@ -191,10 +202,9 @@ def task_of(text: str) -> Task:
             f"`{text}`: there is no module `{module}`. Install it, go to its folder, or add that "
             "to PYTHONPATH."
         ) from None
-    except AttributeError:
-        raise ValueError(f"`{text}`: the module `{module}` has no `{name}`.") from None
-    except (ValueError, TypeError):
-        raise ValueError(f"`{text}` must read `package.module:make_task`.") from None
+    if not hasattr(found, name):
+        raise ValueError(f"`{text}`: the module `{module}` has no `{name}`.")
+    made = getattr(found, name)
     made = made() if callable(made) else made
     if not isinstance(made, Task):
         raise TypeError(f"`{text}` must return a `qgf_eqx.evaluate.Task`, got {made!r}.")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_eqx.data import DatasetError, make_chunk, read_rows
+from qgf_eqx.data import Dataset, DatasetError, make_chunk, read_rows
 from qgf_eqx.data.arrays import describe, from_episodes, from_transitions
 
 LENGTHS, ENDED = (4, 1, 3), (True, False, True)
@@ -90,6 +90,21 @@ def test_the_sentence_counts_episodes_transitions_and_ends():
     assert text.endswith("Actions reach 1.96026, beyond [-1, 1]: normalise them.")
     one = from_transitions(np.eye(3), np.eye(3), np.ones(3), np.zeros(3), np.zeros(3))
     assert "no end inside is marked, so all rows are one episode" in describe(one)
+
+
+def test_the_sentence_counts_episodes_whose_last_end_is_not_marked():
+    fields = [np.eye(7, dtype=np.float32)] * 2 + [np.ones(7, np.float32), np.zeros(7, np.float32)]
+    for marked, episodes_, used in (([2], 2, 5), ([2, 4], 3, 4), ([2, 6], 2, 5), ([], 1, 6)):
+        end = np.isin(np.arange(7), marked).astype(np.float32)
+        text = describe(Dataset(*fields, end))
+        assert text.startswith(f"7 states, {used} transitions, ")
+        assert (f"{episodes_} episodes" in text) == (episodes_ > 1), text
+
+
+def test_the_state_after_the_last_is_as_precise_as_it_was_given():
+    obs, after = np.array([[0], [1]]), np.array([[1.0], [1.7]])
+    found = from_transitions(obs, np.ones((2, 1)), np.ones(2), np.array([0, 1]), np.zeros(2), after)
+    np.testing.assert_allclose(found.obs, [[0], [1], [1.7]], rtol=1e-6)
 
 
 def change(field, value):

@@ -117,3 +117,23 @@ def test_what_is_not_there_or_damaged_is_one_sentence(tmp_path):
     (tmp_path / "cut.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(DatasetError, match="not an intact HDF5 file"):
         open_dataset(tmp_path / "cut.hdf5")
+
+
+def test_an_hdf5_file_of_another_layout_is_of_no_known_format(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["data"] = np.zeros(3)
+    with h5py.File(tmp_path / "b.hdf5", "w") as file:
+        file.create_group("data/demo_a")
+    for name in "ab":
+        with pytest.raises(DatasetError, match="is of no known format"):
+            open_dataset(tmp_path / f"{name}.hdf5")
+
+
+def test_a_feature_of_lerobot_that_is_no_feature_is_left_out(tmp_path):
+    source, recorded = write_lerobot(tmp_path)
+    path = source / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"]["observation.note"] = "a text"
+    path.write_text(json.dumps(info))
+    assert_same_chunks(open_dataset(source)[0], recorded)

@@ -334,7 +334,7 @@ def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypat
     assert asked == tuning + reported
     numbers = [[e.number for e in episodes] for episodes in results.episodes["qgf"]]
     assert numbers == [list(those) for _, those in reported]
-    assert (results["qgf"].n, results["qgf"].by_run) == (9, (2, 2, 2))
+    assert (results.row("qgf").n, results.row("qgf").by_run) == (9, (2, 2, 2))
     asked.clear()
     comparison.tune_weight(["a", "b"], "qgf", weights=(0.1, 0.2), episodes=2, extensions=0)
     assert asked == tuning[:2]

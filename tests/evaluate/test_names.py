@@ -150,7 +150,7 @@ def test_what_is_more_than_an_estimator_is_not_looked_at_as_one():
     assert estimator_of("ood-best-of-2") is guidance.ood
     assert estimator_of("bptt", steps=7).keywords == {"steps": 7}
     for name in ("keep-best", "grad-step", "fk-steering"):
-        with pytest.raises(ValueError, match=f"`{name}` is more than an estimator"):
+        with pytest.raises(ValueError, match=f"`{name}` is not a single estimator"):
             estimator_of(name)
 
 

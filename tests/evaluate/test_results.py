@@ -58,16 +58,43 @@ def test_older_files_are_read_with_intervals_over_their_training_seeds(name):
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
-    """But for what was tried for a weight, and what is only about the file."""
     broken = [[*episodes(3)[0][:-1], Episode(9, False, 2, -3.0, "RuntimeError: it broke")]]
     for outcome in (Success(), Return(), Return(References(-9.0, 0.0))):
         methods = {"flow": (Choice(0.0), 5), "qgf": (Choice(LinearDecay(0.2), "upper"), 5)}
         wrote = compared(TASK, outcome, methods, {"flow": episodes(2), "qgf": broken})
+        runs = (TrainedRun("runs/seed0", 0, None, "ab"),)
+        options = {"tuning": wrote.table[1:], "runs": runs, "trained_on": "other"}
+        options |= {"reduce": "min", "about": {"machine": {"cores": 2}}}
+        wrote = dataclasses.replace(wrote, **options)
         write(wrote, tmp_path / "e.json")
         found = read(tmp_path / "e.json")
         assert (found.table, found.differences) == (wrote.table, wrote.differences)
+        assert found.tuning == wrote.tuning and found.runs == wrote.runs
+        assert (found.trained_on, found.reduce) == ("other", "min")
+        held = json.loads((tmp_path / "e.json").read_text())
+        assert json.loads(json.dumps(as_json(found))) == held
         assert format_table(found) == format_table(wrote)
-        assert found.outcome == outcome and found["qgf"].errors == 1
+        assert found.outcome == outcome and found.row("qgf").errors == 1
+        assert "qgf: 1 of 10 episodes broke, and" in format_table(found)
+
+
+def test_another_results_paths_are_not_left_beside_a_file(tmp_path):
+    flow = {"flow": [[Episode(0, True, 1, 0.0, path=[[0.0, 1.0]])]]}
+    with_paths = compared(TASK, Success(), {"flow": (Choice(0.0), 10)}, flow)
+    write(with_paths, tmp_path / "results.json")
+    assert json.loads((tmp_path / "paths.json").read_text()) == {"flow": [[[0.0, 1.0]]]}
+    write(small(), tmp_path / "results.json")
+    assert not (tmp_path / "paths.json").exists()
+
+
+def test_other_episodes_are_not_paired_and_an_unknown_row_is_said(tmp_path):
+    content = small_file()
+    content["episodes"]["flow"][0]["numbers"] = "500..509"
+    (tmp_path / "e.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="not the same"):
+        read(tmp_path / "e.json")
+    with pytest.raises(KeyError, match="`ood` is none of flow, qgf"):
+        small().row("ood")
 
 
 def test_a_file_has_all_that_a_result_holds():
@@ -190,7 +217,6 @@ def not_saved(monkeypatch):
     drawn = []
 
     def close(figure, path):
-        plot.pyplot.close(figure)
         drawn.append(path)
         return path
 
@@ -251,6 +277,6 @@ def test_rates_are_computed_again_and_not_taken_from_the_file(tmp_path):
     content["table"][0] |= {"success": 0.99, "interval": [0.9, 1.0], "over": "the moon"}
     file = tmp_path / "e.json"
     file.write_text(json.dumps(content))
-    found = read(file)["flow"].estimate
+    found = read(file).row("flow").estimate
     np.testing.assert_allclose(found.value, 0.15)
     assert found.over == "training seeds"

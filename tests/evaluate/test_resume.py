@@ -1,16 +1,18 @@
 """What was played is not played again; what is torn is dropped; nothing else is taken for it."""
 
 import dataclasses
+import importlib
 import json
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from qgf_eqx import guidance
-from qgf_eqx.evaluate import Episode, Sampler
+from qgf_eqx.evaluate import Episode, Sampler, Task
 from qgf_eqx.evaluate import _play as module
-from qgf_eqx.evaluate._outcomes import FILE, Outcomes, described
+from qgf_eqx.evaluate._outcomes import FILE, Outcomes, described, task_key
 from qgf_eqx.evaluate._sources import Run
 from qgf_eqx.evaluate.names import METHODS, method
 from qgf_eqx.weights import LinearDecay
@@ -35,6 +37,7 @@ def played(monkeypatch, tmp_path):
 
     killed: set = set()
     monkeypatch.setattr(module, "_play", play)
+    monkeypatch.setattr(module, "task_of", lambda _: None)
     monkeypatch.setattr(Run, "_check", lambda run: None)
     return evaluate, cells, killed, tmp_path / FILE
 
@@ -101,7 +104,7 @@ def test_every_part_of_a_sampler_is_in_its_description():
         "reduce": jnp.mean,
         "draw": METHODS["keep-best"].draw,
     }
-    assert {*changes, "name"} == {field.name for field in dataclasses.fields(Sampler)}
+    assert {*changes, "name", "weighted"} == {field.name for field in dataclasses.fields(Sampler)}
     found = [described(base)] + [
         described(dataclasses.replace(base, **{name: value})) for name, value in changes.items()
     ]
@@ -129,5 +132,50 @@ def test_episodes_of_an_environment_that_broke_are_played_again(played, monkeypa
     evaluate()
     assert not file.exists()
     monkeypatch.setattr(module, "_play", play)
+    monkeypatch.setattr(module, "task_of", lambda _: None)
     evaluate()
     assert len(cells) == 4
+
+
+def test_what_changes_without_changing_its_name_is_not_kept():
+    class Kind:
+        def estimator(self, policy, critic, obs, a_t, t):
+            return a_t
+
+    assert described(Sampler(Kind().estimator)) is None
+    here = guidance.qgf.__module__
+    try:
+        guidance.qgf.__module__ = "__main__"
+        assert described(Sampler(guidance.qgf)) is None
+    finally:
+        guidance.qgf.__module__ = here
+    near = [described(Sampler(weight=LinearDecay(x))) for x in (0.12345671, 0.12345674)]
+    assert near[0] != near[1] and None not in near
+
+
+def test_the_source_of_a_module_of_ones_own_is_in_the_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for text in ("def make_task(): ...\n", "def make_task(): return 1\n"):
+        (tmp_path / "fresh_task.py").write_text(text)
+        module = importlib.import_module("fresh_task")
+        keys.append([task_key("fresh_task:make_task"), described(Sampler(module.make_task))])
+    assert keys[0][0] != keys[1][0] and keys[0][1] != keys[1][1]
+    assert (
+        task_key("cube-single-play-singletask-task1-v0") == "cube-single-play-singletask-task1-v0"
+    )
+
+
+def test_a_task_that_is_a_value_is_played_again(played):
+    """Two of one name may be two tasks."""
+    evaluate, cells, _, file = played
+    for _ in range(2):
+        evaluate(task=Task("line", print), numbers=range(2))
+        assert len(cells) == 2 and not file.exists()
+
+
+def test_numpys_numbers_are_kept_as_others_are(played, unchecked):
+    evaluate, cells, _, file = played
+    evaluate(numbers=np.arange(3))
+    evaluate(numbers=range(3))
+    assert cells == [] and len(file.read_text().split("\n")) == 7

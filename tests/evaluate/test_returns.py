@@ -1,17 +1,22 @@
 """A comparison on a task that is judged by its return: tuned, reported, printed, read and drawn."""
 
+import dataclasses
+import functools
 import json
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from qgf_eqx import cli
-from qgf_eqx.evaluate import Episode, References, Return, comparison
+from qgf_eqx import cli, guidance
+from qgf_eqx.evaluate import Episode, References, Return, Sampler, Task, comparison
 from qgf_eqx.evaluate._judge import compared, judge_of
 from qgf_eqx.evaluate._runs import TrainedRun
 from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.results import format_table, read, write
+from qgf_eqx.weights import LinearDecay
 
 MEANS = {0.0: -9.0, 0.1: -5.0, 0.3: -3.0, 1.0: -4.0}  # by weight
 
@@ -41,7 +46,7 @@ def compare(monkeypatch):
 def test_the_weight_of_the_best_return_is_chosen_and_reported_with_an_interval(compare):
     results = compare("a")
     assert results.task == "line" and results.outcome == Return(References(-24.0, 0.0))
-    qgf = results["qgf"]
+    qgf = results.row("qgf")
     assert qgf.weight == 0.3 and qgf.choice.edge is None
     (episodes,) = results.episodes["qgf"]
     returns = [e.total_reward for e in episodes]
@@ -82,11 +87,78 @@ def test_an_episode_that_broke_has_the_worst_return_of_all():
     assert judge.worst == -20.0 and judge.values([early]) == [[-20.0, -5.0]]
     methods = {"flow": (Choice(0.0), 10), "qgf": (Choice(0.1), 10)}
     results = compared("line", Return(), methods, {"flow": [early], "qgf": [late]})
-    assert results["flow"].errors == 1 and results["flow"].estimate.value == -12.5
-    assert "flow: 1 episode broke" in format_table(results)
+    assert results.row("flow").errors == 1 and results.row("flow").estimate.value == -12.5
+    assert "flow: 1 of 2 episodes broke, and have the worst return of all." in format_table(results)
 
 
 def test_one_return_has_no_interval(compare):
     for options, name in (({"episodes": 1}, "`episodes`"), ({"tuning_episodes": 1}, "`tuning_")):
         with pytest.raises(ValueError, match=f"{name}.*at least 2"):
             compare("a", **options)
+
+
+def test_a_weight_whose_episodes_broke_loses_once_a_worse_return_is_known(monkeypatch):
+    """Round one knows no return below -20; round two does, and all are counted again."""
+    totals = {0.0: -9.0, 0.1: -30.0, 1.0: -1.0, 10.0: -200.0}
+
+    def played(run, methods, numbers, **options):
+        return [
+            [
+                Episode(n, False, 6, totals[m.weight], "broke" * (m.weight == 1.0 and n > 1))
+                for n in numbers
+            ]
+            for m in methods
+        ]
+
+    runs = (TrainedRun("a", 0, 1, ""),)
+    monkeypatch.setattr(comparison, "evaluate", played)
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs))
+    found = comparison.tune_weight("a", "qgf", weights=(0.1, 1.0), episodes=4, extensions=1)
+    assert found.weight == 0.1
+    by_weight = {row.weight: row.estimate.value for row in found.tuning}
+    assert by_weight[found.weight] == max(by_weight.values()) and by_weight[1.0] == -100.5
+
+
+def test_a_sampler_and_a_task_of_ones_own_are_compared(monkeypatch):
+    """With options by `eqx.Partial`, which cannot be hashed, and a reduction without a name."""
+    samplers = []
+
+    def played(run, methods, numbers, **options):
+        samplers.extend(methods)
+        assert options["task"] is task
+        return [[Episode(n, n % 2 == 0, 6, -1.0) for n in numbers] for m in methods]
+
+    task = Task("own", print)
+    runs = (TrainedRun("a", 0, 1, ""),)
+    monkeypatch.setattr(comparison, "evaluate", played)
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs))
+    mine = Sampler(eqx.Partial(guidance.look_ahead, steps=3), 0.5, name="mine")
+    options = {"task": task, "tuning_episodes": 2, "episodes": 2, "weights": (0.1, 0.2)}
+    options["reduce"] = functools.partial(jnp.quantile, q=0.2)
+    found = comparison.compare("a", ("flow", mine), extensions=0, **options)
+    assert found.task == "own" and found.trained_on == "toy:make_task"
+    assert [row.weight for row in found.table] == [0.0, 0.1] and "quantile" in found.reduce
+    assert {m.weight for m in samplers if m.name == "mine"} == {0.1, 0.2}
+    fixed = dataclasses.replace(mine, weighted=False)
+    assert comparison.compare("a", (fixed,), **options).row("mine").weight == 0.5
+    with pytest.raises(ValueError, match="must each have a name"):
+        comparison.compare("a", (Sampler(),), **options)
+
+
+def test_decays_are_tried_beside_a_grid_that_nobody_gave(monkeypatch):
+    tried = []
+
+    def played(run, methods, numbers, **options):
+        tried.extend(m.weight for m in methods)
+        return [[Episode(n, False, 6, -1.0) for n in numbers] for m in methods]
+
+    runs = (TrainedRun("a", 0, 1, ""),)
+    monkeypatch.setattr(comparison, "evaluate", played)
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs))
+    monkeypatch.setattr(comparison, "weights_around", lambda *_: [2.0, 4.0])
+    decays = [LinearDecay(0.3)]
+    comparison.tune_weight("a", "qgf", decays=decays, episodes=2, extensions=0)
+    assert tried == [2.0, 4.0, LinearDecay(0.3)]
+    tried.clear()
+    comparison.compare("a", ["qgf"], weights=(), decays=decays, tuning_episodes=2, episodes=2)
+    assert tried == [LinearDecay(0.3)]  # a single one is used as it is

@@ -1,11 +1,15 @@
 """Tasks of one's own: a dict as observation, other bounds, three ways to be judged."""
 
+import functools
+
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy import Line, make_goal_task, make_task, near
 
-from qgf_eqx import Flow
+from qgf_eqx import Flow, data, guidance
 from qgf_eqx.data._environment import seed_everything
 from qgf_eqx.evaluate import (
     Goal,
@@ -19,6 +23,7 @@ from qgf_eqx.evaluate import (
     task_of,
 )
 from qgf_eqx.evaluate.names import method
+from qgf_eqx.evaluate.task import dataset_of
 
 
 def steps_to(goal_share):
@@ -174,3 +179,59 @@ def test_a_task_says_what_is_wrong_with_it():
         Return(References(1.0, 1.0))
     assert task_of("toy:make_goal_task") == make_goal_task()
     assert make_task().by_return and not Task("line", Line, Success()).by_return
+
+
+def test_options_by_a_partial_are_evaluated():
+    """Such a sampler cannot be hashed; a partial of a partial gets the sampler's steps too."""
+    for partial in (eqx.Partial, functools.partial, jax.tree_util.Partial):
+        look = Sampler(partial(guidance.look_ahead, steps=2), 0.5, name="look", steps=2)
+        options = {"task": make_task(), "progress": False}
+        (found,) = evaluate((POLICY, towards), [look], range(2), **options)
+        named = method("look-ahead-2", weight=0.5, steps=2)
+        assert found == evaluate((POLICY, towards), [named], range(2), **options)[0]
+    nested = Sampler(eqx.Partial(eqx.Partial(guidance.qgf_chain)), steps=7).guidance
+    assert nested.func.keywords["steps"] == 7
+    kept = Sampler(eqx.Partial(eqx.Partial(guidance.qgf_chain, steps=3)), steps=7).guidance
+    assert kept.func.keywords["steps"] == 3
+
+
+def test_paths_are_of_rows_of_numbers_and_a_dict_is_said_before_the_first_episode():
+    with pytest.raises(ValueError, match="`record` keeps the first two numbers"):
+        rollout([Line()], steps_to(1.0), [0], seed=0, outcome=Goal(near), record=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("raise ValueError('the config is missing')", ValueError, "^the config is missing"),
+        ("import json\njson.nothing", AttributeError, "nothing"),
+        ("import no_such_module", ModuleNotFoundError, "no_such_module"),
+        ("x = 1", ValueError, "has no `make_task`"),
+    ],
+)
+def test_what_a_tasks_own_module_raises_is_not_hidden(tmp_path, monkeypatch, text, kind, message):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"mine_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(kind, match=message):
+        task_of(f"{name}:make_task")
+
+
+def test_the_validation_data_of_a_file_are_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "open_dataset", lambda source, **_: (source, ""))
+    task = Task("line", print, data="line.npz")
+    for split, name in (("train", "line"), ("val", "line")):
+        assert dataset_of(task, tmp_path, split=split) == tmp_path / f"{name}.npz"
+    for name in ("line", "line-val"):
+        (tmp_path / f"{name}.npz").touch()
+    assert dataset_of(task, tmp_path) == tmp_path / "line.npz"
+    assert dataset_of(task, tmp_path, split="val") == tmp_path / "line-val.npz"
+    here = Task("line", print, data=str(tmp_path / "line.npz"))
+    assert dataset_of(here, "elsewhere", split="val") == tmp_path / "line-val.npz"
+    assert (
+        dataset_of(Task("line", print, data="D4RL/pen/human-v2"), tmp_path) == "D4RL/pen/human-v2"
+    )
+    with pytest.raises(ValueError, match="`split` must be `train` or `val`, got 'vall'"):
+        dataset_of(task, tmp_path, split="vall")
+    given = Task("line", print, data=lambda **options: options)
+    assert dataset_of(given, tmp_path)["split"] == "train"

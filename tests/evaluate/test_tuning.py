@@ -17,7 +17,8 @@ class Curve:
         self.peak, self.episodes, self.width, self.asked = peak, episodes, width, []
 
     def __call__(self, pairs):
-        self.asked.append([weight for _, weight in pairs])
+        before = [weight for weights in self.asked for weight in weights]
+        self.asked.append([weight for _, weight in pairs if weight not in before])
         return [self.at(size(weight)) for _, weight in pairs]
 
     def at(self, weight):
@@ -67,7 +68,7 @@ def test_two_best_weights_at_the_edge_go_on_until_one_has_the_best_on_both_sides
         asked.append([weight for _, weight in pairs])
         return [5 * (weight > 0.2) for _, weight in pairs]
 
-    assert one(score, [0.1, 0.3, 1.0]) == Choice(1.0) and asked[1:] == [[3.16]]
+    assert one(score, [0.1, 0.3, 1.0]) == Choice(1.0) and asked[1:] == [[0.1, 0.3, 1.0, 3.16]]
     assert one(known({0.1: 0, 0.3: 5, 1.0: 5, 3.16: 4}), [0.1, 0.3, 1.0]) == Choice(1.0)
 
 
@@ -94,7 +95,7 @@ def test_each_method_has_its_own_grid_and_they_are_scored_together():
 
     found = tune(score, ["qgf", "ood"], [1.0, 2.0, 4.0], extensions=2)
     assert found["qgf"] == Choice(2.0) and found["ood"] == Choice(16.0, "upper")
-    assert [len(pairs) for pairs in asked] == [6, 1, 1] and asked[1] == [("ood", 8.0)]
+    assert [len(pairs) for pairs in asked] == [6, 7, 8] and asked[1][6:] == [("ood", 8.0)]
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,20 @@ def test_each_method_has_its_own_grid_and_they_are_scored_together():
 def test_weights_that_cannot_be_are_refused(weights):
     with pytest.raises(ValueError, match="`weights`"):
         check_weights(weights)
+
+
+def test_the_end_of_a_grid_is_said_also_where_another_is_as_good():
+    assert one(known({0.1: 5, 0.3: 3, 1.0: 5}), [0.1, 0.3, 1.0], 0).edge in ("lower", "upper")
+    assert one(known({0.1: 5, 0.3: 5, 1.0: 3}), [0.1, 0.3, 1.0], 0).edge is None
+
+
+def test_all_that_was_played_is_scored_again_in_every_round():
+    """Returns are counted against the worst of all, which later rounds may lower."""
+    asked = []
+
+    def score(pairs):
+        asked.append([weight for _, weight in pairs])
+        return [{1.0: 9, 2.0: 10, 4.0: 11, 8.0: 5}[w] - (len(pairs) > 3) * (w == 4.0) * 9 for w in asked[-1]]  # fmt: skip
+
+    assert one(score, [1.0, 2.0, 4.0], 1) == Choice(2.0)
+    assert asked == [[1.0, 2.0, 4.0], [1.0, 2.0, 4.0, 8.0]]

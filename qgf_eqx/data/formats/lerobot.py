@@ -55,8 +55,14 @@ def load(source: Any) -> tuple[Dataset, str]:
     )
 
 
-def _is_number(feature: dict) -> bool:
-    return feature.get("dtype") in ("float32", "float64", "int32", "int64", "bool")
+def _is_number(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("dtype") in (
+        "float32",
+        "float64",
+        "int32",
+        "int64",
+        "bool",
+    )
 
 
 def _episode(columns: dict, states: list[str], rows: np.ndarray) -> dict:

@@ -1,5 +1,8 @@
 """robomimic's HDF5 files: a group `data/demo_0`, `data/demo_1`, ... per episode."""
 
+import re
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -12,7 +15,15 @@ from ._hdf5 import opened, read
 def recognises(source: object) -> bool:
     """Whether it is an HDF5 file whose group `data` holds episodes called `demo_<number>`."""
     with opened(source) as file:
-        return file is not None and any(k.startswith("demo_") for k in file.get("data", ()))
+        return file is not None and bool(_demos(file))
+
+
+def _demos(file: Any) -> list[str]:
+    """The names of its episodes, in order."""
+    group = file.get("data")
+    names = group if hasattr(group, "keys") else ()  # a data set of that name has none
+    names = [name for name in names if re.fullmatch("demo_[0-9]+", name)]
+    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
 
 
 def load(source: object) -> tuple[Dataset, str]:
@@ -23,9 +34,7 @@ def load(source: object) -> tuple[Dataset, str]:
     with opened(source) as file:
         if file is None:
             raise DatasetError(f"{source} is not an HDF5 file.")
-        demos = [name for name in file["data"] if name.startswith("demo_")]
-        demos = sorted(demos, key=lambda name: int(name.removeprefix("demo_")))
-        episodes = [_episode(f"{source}: {name}", file["data"][name]) for name in demos]
+        episodes = [_episode(f"{source}: {name}", file["data"][name]) for name in _demos(file)]
     return from_episodes(episodes), (
         "read as robomimic: a `dones` of 1 in an episode's last row ended the task; an episode "
         "whose `dones` are 0 was cut there"

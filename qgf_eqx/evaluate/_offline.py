@@ -1,0 +1,50 @@
+"""A run's networks on their task, where no environment is stepped."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._fields import Bounded, bounded
+from .._types import Policy
+from ._rollout import action_bounds
+from ._sources import target_critic
+from .task import Task, task_of
+
+
+class Offline(NamedTuple):
+    """What a run guides with."""
+
+    policy: Policy
+    critic: Bounded
+    """The target critic, reduced, within the bounds of the task's actions."""
+    values: Callable
+    """Every member's value."""
+    task: Task
+    """Which it was trained on."""
+
+
+def open_offline(run: str | Path, reduce: Callable) -> Offline:
+    """The networks of a run; makes an environment, for the bounds of its actions.
+
+    **Raises:** `CheckpointError` if there is no intact checkpoint.
+    """
+    from ..train import load_nets, load_units
+
+    (nets, config), units = load_nets(run), load_units(run)
+    task = task_of(config.env)
+    with closing(task.make_env()) as env:
+        edges = action_bounds(env.action_space)
+    low, high = (units.from_action(jnp.asarray(edge)) for edge in edges)
+    critic = bounded(target_critic(nets, reduce), low, high)
+    return Offline(nets.policy, critic, nets.target.values, task)
+
+
+def observations(dataset: Any, count: int) -> Any:
+    """So many of a dataset's, evenly over all of its rows."""
+    rows = np.linspace(0, len(dataset.rewards) - 1, count).astype(int)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), dataset.obs)
