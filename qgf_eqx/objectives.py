@@ -57,16 +57,29 @@ def flow_matching(
 
     **Returns:** the squared error, averaged over the action's dimensions.
     """
-    a_t, t, target = _point_on_the_flow(action, key, time)
+    a_t, t, target = noisy_point(action, key, time)
     return jnp.mean(jnp.square(velocity(policy, obs, a_t, t) - target))
 
 
-def _point_on_the_flow(action, key, time):
+def noisy_point(
+    action: Action, key: Key, time: Callable[[Key], Scalar] = uniform_time
+) -> tuple[Action, Scalar, Action]:
+    """A point on the flow to an action: `a_t = (1-t) a_0 + t a_1`, its time, and the velocity
+    `a_1 - a_0` that points there.
+
+    **Arguments:**
+
+    - `action`: `a_1`.
+    - `key`: for the noise `a_0 ~ N(0, I)` and the time.
+    - `time`: how the time is drawn.
+
+    **Returns:** `a_t`, `t` and `a_1 - a_0`.
+    """
     check_key(key)
     action = as_floats("action", action)
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, action.shape, action.dtype)
-    t = as_number("time", ask("time", time, key=time_key), action.dtype)
+    t = jnp.asarray(as_number("time", ask("time", time, key=time_key), action.dtype))
     return (1 - t) * noise + t * action, t, action - noise
 
 
@@ -197,7 +210,7 @@ def robust_critic(
     Source: RobustQ, a baseline of arXiv 2606.11087.
     """
     check_between("temperature", temperature, 0, jnp.inf, open=True)
-    a_t, t, _ = _point_on_the_flow(action, key, time)
+    a_t, t, _ = noisy_point(action, key, time)
     temperature = as_number("temperature", temperature, a_t.dtype)
     value = timed_value(robust, obs, a_t, t)
     return loss((stop_gradient(value_of(target, obs, action)) - value) / temperature)
@@ -224,7 +237,7 @@ def cfgrl(
 
     Source: CFGRL, with the constants of arXiv 2606.11087.
     """
-    a_t, t, target = _point_on_the_flow(action, key, time)
+    a_t, t, target = noisy_point(action, key, time)
 
     def error(condition):
         v = velocity(policy, (obs, jnp.full((), condition, a_t.dtype)), a_t, t)

@@ -122,6 +122,7 @@ EDGES += [
     "checkpoint",
     "_train_config",
     "_units",
+    "learn",
     "train",
     "evaluate",
 ]

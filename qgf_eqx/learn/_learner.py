@@ -1,0 +1,108 @@
+"""The contract of what is trained: a frozen dataclass of settings with pure methods."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import optax
+
+from .._fields import Bounded
+from .._types import Action, Key, Obs, Policy, Value
+from ..data import Chunk
+
+
+class Spec(NamedTuple):
+    """What networks are made for."""
+
+    obs_size: int
+    """How many numbers an observation holds."""
+    action_shape: tuple[int, ...]
+    """Of a chunk, `(horizon, action_size)`."""
+    low: Any = -1.0
+    """The least action, in the flow's units; a number, or an array that broadcasts."""
+    high: Any = 1.0
+
+
+class Networks(NamedTuple):
+    """The networks of a learner."""
+
+    trained: Any
+    """Those that its losses differentiate."""
+    kept: Any = None
+    """Those that follow: moving averages."""
+
+
+class Judges(NamedTuple):
+    """What actors are trained against."""
+
+    critic: Bounded
+    """The critic that guides: a scalar, which is asked within the bounds of actions."""
+    values: Callable
+    """Each member of its ensemble, `(obs, action) -> (members,)`, wherever it is asked."""
+    value: Value | None = None
+    """The state value, if the critic has one."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Sizes of networks, and their optimiser. The settings *are* the config: they serialise."""
+
+    width: int = 1024
+    """Of the hidden layers."""
+    depth: int = 4
+    """Hidden layers."""
+    learning_rate: float = 3e-4
+    """Of Adam."""
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The sizes, as networks take them."""
+        return {"width": self.width, "depth": self.depth}
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """What makes a step of a gradient."""
+        return optax.adam(self.learning_rate)
+
+    def follow(self, nets: Networks) -> Networks:
+        """After the step: moving averages, if there are some."""
+        return nets
+
+
+@runtime_checkable
+class CriticLearner(Protocol):
+    """A learner of values. Its losses are of one chunk; `vmap` and the mean are the loop's."""
+
+    needs_action: bool
+    """Whether its losses need an actor's action at the chunk's end."""
+
+    def init(self, spec: Spec, key: Key) -> Networks: ...
+    def losses(
+        self, nets: Networks, chunk: Chunk, next_action: Action | None
+    ) -> dict[str, Any]: ...
+    def follow(self, nets: Networks) -> Networks: ...
+    def judges(self, nets: Networks, spec: Spec) -> Judges: ...
+    def optimizer(self) -> optax.GradientTransformation: ...
+
+
+@runtime_checkable
+class ActorLearner(Protocol):
+    """A learner that is trained against a critic, as that was before the update."""
+
+    def init(self, spec: Spec, key: Key) -> Networks: ...
+    def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]: ...
+    def follow(self, nets: Networks) -> Networks: ...
+    def optimizer(self) -> optax.GradientTransformation: ...
+
+
+@runtime_checkable
+class Acts(ActorLearner, Protocol):
+    """An actor that draws actions."""
+
+    def act(self, nets: Networks, judges: Judges, obs: Obs, key: Key) -> Action: ...
+
+
+@runtime_checkable
+class HasPolicy(ActorLearner, Protocol):
+    """An actor that is a flow, which guidance can take."""
+
+    def policy(self, nets: Networks) -> Policy: ...

@@ -1,0 +1,41 @@
+"""Behaviour cloning as a flow: the policy that is guided at test time."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ... import objectives
+from ..._sample import sample
+from ..._types import Action, Key, Obs, Policy
+from ...data import Chunk
+from ...nn import VelocityMLP, low_frequency_time, paper_time
+from .._learner import Judges, Learner, Networks, Spec
+
+
+@dataclass(frozen=True)
+class BC(Learner):
+    """A velocity field of the data's actions, by flow matching. The critic is not asked."""
+
+    paper_time: bool = False
+    """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
+
+    def init(self, spec: Spec, key: Key) -> Networks:
+        """The velocity field."""
+        embed = paper_time if self.paper_time else low_frequency_time
+        make = partial(VelocityMLP, spec.obs_size, spec.action_shape, **self.size)
+        return Networks(make(embed=embed, key=key))
+
+    def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
+        """`flow_loss`."""
+        grid = partial(objectives.grid_time, steps=10)
+        time = grid if self.paper_time else objectives.uniform_time
+        loss = objectives.flow_matching(nets.trained, chunk.obs, chunk.action, key, time=time)
+        return {"flow_loss": loss}
+
+    def policy(self, nets: Networks) -> Policy:
+        """The velocity field."""
+        return nets.trained
+
+    def act(self, nets: Networks, judges: Judges, obs: Obs, key: Key) -> Action:
+        """The plain flow's action, in ten steps."""
+        return sample(self.policy(nets), judges.critic, obs, key, weight=0)

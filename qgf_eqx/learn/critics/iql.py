@@ -1,0 +1,67 @@
+"""Implicit Q-learning: a critic and a state value that never ask an action outside the data."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+
+from ... import objectives
+from ..._fields import bounded
+from ..._types import Key
+from ...data import Chunk
+from ...nn import CriticMLP, Ensemble, ValueMLP
+from .._learner import Judges, Learner, Networks, Spec
+
+
+@dataclass(frozen=True)
+class IQL(Learner):
+    """The paper's critic: `V` by the expectile of the target critic, `Q` by `r + discount V(s')`.
+
+    Source: Kostrikov et al., *Offline Reinforcement Learning with Implicit Q-Learning*, 2022.
+    """
+
+    critics: int = 2
+    """Members of the ensemble, which is reduced by its minimum."""
+    expectile: float = 0.9
+    """In (0, 1): the higher, the closer to the best action of the data."""
+    ema_rate: float = 0.005
+    """How fast the target critic follows the critic."""
+
+    needs_action: ClassVar[bool] = False
+
+    def init(self, spec: Spec, key: Key) -> Networks:
+        """A critic and a value; and the critic's target, which begins as its copy."""
+        critic_key, value_key = jax.random.split(key)
+        make = partial(CriticMLP, spec.obs_size, spec.action_shape, **self.size)
+        critic = Ensemble(lambda k: make(key=k), self.critics, key=critic_key)
+        value = ValueMLP(spec.obs_size, key=value_key, **self.size)
+        return Networks((critic, value), copied(critic))
+
+    def losses(self, nets: Networks, chunk: Chunk, next_action: Any) -> dict[str, Any]:
+        """`critic_loss`, the mean over the members, and `value_loss`."""
+        critic, value = nets.trained
+        obs, action, reward, discount, next_obs, _ = chunk
+        each = [
+            objectives.iql_critic(member, value, obs, action, reward, discount, next_obs)
+            for member in critic.members
+        ]
+        options = {"expectile": self.expectile}
+        return {
+            "critic_loss": sum(each) / len(each),
+            "value_loss": objectives.iql_value(value, nets.kept, obs, action, **options),
+        }
+
+    def follow(self, nets: Networks) -> Networks:
+        """The target, a step closer to the critic."""
+        return nets._replace(kept=objectives.polyak(nets.kept, nets.trained[0], self.ema_rate))
+
+    def judges(self, nets: Networks, spec: Spec) -> Judges:
+        """The target critic, and the value."""
+        return Judges(bounded(nets.kept, spec.low, spec.high), nets.kept.values, nets.trained[1])
+
+
+def copied(model: Any) -> Any:
+    """A model with arrays of its own, since those of a state are donated."""
+    return jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, model)
