@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from tqdm import tqdm
 
 try:
     from PIL import Image, ImageDraw
@@ -17,6 +16,7 @@ except ImportError as error:
     ) from error
 
 from ._files import write_atomically
+from ._progress import bar
 from .data._environment import PICTURE as SIZE
 from .data._environment import headless
 from .evaluate import Episode, Sampler, Task, rollout, task_of
@@ -107,14 +107,10 @@ def film(
     nets, task = source.load(), source.task() if task is None else task
     task = task_of(task) if isinstance(task, str) else task
     films = _Films(task, seed, stride)
-    bar = tqdm(
-        total=len(methods) * len(numbers),
-        desc="film",
-        unit=" episodes",
-        disable=None if progress else True,
-    )
+    count = len(methods) * len(numbers)
+    shown = bar(count, "film", "episodes", show=progress)
     rows, played = [], []
-    with closing(films), bar:
+    with closing(films), shown:
         for method in methods:
             act = nets.act_of(method, seed, *action_bounds(films.env(numbers[0]).action_space))
             panels, episodes = [], []
@@ -126,7 +122,7 @@ def film(
                 caption = f"{method.name}: {_said(task, episode)}"
                 panels.append(_captioned(env.frames, caption, episode.success))
                 episodes.append(episode)
-                bar.update()
+                shown.update()
             rows.append(panels)
             played.append(episodes)
     length = max(len(panel) for panels in rows for panel in panels)
@@ -174,6 +170,13 @@ def _rendering(task: Task, **options: Any) -> gymnasium.Env:
         env.reset(seed=0)
         with headless():
             env.render()
+    except TypeError as error:
+        if "render_mode" not in str(error):
+            raise
+        raise RenderError(
+            f"`make_env` of `{task.name}` does not take `render_mode`, which a film needs: pass it "
+            "on to your environment, whose `render` then returns a picture."
+        ) from None
     except Exception as error:  # whatever the graphics library of this machine raises
         raise RenderError(
             f"this machine cannot render ({type(error).__name__}: {error}); "

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 import time
 import warnings
 from collections import deque
@@ -23,11 +24,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from . import checkpoint, objectives
 from ._checks import check_count
 from ._files import write_atomically
+from ._progress import bar
 from ._run_folder import MetricsLog, alone_in, termination_flag
 from ._run_folder import RunError as RunError
 from ._run_folder import read_metrics as read_metrics
@@ -364,16 +365,16 @@ def train(
         else:
             sources = itertools.repeat(jax.tree.map(jnp.asarray, dataset))
         updates = make_updates(config) if units is None else make_updates(config, units)
-        bar = tqdm(
-            total=config.updates,
+        shown = bar(
+            config.updates,
+            f"train seed {config.seed}",
+            "updates",
+            show=progress,
             initial=done,
-            desc=f"train seed {config.seed}",
-            unit=" updates",
-            disable=None if progress else True,
             position=position,
         )
         per_call = 1
-        with bar:
+        with shown:
             for (first, count, due), source in zip(lines, sources, strict=False):
                 sums, started = None, time.perf_counter()
                 while done < first + count and not terminated:
@@ -383,7 +384,7 @@ def train(
                     if n == per_call:
                         per_call = _next_count(n, time.perf_counter() - called)
                     done += n
-                    bar.update(n)
+                    shown.update(n)
                 if sums is not None:
                     metrics = {name: float(total) / (done - first) for name, total in sums.items()}
                     if not all(map(math.isfinite, metrics.values())):
@@ -397,6 +398,8 @@ def train(
                     checkpoint.save(path, saving, {**metadata, "step": done})
                     saved = done
                 if terminated:
+                    said = f"{run_dir}: saved at update {done:,} of {config.updates:,}."
+                    print(f"{said} The same command goes on.", file=sys.stderr)
                     raise SystemExit(0)
     return path
 

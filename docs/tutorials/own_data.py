@@ -115,3 +115,18 @@ run(f"{evaluate} --tuning-episodes 10 --processes 1 --out reach_runs/results.jso
 out = "film.webp"
 film = "qgf_eqx_cli film reach_runs/seed0 --methods flow qgf --weight 1 --episodes 4"
 run(f"{film} --out {out}")
+
+# %% [markdown]
+# **Use** the policy in a program of your own: a real observation in, a chunk of five real actions
+# out, to be executed one after the other.
+
+# %%
+sys.path.append(".")
+import jax
+
+from qgf_eqx.evaluate import load_policy, method, task_of
+
+env = task_of("reach:make_task").make_env()
+act = load_policy("reach_runs/seed0", method("qgf", weight=1.0))
+chunk = act(env.reset(seed=1)[0], jax.random.key(0))
+print(chunk.round(2))

@@ -70,7 +70,9 @@ def diagnose(
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor very strong"]]
     first = first_weight(policy, critic, obs)
     if math.isfinite(first):
-        lines.append(f"A weight to start a search from: {first:.2g}")
+        lines.append(
+            f"A weight to start a search from: {first:.2g} (try from a tenth of it to ten times it)"
+        )
     else:
         lines.append(
             "No weight to start a search from: the critic's gradient is zero or not finite."

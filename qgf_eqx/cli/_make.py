@@ -115,7 +115,9 @@ def train(
     """
     at_least(1, save_every=save_every, processes=workers.processes)
     common.begin()
+    from ..data._families import family_of
     from ..engines import Local
+    from ..evaluate._play import check_task_outcome
     from ..evaluate.task import check_widths, task_of
 
     with as_arguments():
@@ -123,6 +125,8 @@ def train(
         configs = [dataclasses.replace(config, seed=seed) for seed in seeds] or [config]
     if len(set(seeds)) < len(seeds):
         raise ValueError("`seeds` names a seed twice.")
+    if family_of(config.env)[0] is None:  # a task of one's own: before hours of training
+        check_task_outcome(task)
     if run_dir is None:
         folder = Path("runs") / task.name
         run_dir = folder if seeds else folder / f"seed{config.seed}"

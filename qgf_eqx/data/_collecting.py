@@ -17,6 +17,7 @@ import numpy as np
 
 from .._checks import check_count
 from .._files import hold_lock, write_atomically
+from .._progress import bar
 from ..engines import Engine, Local
 from ._convert import DAMAGE
 from ._error import DatasetError
@@ -114,8 +115,6 @@ def collect(
         del splits[file]
     if not splits:
         return path
-    from tqdm import tqdm
-
     shards_dir = path.with_name(f"{dataset}.seed{seed}.shards")
     shards_dir.mkdir(parents=True, exist_ok=True)
     jobs = [
@@ -131,19 +130,19 @@ def collect(
     with (
         hold_lock(shards_dir, "collects into", DatasetError),
         closing(shards),
-        tqdm(
-            total=steps,
+        bar(
+            steps,
+            f"collect {dataset}",
+            "steps",
+            show=progress,
             initial=steps - missing,
-            desc=f"collect {dataset}",
-            unit=" steps",
-            unit_scale=True,
-            disable=None if progress else True,
-        ) as bar,
+            scale=True,
+        ) as shown,
     ):
         for leftover in path.parent.glob(f".{dataset}*.tmp"):  # of a run that was killed
             leftover.unlink()
         for (_, indices), _ in shards:
-            bar.update(len(indices) * source.steps)
+            shown.update(len(indices) * source.steps)
         for file, indices in splits.items():
             parts = [shard for shard, chunk in jobs if chunk[0] in indices]
             _merge(source, parts, file, about[file])

@@ -80,7 +80,7 @@ def describe(dataset: Dataset) -> str:
     else:
         marks = f"{int(ends[:-1].sum()) + 1} episodes"
     reach = float(np.abs(np.asarray(dataset.actions)[used]).max(initial=0))
-    wide = f" Actions reach {reach:g}, beyond [-1, 1]: normalise them." if reach > 1 + 1e-5 else ""
+    wide = f" Actions reach {reach:g}: they want `normalise_actions`." if reach > 1 + 1e-5 else ""
     return (
         f"{rows:,} states, {int(used.sum()):,} transitions, {marks}; {solved:,} transitions ended "
         f"the task and are not bootstrapped, all other ends are cuts of the recording.{wide}"
@@ -162,7 +162,8 @@ def _check_joints(obs: Any, next_obs: Any, ends: np.ndarray) -> None:
             row = np.flatnonzero(jumps)[0]
             raise DatasetError(
                 f"`{name}` of row {row} is not the `obs` of row {row + 1}, and no end is marked: "
-                f"two episodes are joined ({jumps.sum()} such rows). Set `truncated` there."
+                f"two episodes are joined ({jumps.sum()} such rows). Set `truncated` there (in "
+                "D4RL's files `timeouts`)."
             )
 
 

@@ -58,58 +58,104 @@ class Local:
 
         **Raises:** `EngineError` if a worker dies; what was finished is given out before.
         """
+        return _Workers(self.processes).map(function, cells, last=True)
+
+    @contextmanager
+    def kept(self) -> "Iterator[_Workers]":
+        """The same engine for several maps, between which its workers stay: a new one takes seconds
+        to start, and has to compile again. They end with the block, and with an exception."""
+        workers = _Workers(self.processes)
+        try:
+            yield workers
+        finally:
+            workers.close()
+
+
+class _Workers:
+    """Worker processes, started when they are first needed."""
+
+    def __init__(self, processes: int | None):
+        self.processes = processes or _cores()
+        self._started: tuple[ProcessPoolExecutor, Connection, Connection] | None = None
+
+    def map(
+        self,
+        function: Callable[[_Cell], _Result],
+        cells: Iterable[_Cell],
+        last: bool = False,
+    ) -> Generator[tuple[_Cell, _Result], None, None]:
+        """As `Local.map`; after the `last` one, or an exception, the workers end."""
         cells = list(cells)
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             sys.exit(1)  # a worker that imports a script without its guard: the parent reports it
-        processes = min(self.processes or _cores(), len(cells))
-        if processes < 2:
+        fewer = min(self.processes, len(cells))
+        if self._started is None and fewer < 2:
             return ((cell, function(cell)) for cell in cells)
-        return _spread(function, cells, processes)
+        return self._spread(function, cells, fewer if last else self.processes, last)
 
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._started is not None:
+            executor, leash, held = self._started
+            held.close()
+            executor.shutdown(cancel_futures=True)
+            leash.close()
+        self._started = None
 
-def _spread(function, cells, processes):
-    main = sys.modules["__main__"]
-    script = getattr(main, "__file__", None)
-    if script and main.__spec__ is None and not os.path.exists(script):
-        raise EngineError(
-            "several processes need a script that they can import, and this one was read from "
-            "standard input. Save it as a file, or use one process (`processes=1`)."
-        )
-    ForkingPickler.dumps((function, cells))  # what cannot be sent is an error before anything runs
-    context = multiprocessing.get_context("spawn")
-    leash, held = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(processes, context, _start_worker, (leash, processes))
-    futures, broken = {}, None
-    try:
-        with _on_sigterm(held.close):
-            try:
-                for cell in cells:
-                    futures[executor.submit(function, cell)] = cell
-            except BrokenProcessPool as error:
-                broken = error
-            for future in as_completed(futures):
-                try:
-                    result = future.result()
-                except BrokenProcessPool as error:
-                    broken = error  # and go on: others may have finished before
-                else:
-                    yield futures[future], result
-        if held.closed:
-            raise SystemExit(128 + signal.SIGTERM)
-        if broken:
-            lines = str(broken.__cause__ or "").splitlines()  # of a traceback, if unpickling failed
-            reason = [line for line in lines if line.strip("\"'")][-1:]
+    def _start(self, processes: int) -> tuple[ProcessPoolExecutor, Connection, Connection]:
+        context = multiprocessing.get_context("spawn")
+        leash, held = context.Pipe(duplex=False)
+        options = (leash, processes)
+        executor = ProcessPoolExecutor(processes, context, _start_worker, options)
+        self._started = executor, leash, held
+        return self._started
+
+    def _spread(self, function, cells, processes, last):
+        main = sys.modules["__main__"]
+        script = getattr(main, "__file__", None)
+        if script and main.__spec__ is None and not os.path.exists(script):
             raise EngineError(
-                f"a worker process died{''.join(f' ({line})' for line in reason)}. If memory ran "
-                "out, use fewer `processes`. If this is a script of your own, put what it does "
-                'under `if __name__ == "__main__":`, because workers import it. Then call again: '
-                "what was saved is kept."
-            ) from broken.with_traceback(None)
-        executor.shutdown()
-    finally:
-        held.close()
-        executor.shutdown(cancel_futures=True)
-        leash.close()
+                "several processes need a script that they can import, and this one was read from "
+                "standard input. Save it as a file, or use one process (`processes=1`)."
+            )
+        ForkingPickler.dumps((function, cells))  # what cannot be sent is an error before all else
+        executor, _, held = self._started or self._start(processes)
+        futures, broken, done = {}, None, False
+        try:
+            with _on_sigterm(held.close):
+                try:
+                    for cell in cells:
+                        futures[executor.submit(function, cell)] = cell
+                except BrokenProcessPool as error:
+                    broken = error
+                for future in as_completed(futures):
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool as error:
+                        broken = error  # and go on: others may have finished before
+                    else:
+                        yield futures[future], result
+            if held.closed:
+                raise SystemExit(128 + signal.SIGTERM)
+            if broken:
+                raise EngineError(_died(broken)) from broken.with_traceback(None)
+            done = True
+        finally:
+            if last and done:
+                executor.shutdown()
+            if last or not done:
+                self.close()
+
+
+def _died(broken: BrokenProcessPool) -> str:
+    lines = str(broken.__cause__ or "").splitlines()  # of a traceback, if unpickling failed
+    reason = [line for line in lines if line.strip("\"'")][-1:]
+    return (
+        f"a worker process died{''.join(f' ({line})' for line in reason)}. If memory ran "
+        "out, use fewer `processes`. If this is a script of your own, put what it does "
+        'under `if __name__ == "__main__":`, because workers import it. Then call again: '
+        "what was saved is kept."
+    )
 
 
 def _cores() -> int:

@@ -16,6 +16,7 @@ except ImportError as error:
 
 from ._play import difference as difference
 from ._play import evaluate as evaluate
+from ._policy import load_policy as load_policy
 from ._rollout import Act as Act
 from ._rollout import Episode as Episode
 from ._rollout import rollout as rollout

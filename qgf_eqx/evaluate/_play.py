@@ -5,9 +5,10 @@ import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-from tqdm import tqdm
-
+from .._progress import bar
 from .._types import Critic, Policy
 from ..engines import Engine, Local
 from ._outcomes import Outcomes, task_key
@@ -83,27 +84,22 @@ def evaluate(
     for i, sampler, group in cells:
         done |= {(i, e.number): e for e in kept.of(sampler, group) or ()}
     cells = [cell for cell in cells if (cell[0], cell[2][0]) not in done]
-    work = functools.partial(_play, judged, task, seed, record)
-    bar = tqdm(
-        total=len(numbers) * len(samplers),
-        initial=len(done),
-        desc=label,
-        unit=" episodes",
-        disable=None if progress else True,
-    )
-    with bar:
+    work = functools.partial(_play, uuid4().hex, judged, task, seed, record)
+    count = len(numbers) * len(samplers)
+    with bar(count, label, "episodes", show=progress, initial=len(done)) as shown:
         try:
             for (i, sampler, _), episodes in (engine or Local(processes)).map(work, cells):
                 if not any(e.error for e in episodes):  # what broke may work the next time
                     kept.add(sampler, episodes)
                 done |= {(i, e.number): e for e in episodes}
-                bar.update(len(episodes))
+                shown.update(len(episodes))
         finally:
             _forget()
     return [[done[i, number] for number in numbers] for i in range(len(samplers))]
 
 
 def _play(
+    call: str,
     source: Run | InMemory,
     task: Task | str,
     seed: int,
@@ -111,6 +107,7 @@ def _play(
     cell: tuple[int, Sampler, tuple[int, ...]],
 ) -> list[Episode]:
     position, sampler, numbers = cell
+    _begin(call, task)
     known = _task(task)
     envs = environments(known, numbers, seed)
     act = _act(source, position, sampler, seed, known.name)
@@ -118,6 +115,21 @@ def _play(
     if known.new_env_each_episode or any(e.error for e in episodes):
         close_environments()  # one is broken, or used up: the next episodes get new ones
     return episodes
+
+
+_CALL: list[Any] = ["", None]
+"""The evaluation that this process plays for, and its task: a worker may stay for several."""
+
+
+def _begin(call: str, task: Task | str) -> None:
+    if _CALL[0] != call:
+        _load.cache_clear()
+        _ACTS.clear()
+        if _CALL[1] != task:  # environments take seconds: those of the same task stay
+            _named_task.cache_clear()
+            _CHECKED.clear()
+            close_environments()
+        _CALL[:] = [call, task]
 
 
 _ACTS: dict[int, Act] = {}
@@ -166,6 +178,15 @@ def environments(task: Task, numbers: Sequence[int], seed: int) -> list:
     return made
 
 
+def check_task_outcome(task: Task) -> None:
+    """Makes an environment, and plays one step.
+
+    **Raises:** `MissingOutcome`, a `ValueError`, if it does not say what its task is judged by.
+    """
+    with contextlib.closing(task.make_env(**_option(task, 0, 0))) as env:
+        check_outcome(env, task.outcome)
+
+
 def _option(task: Task, seed: int, number: int) -> dict[str, int]:
     return {"seed": make_seed(seed, number)} if task.new_env_each_episode else {}
 
@@ -185,6 +206,7 @@ def _forget() -> None:
         cached.cache_clear()
     _ACTS.clear()
     _CHECKED.clear()
+    _CALL[:] = ["", None]
     close_environments()
 
 

@@ -26,7 +26,7 @@ def format_table(results: Comparison) -> str:
         name, (value, interval) = f"{d.ours} - {d.theirs}", _shown(d.estimate, d.by_return, "+")
         lines.append(f"{name:<32}{value.replace('%', 'points')}  {interval}")
     lines.append(f"n = episodes x training seeds. {interval_note(rows[0])}")
-    return "\n".join([*lines, *(note for row in rows for note in _notes(row))])
+    return "\n".join([*lines, *(note for row in rows for note in _notes(row, results))])
 
 
 def _weight(weight: Number) -> str:
@@ -47,13 +47,14 @@ def _interval(found: Estimate, sign: str = "") -> str:
     return f"[{found.low:{sign}.1f}, {found.high:{sign}.1f}]"
 
 
-def _notes(row: Row) -> Iterator[str]:
+def _notes(row: Row, results: Comparison) -> Iterator[str]:
     if note := weight_note(row.choice):
         yield f"* {row.method}: {note}"
     if row.errors:
         broke = f"{row.errors} of {row.n} episodes broke, and"
         worst = "have the worst return of all" if row.by_return else "count as failures"
-        yield f"{row.method}: {broke} {worst}."
+        first = next(e for es in results.episodes[row.method] for e in es if e.error)
+        yield f"{row.method}: {broke} {worst}. Episode {first.number}: {first.error}."
 
 
 def format_outcome(row: Row) -> str:

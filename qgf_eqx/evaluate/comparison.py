@@ -5,7 +5,8 @@ differently, and the same for all methods. The training seed is the unit: interv
 runs where there are several (`statistics`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from .._checks import check_count
 from .._provenance import machine, versions
 from .._renamed import old_names
-from ..engines import Engine
+from ..engines import Engine, Local
 from ..weights import LinearDecay
 from ._auto import EXTENSIONS, weights_around
 from ._auto import WEIGHTS as WEIGHTS
@@ -87,8 +88,20 @@ def compare(
     if not grid.is_single:
         _check_counts(1, tuning_episodes=tuning_episodes)
     plain = _samplers(methods, steps, reduce)
-    options = {"processes": processes, "engine": engine, "progress": progress}
-    study = _study(runs, task, options)
+    with _kept(engine, processes) as options:
+        study = _study(runs, task, {**options, "progress": progress})
+        return _compare(study, plain, grid, tuning_episodes, episodes, reduce, record)
+
+
+def _compare(
+    study: "_Study",
+    plain: Sequence[Sampler],
+    grid: "_Grid",
+    tuning_episodes: int,
+    episodes: int,
+    reduce: Callable,
+    record: bool,
+) -> Comparison:
     study.check_intervals("episodes", episodes)
     to_tune = [m for m in plain if m.weighted]
     chosen: dict[str, Choice] = {}
@@ -152,14 +165,24 @@ def tune_weight(
     if isinstance(method, str):
         guided(method)
     (sampler,) = _samplers([method], steps, reduce)
-    options = {"processes": processes, "engine": engine, "progress": progress}
-    study = _study(runs, task, options)
-    study.check_intervals("episodes", episodes)
-    grid = grid._replace(extensions=0) if grid.is_single else grid
-    chosen, tuning = study.tune([sampler], grid, episodes)
+    with _kept(engine, processes) as options:
+        study = _study(runs, task, {**options, "progress": progress})
+        study.check_intervals("episodes", episodes)
+        grid = grid._replace(extensions=0) if grid.is_single else grid
+        chosen, tuning = study.tune([sampler], grid, episodes)
     played = [e for _, by_run in tuning for es in by_run for e in es]
     spent = sum(e.length for e in played)
     return Tuned(chosen[sampler.name], study.rows(tuning), len(played), spent)
+
+
+@contextmanager
+def _kept(engine: Engine | None, processes: int | None) -> Iterator[dict[str, Any]]:
+    """The options of `evaluate` that say where: on workers that stay until the end."""
+    if engine is not None:
+        yield {"engine": engine}
+        return
+    with Local(processes).kept() as workers:
+        yield {"processes": processes, "engine": workers}
 
 
 _Played: TypeAlias = tuple[Sampler, ByRun]

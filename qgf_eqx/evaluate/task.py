@@ -3,12 +3,14 @@
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import gymnasium
 import jax
 import numpy as np
 
@@ -142,8 +144,8 @@ def dataset_of(
         raise ValueError(f"`split` must be `train` or `val`, got {split!r}.")
     if task.data is None:
         raise ValueError(
-            f"`{task.name}` names no data to train on: give its `Task` a file, an id, or a "
-            "function that returns a dataset, as `data`."
+            f"`{task.name}` names no data: name them with --data, or give its `Task` a file, an "
+            "id, or a function that returns a dataset, as `data`."
         )
     if callable(task.data):
         options = {"data_dir": data_dir, "split": split, "cache_dir": cache_dir}
@@ -163,12 +165,14 @@ def dataset_of(
 
 
 def check_widths(task: Task, dataset: Any) -> None:
-    """Whether a recorded dataset fits a task: costs one environment.
+    """Whether a recorded dataset fits a task: costs one environment. Warns if actions reach beyond
+    its bounds.
 
     **Raises:** `ValueError` naming the field, if its rows have another shape than the task's
     observations or actions.
     """
     with closing(task.make_env()) as env:
+        space = env.action_space
         obs, action = env.observation_space.sample(), env.action_space.sample()
     for name, one, rows in (("obs", obs, dataset.obs), ("actions", action, dataset.actions)):
         wanted, found = jax.tree.map(np.shape, one), jax.tree.map(lambda x: x.shape[1:], rows)
@@ -176,6 +180,18 @@ def check_widths(task: Task, dataset: Any) -> None:
             raise ValueError(
                 f"the data's `{name}` have shape {found} in a row, but `{task.name}` has {wanted}. "
                 "Are they data of another task, or is a wrapper missing in its `make_env`?"
+            )
+    if isinstance(space, gymnasium.spaces.Box):
+        used = np.asarray(dataset.actions)[np.asarray(dataset.episode_end) == 0]
+        slack = 1e-5 * (1 + np.abs(used).max(initial=0))
+        outside = ((used < space.low - slack) | (used > space.high + slack)).any(axis=0)
+        for i in np.flatnonzero(outside)[:1]:
+            warnings.warn(
+                f"the data's `actions` go from {used[:, i].min():g} to {used[:, i].max():g} in "
+                f"dimension {i}, and `{task.name}` takes {space.low.flat[i]:g} to "
+                f"{space.high.flat[i]:g}: are they of another scale? Others are clipped when they "
+                "are executed.",
+                stacklevel=2,
             )
 
 

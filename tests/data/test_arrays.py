@@ -87,7 +87,7 @@ def test_the_chunks_of_transitions_are_those_of_a_loop_reward_by_reward():
 def test_the_sentence_counts_episodes_transitions_and_ends():
     text = describe(from_episodes(episodes()))
     assert text.startswith("11 states, 8 transitions, 3 episodes; 2 transitions ended the task")
-    assert text.endswith("Actions reach 1.96026, beyond [-1, 1]: normalise them.")
+    assert text.endswith("Actions reach 1.96026: they want `normalise_actions`.")
     one = from_transitions(np.eye(3), np.eye(3), np.ones(3), np.zeros(3), np.zeros(3))
     assert "no end inside is marked, so all rows are one episode" in describe(one)
 

@@ -137,3 +137,21 @@ def test_a_feature_of_lerobot_that_is_no_feature_is_left_out(tmp_path):
     info["features"]["observation.note"] = "a text"
     path.write_text(json.dumps(info))
     assert_same_chunks(open_dataset(source)[0], recorded)
+
+
+def test_a_d4rl_file_that_does_not_say_where_episodes_end_is_refused_or_warned_of(tmp_path):
+    h5py = pytest.importorskip("h5py")
+
+    def written(**fields):
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            for name, field in fields.items():
+                file[name] = np.asarray(field, np.float32)
+        return open_dataset(tmp_path / "a.hdf5")[0]
+
+    flat = {"observations": np.eye(6), "actions": np.ones((6, 1)), "rewards": np.ones(6)}
+    ends = np.isin(np.arange(6), [2])
+    with pytest.raises(DatasetError, match="nothing says where one episode ends"):
+        written(**flat, terminals=np.zeros(6))
+    with pytest.warns(UserWarning, match="has no `timeouts`: all rows up to a terminal"):
+        written(**flat, terminals=ends)
+    assert written(**flat, terminals=np.zeros(6), timeouts=ends).episode_end.sum() == 2

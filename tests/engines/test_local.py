@@ -171,3 +171,22 @@ def test_workers_share_the_memory_of_a_gpu(monkeypatch):
     assert float(share) == pytest.approx(0.3) and name not in os.environ
     monkeypatch.setenv(name, "0.7")
     assert dict(Local(2).map(cells.environment, [name, "HOME"]))[name] == "0.7", "what was chosen"
+
+
+def test_kept_workers_are_the_same_for_several_maps_and_end_with_the_block():
+    with Local(2).kept() as engine:
+        first = {pid for _, pid in engine.map(cells.pid, range(40))}
+        again = {pid for _, pid in engine.map(cells.pid, range(40))}
+        assert first == again and len(first) == 2 and os.getpid() not in first
+        assert dict(engine.map(cells.pid, "a"))["a"] in first  # one cell goes to them too
+    assert not multiprocessing.active_children()
+
+
+def test_kept_workers_end_with_an_exception_and_new_ones_take_their_place():
+    with Local(2).kept() as engine:
+        before = {pid for _, pid in engine.map(cells.pid, range(40))}
+        with pytest.raises(LookupError, match="no such cell"):
+            list(engine.map(cells.raise_or_sleep, ["sleep", "raise", "sleep"]))
+        assert not multiprocessing.active_children()
+        assert not before & {pid for _, pid in engine.map(cells.pid, range(40))}
+    assert not multiprocessing.active_children()

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from qgf_eqx import cli
-from qgf_eqx.evaluate import Task
-from qgf_eqx.evaluate.task import dataset_of
+from qgf_eqx.evaluate import Task, load_policy, method
+from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
+from qgf_eqx.evaluate.task import check_widths, dataset_of
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -139,3 +142,44 @@ if __name__ == "__main__":
     here = Path(__file__).parent
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here)
     assert found.returncode == 0 and found.stdout == "[6, 6]\n", found.stderr
+
+
+def test_the_trained_policy_is_one_function_that_acts_as_evaluate_plays(run):
+    """Real observations in, real actions out, clipped to the environment's bounds."""
+    import toy
+
+    sampler = method("qgf", weight=50.0, steps=2)  # so strong that it ends at the bounds
+    act, key = load_policy(run, sampler), jax.random.key(3)
+    obs = toy.Array().reset(seed=1)[0]
+    chunk = act(obs.astype(float), key)
+    source = Run(str(run), checkpoint_sha256(run)).load()
+    one = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 5), 0)
+    played = source.act_of(sampler, 7, -np.ones(1, np.float32), np.ones(1, np.float32))
+    inside = played(jnp.asarray(obs)[None], jnp.array([5], jnp.uint32), 0)[0]
+    np.testing.assert_allclose(act(obs, one), inside, rtol=1e-5, atol=1e-6)
+    assert chunk.shape == inside.shape and np.abs(chunk).max() <= 1 and np.abs(inside).max() > 0.9
+    wide = load_policy(run, sampler, task=Task("wide", toy.Line))(obs, key)
+    assert 1 < np.abs(wide).max() <= 2
+
+
+def test_what_would_be_noticed_after_hours_is_noticed_before(tmp_path, capsys, monkeypatch):
+    import toy
+
+    monkeypatch.setattr(toy, "make_task", lambda: Task("silent", toy.Line))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--env", "toy:make_task", *SMALL, "--run-dir", str(tmp_path / "run")])
+    assert stop.value.code == 2 and 'does not report `info["success"]`' in capsys.readouterr().err
+    (tmp_path / "runs" / "seed0").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", str(tmp_path / "runs")])
+    assert "is no training run, and holds some: name" in capsys.readouterr().err
+
+
+def test_actions_beyond_the_tasks_bounds_are_warned_of():
+    import toy
+
+    recorded = toy.recorded()
+    far = recorded._replace(actions=np.asarray(recorded.actions) * 9)
+    with pytest.warns(UserWarning, match="`array` takes -1 to 1: are they of another scale"):
+        check_widths(Task("array", toy.Array), far)
+    check_widths(Task("array", toy.Array), recorded)

@@ -23,7 +23,7 @@ def played(monkeypatch, tmp_path):
     """Evaluations of a run, with roll-outs that are made up; the cells that were played."""
     cells = []
 
-    def play(source, task, seed, record, cell):
+    def play(call, source, task, seed, record, cell):
         cells.append(cell[2])
         if cell[2][0] in killed:
             raise KeyboardInterrupt

@@ -1,5 +1,9 @@
 """HDF5 files in D4RL's layout: flat arrays; `terminals` end the task, `timeouts` the clock."""
 
+import warnings
+
+import numpy as np
+
 from .._dataset import Dataset
 from .._error import DatasetError
 from ..arrays import from_transitions
@@ -23,6 +27,7 @@ def load(source: object) -> tuple[Dataset, str]:
         terminals = read(file["terminals"]).reshape(-1)
         timeouts = read(file["timeouts"]).reshape(-1) if "timeouts" in file else 0 * terminals
         following = read(file["next_observations"]) if "next_observations" in file else None
+        _check_ends(source, terminals, "timeouts" in file or following is not None)
         dataset = from_transitions(
             read(file["observations"]),
             read(file["actions"]),
@@ -32,9 +37,25 @@ def load(source: object) -> tuple[Dataset, str]:
             following,
         )
     return dataset, (
-        "read as D4RL: `terminals` ended the task, `timeouts` the recording; "
+        "read as D4RL: `terminals` ended the task, `timeouts` the recording (if they are there); "
         + ("next states are recorded" if following is not None else _WITHOUT)
     )
+
+
+def _check_ends(source: object, terminals: np.ndarray, sure: bool) -> None:
+    """Where nothing says where episodes end, they would be joined."""
+    if not (sure or terminals[:-1].any()):
+        raise DatasetError(
+            f"{source} has no `timeouts`, no `next_observations`, and no end in `terminals`: "
+            "nothing says where one episode ends and the next begins. Write `timeouts`, 1 in the "
+            "last row of each episode; for a single episode, all 0 but the last."
+        )
+    if not sure:
+        warnings.warn(
+            f"{source} has no `timeouts`: all rows up to a terminal are taken for one episode. If "
+            "the clock ended some, write `timeouts`, 1 in their last rows.",
+            stacklevel=4,
+        )
 
 
 _WITHOUT = "next states are not recorded, so the last action before a timeout is not used"

@@ -31,7 +31,8 @@ def env_id(env_name: str) -> str:
     if "singletask" not in parts or parts.index("singletask") < 2:
         raise DatasetError(
             f"`{env_name}` is not a single-task environment, so it has no rewards. Use a name like "
-            "`cube-single-play-singletask-task2-v0` (tasks 1 to 5)."
+            "`cube-single-play-singletask-task2-v0` (tasks 1 to 5), or, for a task of your own, "
+            "`module:function`."
         )
     at = parts.index("singletask")
     name = "-".join(parts[: at - 1] + parts[at:])

@@ -1,0 +1,52 @@
+"""Progress of long work: a bar on a terminal, a line every half minute in a log."""
+
+import sys
+from typing import Any
+
+
+def bar(
+    total: int,
+    what: str,
+    unit: str,
+    *,
+    show: bool,
+    initial: int = 0,
+    position: int = 0,
+    scale: bool = False,
+) -> Any:
+    """A `tqdm` bar, on stderr.
+
+    **Arguments:**
+
+    - `total`, `initial`: of the units, and how many of them were done before.
+    - `what`, `unit`: in words.
+    - `show`: whether it is shown at all.
+    - `scale`: whether thousands are `k`.
+    - `position`: the line on the terminal, where several bars are shown.
+    """
+    from tqdm import tqdm
+
+    options: dict[str, Any] = {"total": total, "initial": initial, "desc": what}
+    options |= {"unit": f" {unit}", "position": position, "disable": not show, "unit_scale": scale}
+    if not sys.stderr.isatty():
+        options |= {
+            "file": _Lines(),
+            "mininterval": 30.0,
+            "delay": 30.0,
+            "ascii": True,
+            "ncols": 80,
+        }
+        options["position"] = 0
+    return tqdm(**options)
+
+
+class _Lines:
+    """stderr, on which what would overwrite a line is a line of its own."""
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text:
+            print(text, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
