@@ -2,8 +2,9 @@
 
 import atexit
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,10 +12,10 @@ from uuid import uuid4
 from .._progress import bar
 from .._types import Critic, Policy
 from ..engines import Engine, Local
-from ._outcomes import Outcomes, task_key
+from ._outcomes import Outcomes, described, task_key
 from ._rollout import Act, Episode, action_bounds, check_numbers, check_outcome, rollout
 from ._sources import InMemory, Run, as_source
-from .sampler import Sampler
+from .sampler import Sampler, takes_weights
 from .statistics import paired_difference
 from .task import Task, make_seed, task_of
 
@@ -94,7 +95,8 @@ def evaluate(
                 done |= {(i, e.number): e for e in episodes}
                 shown.update(len(episodes))
         finally:
-            _forget()
+            if engine is None:  # with an engine there may be more to come
+                forget()
     return [[done[i, number] for number in numbers] for i in range(len(samplers))]
 
 
@@ -122,25 +124,25 @@ _CALL: list[Any] = ["", None]
 
 
 def _begin(call: str, task: Task | str) -> None:
-    if _CALL[0] != call:
-        _load.cache_clear()
-        _ACTS.clear()
-        if _CALL[1] != task:  # environments take seconds: those of the same task stay
-            _named_task.cache_clear()
-            _CHECKED.clear()
-            close_environments()
-        _CALL[:] = [call, task]
+    if _CALL[0] != call and _CALL[1] != task:  # those of the same task stay: they take seconds
+        _named_task.cache_clear()
+        _CHECKED.clear()
+        close_environments()
+    _CALL[:] = [call, task]
 
 
-_ACTS: dict[int, Act] = {}
-"""Of this process, by the position of their sampler, which need not be hashable."""
+_ACTS: dict[Any, Callable] = {}
+"""Of this process: compiled, by source, seed and what a method is made of, but for its weight."""
 
 
 def _act(source: Run | InMemory, position: int, sampler: Sampler, seed: int, name: str) -> Act:
-    if position not in _ACTS:
+    kind = type(sampler.weight)(1.0) if takes_weights(sampler) else sampler.weight
+    what = described(dataclasses.replace(sampler, weight=kind))
+    key = source, seed, name, (_CALL[0], position) if what is None else tuple(what)
+    if key not in _ACTS:
         low, high = action_bounds(_ENVIRONMENTS[name][0].action_space)
-        _ACTS[position] = _load(source).act_of(sampler, seed, low, high)
-    return _ACTS[position]
+        _ACTS[key] = _load(source).compiled(sampler, seed, low, high)
+    return functools.partial(_ACTS[key], sampler.weight)
 
 
 @functools.cache
@@ -201,7 +203,8 @@ def close_environments() -> None:
     _ENVIRONMENTS.clear()
 
 
-def _forget() -> None:
+def forget() -> None:
+    """Closes and forgets what this process made for evaluations."""
     for cached in (_load, _named_task):
         cached.cache_clear()
     _ACTS.clear()

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from .._types import Critic, Policy
 from ._outcomes import FILE, Outcomes
 from ._rollout import Act
-from .sampler import Reduced, Sampler, make_act
+from .sampler import Reduced, Sampler, compile_act
 
 
 @dataclass(frozen=True)
@@ -87,18 +88,23 @@ class InMemory:
 
     def act_of(self, sampler: Sampler, seed: int, low: Any, high: Any) -> Act:
         """The compiled sampler of a method, or the act function: in the environment's units."""
+        return partial(self.compiled(sampler, seed, low, high), sampler.weight)
+
+    def compiled(self, sampler: Sampler, seed: int, low: Any, high: Any) -> Callable:
+        """`act_of`, as a function of the weight too: of all weights of the sampler's kind."""
         if self.act is not None:
-            return self.act
+            own = self.act
+            return lambda weight, obs, numbers, count: own(obs, numbers, count)
         if self.policy is None or self.critic is None:
             raise ValueError("`source` needs a policy and a critic.")
         values = getattr(self.critic, "values", None)
         critic = self.critic if values is None else sampler.critic(values)
         low, high = self.bounds(low, high)
-        act = make_act(self.policy, critic, sampler, seed=seed, low=low, high=high)
+        act = compile_act(self.policy, critic, sampler, seed=seed, low=low, high=high)
         if getattr(self.units, "actions", None) is None:
             return act
         to_action = jax.jit(self.units.to_action)
-        return lambda obs, numbers, count: to_action(act(obs, numbers, count))
+        return lambda *arguments: to_action(act(*arguments))
 
 
 def as_source(source: Any, sha256: str | None = None) -> Run | InMemory:

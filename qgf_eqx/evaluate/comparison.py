@@ -21,7 +21,7 @@ from ..weights import LinearDecay
 from ._auto import EXTENSIONS, weights_around
 from ._auto import WEIGHTS as WEIGHTS
 from ._judge import ByRun, compared, judge_of
-from ._play import evaluate
+from ._play import evaluate, forget
 from ._rows import Comparison, Row, Tuned
 from ._runs import PER_RUN as PER_RUN
 from ._runs import REPORT_FROM as REPORT_FROM
@@ -181,8 +181,11 @@ def _kept(engine: Engine | None, processes: int | None) -> Iterator[dict[str, An
     if engine is not None:
         yield {"engine": engine}
         return
-    with Local(processes).kept() as workers:
-        yield {"processes": processes, "engine": workers}
+    try:
+        with Local(processes).kept() as workers:
+            yield {"processes": processes, "engine": workers}
+    finally:
+        forget()
 
 
 _Played: TypeAlias = tuple[Sampler, ByRun]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -117,11 +118,36 @@ def make_act(
     - `seed`: of the noise.
     - `low`, `high`: of the actions; they broadcast to the policy's `action_shape`.
     """
+    act = compile_act(policy, critic, sampler, seed=seed, low=low, high=high)
+    return partial(act, sampler.weight)
+
+
+def takes_weights(sampler: Sampler) -> bool:
+    """Whether one program draws with every weight of the sampler's kind, which is then its
+    argument. A weight of 0 is a program of its own: it asks no critic."""
+    weight = sampler.weight
+    constant = isinstance(weight, float | int) and weight != 0
+    return sampler.draw is sample and (constant or isinstance(weight, LinearDecay))
+
+
+def compile_act(
+    policy: Policy,
+    critic: Critic,
+    sampler: Sampler,
+    *,
+    seed: int,
+    low: Any = -1.0,
+    high: Any = 1.0,
+) -> Callable[[Any, Any, Any, Any], Any]:
+    """`make_act`, as a function of the weight too: `(weight, obs, numbers, count)`. Arguments as
+    for `make_act`; a weight that is no argument of the program (`takes_weights`) is ignored."""
     if not isinstance(critic, Bounded):
         critic = bounded(critic, jnp.asarray(low), jnp.asarray(high))
 
     @jax.jit
-    def act(obs, numbers, count):
+    def act(given, obs, numbers, count):
+        weight = given if takes_weights(sampler) else sampler.weight
+
         def one(obs, number):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), count)
             return sampler.draw(
@@ -130,11 +156,13 @@ def make_act(
                 obs,
                 key,
                 guidance=sampler.guidance,
-                weight=sampler.weight,
+                weight=weight,
                 steps=sampler.steps,
                 best_of=sampler.best_of,
             )
 
         return jax.vmap(one)(obs, numbers)
 
-    return act
+    if takes_weights(sampler):
+        return act
+    return lambda weight, obs, numbers, count: act(0.0, obs, numbers, count)
