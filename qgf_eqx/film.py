@@ -92,8 +92,10 @@ def film(
     `MUJOCO_GL` says otherwise.
     """
     path = Path(path)
-    if not methods or not numbers or fps < 1 or (stride is not None and stride < 1):
-        raise ValueError("`methods`, `numbers`, `stride` and `fps` must not be empty or zero.")
+    if not methods:
+        raise ValueError("`methods` is empty: name at least one, such as flow or qgf.")
+    if not numbers or fps < 1 or (stride is not None and stride < 1):
+        raise ValueError("`numbers`, `stride` and `fps` must not be empty or zero.")
     if path.suffix not in _MOST_PIXELS:
         raise ValueError(f"`path` must end in .webp or .gif, got {path.name}.")
     for name, panels, size in (("numbers", numbers, "width"), ("methods", methods, "height")):

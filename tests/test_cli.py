@@ -153,7 +153,7 @@ def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys
         (["diagnose", "{run}", "--out", "e.txt"], "`out` must end in .png or .svg or .pdf"),
         (["diagnose", "nowhere"], "nowhere is not a folder"),
         (["film", "{run}", "--episodes", "0"], "`episodes` must be at least 1"),
-        (["film", "{run}", "--methods"], "`methods` must be at least 1"),
+        (["film", "{run}", "--methods"], "`methods` is empty: name at least one"),
         (["film", "{run}", "--weight", "nan"], "`weight` must be a finite number"),
         (["film", "{run}", "--first", "-1"], "`first` must be at least 0"),
         (["film", "{run}", "--episodes", "52"], "51 fit into a .webp"),

@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None, *, ready: Callable[[], None] = lamb
         raise SystemExit(complain(sentence, 1)) from None
     except KeyboardInterrupt:
         sentence = (
-            "interrupted. `collect`, `train`, `evaluate` and `choose` go on where they were, the "
-            "others begin again."
+            "interrupted. The same command goes on where it was (`diagnose`, `analyse`, `film` and "
+            "`choose --budget` begin again)."
         )
         raise SystemExit(complain(sentence, 130)) from None
     except Exception as error:

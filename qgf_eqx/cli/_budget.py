@@ -27,20 +27,19 @@ def choose_offline(
 ) -> None:
     """The strongest weight within a budget of distance or KL divergence to the plain flow."""
     estimator, start = estimator_of(method, steps=flow.steps), time.perf_counter()
-    options = grid.options
-    weights, decays = options["weights"], options["decays"]
-    if weights is not None:
-        check_weights([*weights, *decays])
+    given, decays = grid.options["weights"], grid.options["decays"]
+    if given is not None:
+        check_weights([*given, *decays])
     (policy, critic, *_), obs = open_offline(run, observations, flow, recorded)
-    if weights is None:
-        weights = grid_around(first_weight(policy, critic, obs))
+    around = given if given is not None else grid_around(first_weight(policy, critic, obs))
+    weights = [*around, *decays]
     kind = {"distance": analysis.flow_distance, "kl": analysis.flow_kl}[measure]
     found = analysis.choose_weight(
         policy,
         critic,
         obs,
         jax.random.key(0),
-        weights=[*weights, *decays],
+        weights=weights,
         budget=budget,
         measure=jax.tree_util.Partial(kind, steps=flow.steps),
         guidance=estimator,

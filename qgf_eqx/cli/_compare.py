@@ -35,10 +35,10 @@ def evaluate(
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
         flow: How an action is drawn.
-        task: Another one.
+        task: Where it is not the runs' own.
         out: The results file; the figures are named after it. Default: results.json in the first
             run's folder.
-        workers: How many.
+        workers: How many processes.
         common: What every verb has.
     """
     check_folders(*runs)
@@ -99,9 +99,9 @@ def choose(
         measure: Offline: of what the budget is.
         observations: Offline: how many, from the validation data.
         flow: How an action is drawn.
-        task: Another one.
+        task: Where it is not the runs' own.
         data: Offline: where observations are.
-        workers: How many.
+        workers: How many processes.
         common: What every verb has.
     """
     check_folders(*runs)
@@ -169,7 +169,7 @@ def film(
         episodes: The columns.
         first: The first episode's number. Default: the first of those that `evaluate` reports.
         flow: How an action is drawn.
-        task: Another one.
+        task: Where it is not the runs' own.
         out: The film, .webp or .gif. Default: film.webp in the run's folder.
         common: What every verb has.
     """

@@ -29,7 +29,7 @@ def demo(
         task: Which of the two.
         out: Folder for the results. Default: runs/<task>.
         data: Where the data are, or will be.
-        workers: How many.
+        workers: How many processes.
         common: What every verb has.
     """
     at_least(1, processes=workers.processes)
@@ -67,7 +67,7 @@ def collect(
             Meta-World 200 at most); a tenth more is made for validation. OGBench's public files
             have a million or more.
         seed: Of every random choice.
-        workers: How many.
+        workers: How many processes.
         common: What every verb has.
     """
     at_least(1, transitions=transitions, processes=workers.processes)

@@ -28,7 +28,7 @@ def as_arguments() -> Iterator[None]:
 
 
 def check_task(text: str | None) -> None:
-    """Refuses what is no task."""
+    """Refuses a name that is not a task's."""
     if text is not None:
         from ..evaluate import task_of
 
@@ -44,7 +44,7 @@ def at_least(least: int, **counts: int | None) -> None:
 
 
 def check_folders(*runs: Path) -> None:
-    """Refuses what is no folder."""
+    """Refuses paths that are not folders of training runs."""
     if not runs:
         raise ValueError("`runs` is empty: name the folder of a training run.")
     for run in runs:

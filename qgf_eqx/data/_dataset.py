@@ -7,7 +7,7 @@ import numpy as np
 
 from ._error import DatasetError
 
-Rows = dict[str, tuple[int, ...]]
+_Shapes = dict[str, tuple[int, ...]]
 
 
 class Dataset(NamedTuple):
@@ -52,7 +52,7 @@ def check_dataset(dataset: Dataset) -> None:
 _FLAT = {"rewards", "masks", "terminals", "terminated", "episode_end"}
 
 
-def check_shapes(source: object, shapes: Rows, *, end: str) -> None:
+def check_shapes(source: object, shapes: _Shapes, *, end: str) -> None:
     """**Raises:** `DatasetError` naming the field that has not the axes or rows of a dataset.
 
     **Arguments:** `source` is what the error names; `end` is the field that the others are as

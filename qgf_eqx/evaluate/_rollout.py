@@ -86,15 +86,15 @@ def rollout(
 
 
 def _warn_of_one_start(runs: Sequence["_Run"]) -> None:
-    """Many episodes from one state say as much as one; MetaWorld's once made a method look 35
+    """Many episodes that begin in one state are one sample; MetaWorld's once made a method look 35
     points better than another."""
     starts = [jax.tree.leaves(run.obs) for run in runs if run.obs is not None]
     same = max((sum(_equal(a, b) for b in starts) for a in starts), default=0)
     if same > 1 and same > len(starts) / 2:
         warnings.warn(
             f"{same} of {len(starts)} episodes of {runs[0].env} start in one state, whatever the "
-            "seed of their reset: are they one episode? If the environment draws its start when it "
-            "is made, set `new_env_each_episode=True` of the `Task`.",
+            "seed of their reset, so they count as one episode. If the environment draws its start "
+            "when it is made, set `new_env_each_episode=True` of the `Task`.",
             RuntimeWarning,
             stacklevel=3,
         )

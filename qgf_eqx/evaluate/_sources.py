@@ -58,8 +58,8 @@ class Run:
 
 @dataclass(frozen=True)
 class InMemory:
-    """A policy and a critic of the caller, or an act function; equal to nothing but its copies in
-    other processes."""
+    """A policy and a critic of the caller, or an act function. Two of these are equal only if one
+    is the other's copy, in another process say."""
 
     policy: Policy | None = field(default=None, compare=False)
     critic: Critic | None = field(default=None, compare=False)
@@ -73,7 +73,7 @@ class InMemory:
         return self
 
     def outcomes(self, task: str, seed: int, record: bool) -> Outcomes:
-        """Nothing: who knows what it is."""
+        """Nothing is kept: what is in memory has no name by which it could be known again."""
         return Outcomes(None)
 
     def task(self) -> str:
