@@ -203,9 +203,9 @@ TABLE = [
     ("learn/critics/iql.py", "objectives.iql_value(value, nets.kept, obs", "objectives.iql_value(value, critic, obs", "learn/test_loop.py::test_the_critics_updates_are_those_of_train"),
     ("learn/critics/td.py", "objectives.td_critic(member, nets.kept,", "objectives.td_critic(member, nets.trained,", "learn/test_critics.py::test_tds_target_is_the_mean_less_half_a_deviation_of_the_targets_members"),
     ("learn/loop.py", "chunk.weight * loss", "loss", "learn/test_loop.py::test_a_chunk_of_no_weight_counts_for_nothing"),
-    ("learn/loop.py", "zlib.crc32(name.encode())", "0", "learn/test_loop.py::test_seeds_in_one_program_are_seeds_apart"),
+    ("learn/loop.py", "zlib.crc32(name.encode())", "0", "learn/test_loop.py::test_learners_of_one_kind_have_networks_and_noise_of_their_own"),
     ("evaluate/_tuning.py", "        tried += todo\n", "        tried = todo\n", "evaluate/test_tuning.py::test_all_that_was_played_is_scored_again_in_every_round"),
-    ("evaluate/_policy.py", "units.to_action(action)", "action", "evaluate/test_own_task.py::test_the_trained_policy_is_one_function_that_acts_as_evaluate_plays"),
+    ("evaluate/_policy.py", "units.to_action(action)", "action", "test_units.py::test_the_policy_in_one_line_acts_in_the_environments_units_and_bounds"),
     ("evaluate/_policy.py", "nets.bounds(*action_bounds(env.action_space))", "nets.bounds(-99.0, 99.0)", "evaluate/test_own_task.py::test_the_trained_policy_is_one_function_that_acts_as_evaluate_plays"),
     ("evaluate/_tuning.py", "scores[weight] == max(scores.values())", "scores[weight] == min(scores.values())", "evaluate/test_evaluate.py::test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported"),
     # What is said of a result.

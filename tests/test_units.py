@@ -18,7 +18,7 @@ from qgf_eqx._fields import given
 from qgf_eqx._units import Spec
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
-from qgf_eqx.evaluate import Task, _offline
+from qgf_eqx.evaluate import Task, _offline, load_policy, method
 from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
 from qgf_eqx.nn import Encoded
@@ -178,6 +178,21 @@ def test_an_evaluation_acts_in_the_environments_units(run):
     assert found.shape == (2, 2, 2)
     assert (found >= low - 1e-3).all() and (found <= high + 1e-3).all()
     assert found[..., 0].min() > 400  # and not of size one
+
+
+def test_the_policy_in_one_line_acts_in_the_environments_units_and_bounds(run):
+    space = gymnasium.spaces.Box(np.float32([450, -0.02]), np.float32([560, 0.02]))
+    task = Task("line", lambda: SimpleNamespace(action_space=space, close=lambda: None))
+    sampler = method("qgf", weight=0.1, steps=3)
+    obs, key = real().obs[1], jax.random.key(4)
+    chunk = load_policy(run, sampler, task=task)(obs, key)
+    one = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 5), 0)
+    source = Run(str(run), checkpoint_sha256(run)).load()
+    played = source.act_of(sampler, 7, space.low, space.high)
+    inside = played(jnp.asarray(obs)[None], jnp.array([5], jnp.uint32), 0)[0]
+    found = load_policy(run, sampler, task=task)(obs, one)
+    np.testing.assert_allclose(found, inside, rtol=1e-4)
+    assert chunk.shape == (2, 2) and space.contains(np.asarray(chunk[0], np.float32))
 
 
 def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_units(

@@ -21,10 +21,10 @@ SMALL = {"width": 8, "depth": 2}
 
 
 def linear(slope=Q, bound=1.0, value=None):
-    """Two members: their mean is `slope a`, their minimum something else."""
-    of = lambda obs, a: jnp.stack([jnp.sum(slope * a) + 1, jnp.sum(slope * a) - 1])  # noqa: E731
-    critic = bounded(lambda obs, a: jnp.min(of(obs, a)), -bound, bound)
-    return Judges(critic, of, value)
+    """Two members of different slopes, whose mean has this one; as the critic that guides has."""
+    mean = lambda obs, a: jnp.sum(slope * a)  # noqa: E731
+    of = lambda obs, a: jnp.stack([1.5 * mean(obs, a) + 1, 0.5 * mean(obs, a) - 1])  # noqa: E731
+    return Judges(bounded(lambda obs, a: mean(obs, a) - 1, -bound, bound), of, value)
 
 
 def chunk(action=ACTION, obs=None):
@@ -267,6 +267,13 @@ def test_qams_losses_train_the_base_by_cloning_and_the_fine_flow_by_the_mean_cri
     expected = np.sum(2 * (1.2 - t) / (t + 0.2) * np.sum(np.square(g), (1, 2)))
     found = total(nets.trained, names=("adjoint_loss",))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # And where they differ, the path is the fine flow's and the adjoint pushes up the critic.
+    moved = learner.init(SPEC, jax.random.key(8)).trained[1]
+    path = memoryless_path(base, moved, jnp.ones(3), noise, jax.random.split(KEY, 3)[2], 5)
+    g = lean_adjoint(base, jnp.ones(3), path, -0.5 * jnp.ones((2, 2)))
+    wanted = adjoint_matching(base, moved, jnp.ones(3), path[:-1], g)
+    found = total((base, moved), names=("adjoint_loss",))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
     acted = learner.act(nets, judges, jnp.ones(3), KEY)
     wanted = sample(fine, judges.critic, jnp.ones(3), KEY, weight=0, steps=5)
     np.testing.assert_array_equal(acted, wanted)

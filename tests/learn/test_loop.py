@@ -149,6 +149,15 @@ def test_td_is_trained_on_the_actions_of_the_actor_that_is_named():
         Team(IQL(**SMALL), {"critic": ALL["bc"]})
 
 
+def test_learners_of_one_kind_have_networks_and_noise_of_their_own():
+    team = Team(IQL(**SMALL), {"a": ALL["bc"], "b": ALL["bc"]})
+    state = init_team(team, SPEC, KEY)
+    assert not eqx.tree_equal(state.nets["a"], state.nets["b"])
+    same = state._replace(nets={**state.nets, "b": state.nets["a"]})
+    _, metrics = update_team(team, SPEC, same, batch(), KEY)
+    assert metrics["a/flow_loss"] != metrics["b/flow_loss"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Mean(Learner):
     """A toy: the mean of the data's actions. All that a new actor needs."""
