@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import equinox as eqx
+import jax
 import optax
 
 from .._fields import Bounded
@@ -106,3 +108,8 @@ class HasPolicy(ActorLearner, Protocol):
     """An actor that is a flow, which guidance can take."""
 
     def policy(self, nets: Networks) -> Policy: ...
+
+
+def copied(model: Any) -> Any:
+    """A model with arrays of its own, since those of a state are donated."""
+    return jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, model)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 
 from ... import objectives
@@ -12,7 +11,7 @@ from ..._fields import bounded
 from ..._types import Key
 from ...data import Chunk
 from ...nn import CriticMLP, Ensemble, ValueMLP
-from .._learner import Judges, Learner, Networks, Spec
+from .._learner import Judges, Learner, Networks, Spec, copied
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,3 @@ class IQL(Learner):
     def judges(self, nets: Networks, spec: Spec) -> Judges:
         """The target critic, and the value."""
         return Judges(bounded(nets.kept, spec.low, spec.high), nets.kept.values, nets.trained[1])
-
-
-def copied(model: Any) -> Any:
-    """A model with arrays of its own, since those of a state are donated."""
-    return jax.tree.map(lambda leaf: leaf.copy() if eqx.is_array(leaf) else leaf, model)

@@ -11,8 +11,7 @@ from ..._fields import bounded
 from ..._types import Action, Key
 from ...data import Chunk
 from ...nn import CriticMLP, Ensemble, LowerBound
-from .._learner import Judges, Learner, Networks, Spec
-from .iql import copied
+from .._learner import Judges, Learner, Networks, Spec, copied
 
 
 @dataclass(frozen=True)
