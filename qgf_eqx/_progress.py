@@ -3,6 +3,9 @@
 import sys
 from typing import Any
 
+SECONDS = 30.0
+"""Between two lines of a log."""
+
 
 def bar(
     total: int,
@@ -31,8 +34,8 @@ def bar(
     if not sys.stderr.isatty():
         options |= {
             "file": _Lines(),
-            "mininterval": 30.0,
-            "delay": 30.0,
+            "mininterval": SECONDS,
+            "delay": SECONDS,
             "ascii": True,
             "ncols": 80,
         }

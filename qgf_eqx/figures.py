@@ -204,7 +204,7 @@ def _open(run: str | Path, reduce: Callable) -> tuple[Policy, Bounded, Task]:
             f"{run} normalises actions, and the analyses compare its actions with the data's: name "
             "a run with `normalise_actions` none."
         )
-    policy, critic, _, task = open_offline(run, reduce)
+    (policy, critic, _, task), _ = open_offline(run, reduce)
     return policy, critic, task
 
 

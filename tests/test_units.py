@@ -201,7 +201,7 @@ def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_
     space = gymnasium.spaces.Box(-3, 2, (2,))
     task = Task("line", lambda: SimpleNamespace(action_space=space, close=lambda: None))
     monkeypatch.setattr(_offline, "task_of", lambda _: task)
-    _, critic, values, found = _offline.open_offline(run, jnp.min)
+    (_, critic, values, found), _ = _offline.open_offline(run, jnp.min)
     obs = _offline.observations(real(), 3)
     from_action = load_units(run).from_action
     np.testing.assert_array_equal(critic.high, from_action(2 * np.ones(2, np.float32)))

@@ -22,5 +22,5 @@ def open_offline(
     run: Path, count: int, flow: Drawing, recorded: DataFiles
 ) -> tuple[offline.Offline, Any]:
     """The networks, and observations of the validation data, or of the data that are named."""
-    found = offline.open_offline(run, flow.reduction)
+    found, _ = offline.open_offline(run, flow.reduction)
     return found, offline.observations(dataset_for(found.task, recorded, "val"), count)

@@ -25,23 +25,26 @@ class Offline(NamedTuple):
     values: Callable
     """Every member's value."""
     task: Task
-    """Which it was trained on."""
 
 
-def open_offline(run: str | Path, reduce: Callable) -> Offline:
-    """The networks of a run; makes an environment, for the bounds of its actions.
+def open_offline(
+    run: str | Path, reduce: Callable, task: Task | str | None = None
+) -> tuple[Offline, Any]:
+    """The networks of a run on its own task, or another, and their `train.Units`; makes an
+    environment, for the bounds of those.
 
     **Raises:** `CheckpointError` if there is no intact checkpoint.
     """
     from ..train import load_nets, load_units
 
     (nets, config), units = load_nets(run), load_units(run)
-    task = task_of(config.env)
+    task = config.env if task is None else task
+    task = task_of(task) if isinstance(task, str) else task
     with closing(task.make_env()) as env:
         edges = action_bounds(env.action_space)
     low, high = (units.from_action(jnp.asarray(edge)) for edge in edges)
     critic = bounded(target_critic(nets, reduce), low, high)
-    return Offline(nets.policy, critic, nets.target.values, task)
+    return Offline(nets.policy, critic, nets.target.values, task), units
 
 
 def observations(dataset: Any, count: int) -> Any:

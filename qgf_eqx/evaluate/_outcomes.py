@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import MethodType
@@ -99,6 +100,13 @@ def _source(module: str) -> str:
     path = getattr(sys.modules.get(module), "__file__", None)
     if module.partition(".")[0] in ("qgf_eqx", "jax") or path is None:
         return ""
+    found = Path(path).stat()
+    return _sha256(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache
+def _sha256(path: str, *changed: int) -> str:
+    """Of a file, which is read again if it has changed: asked once an episode."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

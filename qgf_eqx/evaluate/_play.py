@@ -109,7 +109,7 @@ def _play(
     cell: tuple[int, Sampler, tuple[int, ...]],
 ) -> list[Episode]:
     position, sampler, numbers = cell
-    _begin(call, task)
+    _begin(call, source, task)
     known = _task(task)
     envs = environments(known, numbers, seed)
     act = _act(source, position, sampler, seed, known.name)
@@ -123,11 +123,11 @@ _CALL: list[Any] = ["", None]
 """The evaluation that this process plays for, and its task: a worker may stay for several."""
 
 
-def _begin(call: str, task: Task | str) -> None:
-    if _CALL[0] != call and _CALL[1] != task:  # those of the same task stay: they take seconds
-        _named_task.cache_clear()
-        _CHECKED.clear()
-        close_environments()
+def _begin(call: str, source: Run | InMemory, task: Task | str) -> None:
+    """Forgets what is not of this evaluation. What is of the same task, and programs of runs, stay:
+    they take seconds."""
+    if _CALL[0] != call and (_CALL[1] != task or isinstance(source, InMemory)):
+        forget()
     _CALL[:] = [call, task]
 
 
@@ -138,7 +138,7 @@ _ACTS: dict[Any, Callable] = {}
 def _act(source: Run | InMemory, position: int, sampler: Sampler, seed: int, name: str) -> Act:
     kind = type(sampler.weight)(1.0) if takes_weights(sampler) else sampler.weight
     what = described(dataclasses.replace(sampler, weight=kind))
-    key = source, seed, name, (_CALL[0], position) if what is None else tuple(what)
+    key = source, seed, (_CALL[0], position) if what is None else tuple(what)
     if key not in _ACTS:
         low, high = action_bounds(_ENVIRONMENTS[name][0].action_space)
         _ACTS[key] = _load(source).compiled(sampler, seed, low, high)

@@ -1,20 +1,16 @@
 """A trained policy as one function: what `evaluate` plays, for a program of one's own."""
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .._fields import bounded
 from .._types import Action, Key, Obs
-from ._rollout import action_bounds, as_inputs
-from ._sources import as_source
+from ._offline import open_offline
+from ._rollout import as_inputs
 from .sampler import Sampler
-from .task import Task, task_of
+from .task import Task
 
 
 def load_policy(
@@ -39,31 +35,11 @@ def load_policy(
 
     **Raises:** `CheckpointError` if there is no intact checkpoint.
     """
-    source = as_source(str(run))
-    task = source.task() if task is None else task
-    task = task_of(task) if isinstance(task, str) else task
-    nets = source.load()
-    with closing(task.make_env()) as env:
-        low, high = nets.bounds(*action_bounds(env.action_space))
-    policy, ensemble, units = nets.policy, nets.critic, nets.units
-    critic = bounded(sampler.critic(ensemble.values), jnp.asarray(low), jnp.asarray(high))  # type: ignore[union-attr]
-
-    @jax.jit
-    def draw(obs: Any, key: Key) -> Action:
-        action = sampler.draw(
-            policy,  # type: ignore[arg-type]
-            critic,
-            obs,
-            key,
-            guidance=sampler.guidance,
-            weight=sampler.weight,
-            steps=sampler.steps,
-            best_of=sampler.best_of,
-        )
-        return action if units is None else units.to_action(action)
+    (policy, critic, *_), units = open_offline(run, sampler.reduce, task)
+    draw = jax.jit(lambda obs, key: units.to_action(sampler(policy, critic, obs, key)))
 
     def act(obs: Obs, key: Key) -> Action:
-        one = jax.tree.map(lambda leaf: np.asarray(leaf), obs)
-        return draw(jax.tree.map(lambda leaf: leaf[0], as_inputs([one])), key)
+        batch = as_inputs([jax.tree.map(np.asarray, obs)])
+        return draw(jax.tree.map(lambda leaf: leaf[0], batch), key)
 
     return act

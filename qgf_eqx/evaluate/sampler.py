@@ -69,6 +69,21 @@ class Sampler:
         """The critic that an ensemble's values make by `reduce`."""
         return Reduced(values, self.reduce)
 
+    def __call__(
+        self, policy: Policy, critic: Critic, obs: Obs, key: Key, *, weight: Any = None
+    ) -> Action:
+        """One action of the method for one observation; with its own weight, or another."""
+        return self.draw(
+            policy,
+            critic,
+            obs,
+            key,
+            guidance=self.guidance,
+            weight=self.weight if weight is None else weight,
+            steps=self.steps,
+            best_of=self.best_of,
+        )
+
 
 def _on_the_grid(estimator: Guidance, steps: int) -> Guidance:
     """The estimator, and what it is made `like`, with the flow's steps where that is missing."""
@@ -150,16 +165,7 @@ def compile_act(
 
         def one(obs, number):
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), count)
-            return sampler.draw(
-                policy,
-                critic,
-                obs,
-                key,
-                guidance=sampler.guidance,
-                weight=weight,
-                steps=sampler.steps,
-                best_of=sampler.best_of,
-            )
+            return sampler(policy, critic, obs, key, weight=weight)
 
         return jax.vmap(one)(obs, numbers)
 
