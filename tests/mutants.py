@@ -205,8 +205,8 @@ TABLE = [
     ("learn/loop.py", "chunk.weight * loss", "loss", "learn/test_loop.py::test_a_chunk_of_no_weight_counts_for_nothing"),
     ("learn/loop.py", "zlib.crc32(name.encode())", "0", "learn/test_loop.py::test_learners_of_one_kind_have_networks_and_noise_of_their_own"),
     ("evaluate/_tuning.py", "        tried += todo\n", "        tried = todo\n", "evaluate/test_tuning.py::test_all_that_was_played_is_scored_again_in_every_round"),
-    ("evaluate/_policy.py", "units.to_action(action)", "action", "test_units.py::test_the_policy_in_one_line_acts_in_the_environments_units_and_bounds"),
-    ("evaluate/_policy.py", "nets.bounds(*action_bounds(env.action_space))", "nets.bounds(-99.0, 99.0)", "evaluate/test_own_task.py::test_the_trained_policy_is_one_function_that_acts_as_evaluate_plays"),
+    ("evaluate/_policy.py", "units.to_action(sampler(policy, critic, obs, key))", "sampler(policy, critic, obs, key)", "test_units.py::test_the_policy_in_one_line_acts_in_the_environments_units_and_bounds"),
+    ("evaluate/_offline.py", "(units.from_action(jnp.asarray(edge)) for edge in edges)", "(jnp.asarray(-99.0), jnp.asarray(99.0))", "evaluate/test_own_task.py::test_the_trained_policy_is_one_function_that_acts_as_evaluate_plays"),
     ("evaluate/_tuning.py", "scores[weight] == max(scores.values())", "scores[weight] == min(scores.values())", "evaluate/test_evaluate.py::test_the_best_weight_of_the_tuning_episodes_is_the_one_that_is_reported"),
     # What is said of a result.
     ("analysis.py", "norm(added) / norm(v)", "norm(g) / norm(v)", "test_analysis.py::test_diagnostics_by_hand"),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from qgf_eqx import cli
-from qgf_eqx.evaluate import Task, load_policy, method
+from qgf_eqx.engines import Local
+from qgf_eqx.evaluate import Return, Task, evaluate, load_policy, method
 from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
 from qgf_eqx.evaluate.task import check_widths, dataset_of
 
@@ -183,3 +185,23 @@ def test_actions_beyond_the_tasks_bounds_are_warned_of():
     with pytest.warns(UserWarning, match="`array` takes -1 to 1: are they of another scale"):
         check_widths(Task("array", toy.Array), far)
     check_widths(Task("array", toy.Array), recorded)
+
+
+def test_an_engine_that_stays_takes_nothing_of_a_task_for_another_of_its_name(run):
+    """The second takes smaller actions: its program has other bounds."""
+    import toy
+
+    class Narrow(toy.Array):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.action_space = gymnasium.spaces.Box(-0.1, 0.1, (1,))
+
+    tasks = [Task("same", kind, Return()) for kind in (toy.Array, Narrow)]
+    seen, options = [], {"progress": False, "resume": False}
+    for engine in (Local(1), None):
+        found = []
+        for task in tasks:
+            sampler = method("qgf", weight=50.0, steps=2)
+            found += evaluate(str(run), [sampler], range(3), task=task, engine=engine, **options)
+        seen.append(found)
+    assert seen[0] == seen[1] and seen[0][0] != seen[0][1]
