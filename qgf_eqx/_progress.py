@@ -31,16 +31,14 @@ def bar(
 
     options: dict[str, Any] = {"total": total, "initial": initial, "desc": what}
     options |= {"unit": f" {unit}", "position": position, "disable": not show, "unit_scale": scale}
-    if not sys.stderr.isatty():
-        options |= {
-            "file": _Lines(),
-            "mininterval": SECONDS,
-            "delay": SECONDS,
-            "ascii": True,
-            "ncols": 80,
-        }
-        options["position"] = 0
-    return tqdm(**options)
+    if sys.stderr.isatty():
+        return tqdm(**options)
+
+    class Log(tqdm):
+        monitor_interval = 0  # the thread that would draw it again every ten seconds
+
+    options |= {"file": _Lines(), "mininterval": SECONDS, "delay": SECONDS, "position": 0}
+    return Log(**options, ascii=True, ncols=100)
 
 
 class _Lines:
