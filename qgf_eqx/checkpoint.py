@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,48 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used: the sentence says what differs, and the next step."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a checkpoint holds, read and checked once."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    """By their names in the tree."""
+    header: dict[str, Any]
+    sha256: str
+    """Of the file, as `sha256sum` prints it."""
+
+    @property
+    def metadata(self) -> dict:
+        """The caller's."""
+        return self.header["metadata"]
+
+    def into(self, like: _Tree) -> _Tree:
+        """The saved arrays in a tree just like the one that was saved; see `load`."""
+        arrays, path = self.arrays, self.path
+        expected = _named_arrays(like)
+        for name in [*expected, *arrays]:
+            found = _describe(arrays.get(name))
+            wanted = _describe(expected.get(name))
+            if found != wanted:
+                raise CheckpointError(
+                    f"{path} does not fit: `{name}` is {found} in the file, but {wanted} in the "
+                    "model. Build the model with the settings it was trained with."
+                )
+        change = _first_change(self.header, like)
+        if change:
+            raise CheckpointError(
+                f"{path} was saved from a model that differs in its static parts: {change}. Build "
+                "the model with the settings it was trained with."
+            )
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+        filled = [
+            _like(leaf, arrays[jax.tree_util.keystr(place)]) if is_array(leaf) else leaf
+            for place, leaf in leaves
+        ]
+        return jax.tree_util.tree_unflatten(treedef, filled)
+
+
 def save(path: str | Path, tree: Any, metadata: dict) -> None:
     """Writes the arrays of a PyTree, and JSON metadata, to one file, atomically.
 
@@ -55,6 +98,12 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     **Raises:** `CheckpointError` for an array of another type (bfloat16, a typed key), and for
     what cannot be compared: a lambda, a function inside a function, another object.
     """
+    with write_atomically(Path(path)) as file:
+        file.write(as_bytes(tree, metadata))
+
+
+def as_bytes(tree: Any, metadata: dict) -> bytes:
+    """What `save` writes; arguments and errors as there."""
     structure = structure_of(tree)
     for where, text in structure.items():
         if text is None:
@@ -79,8 +128,7 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     header["sha256"] = _digest(arrays, header)
     # One key: safetensors does not keep the order of several, and equal trees make equal files.
     text = {"qgf_eqx": json.dumps(header, sort_keys=True)}
-    with write_atomically(Path(path)) as file:
-        file.write(safetensors.numpy.save(arrays, text))
+    return safetensors.numpy.save(arrays, text)
 
 
 def load(path: str | Path, like: _Tree) -> tuple[_Tree, dict]:
@@ -96,28 +144,17 @@ def load(path: str | Path, like: _Tree) -> tuple[_Tree, dict]:
     **Raises:** `CheckpointError` if the file is missing, damaged, of another format, or if any
     name, shape, dtype or static part differs: it names the first that does.
     """
-    arrays, header = _read(Path(path))
-    expected = _named_arrays(like)
-    for name in [*expected, *arrays]:
-        found = _describe(arrays.get(name))
-        wanted = _describe(expected.get(name))
-        if found != wanted:
-            raise CheckpointError(
-                f"{path} does not fit: `{name}` is {found} in the file, but {wanted} in the model. "
-                "Build the model with the settings it was trained with."
-            )
-    change = _first_change(header, like)
-    if change:
-        raise CheckpointError(
-            f"{path} was saved from a model that differs in its static parts: {change}. Build the "
-            "model with the settings it was trained with."
-        )
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    filled = [
-        _like(leaf, arrays[jax.tree_util.keystr(path)]) if is_array(leaf) else leaf
-        for path, leaf in leaves
-    ]
-    return jax.tree_util.tree_unflatten(treedef, filled), header["metadata"]
+    held = read_checkpoint(path)
+    return held.into(like), held.metadata
+
+
+def read_checkpoint(path: str | Path) -> Held:
+    """What a checkpoint holds.
+
+    **Raises:** `CheckpointError` if the file is missing, damaged or of another format.
+    """
+    arrays, header, sha256 = _read(Path(path))
+    return Held(Path(path), arrays, header, sha256)
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -125,7 +162,7 @@ def read_metadata(path: str | Path) -> dict:
 
     **Raises:** `CheckpointError` if the file is missing, damaged or of another format.
     """
-    return _read(Path(path))[1]["metadata"]
+    return read_checkpoint(path).metadata
 
 
 def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -133,10 +170,10 @@ def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
     **Raises:** `CheckpointError` as `read_metadata`.
     """
-    return {name: array.shape for name, array in _read(Path(path))[0].items()}
+    return {name: array.shape for name, array in read_checkpoint(path).arrays.items()}
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
     with _refusing(path):
         data = path.read_bytes()
         text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -161,7 +198,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path} has the format `{header['format']}`; this version reads `{FORMAT}`. Use the "
             "version of qgf_eqx that wrote it."
         )
-    return arrays, header
+    return arrays, header, hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

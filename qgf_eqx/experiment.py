@@ -15,7 +15,9 @@ from .data import collect, dataset_name, load
 from .engines import Engine, Local
 from .evaluate.comparison import compare
 from .evaluate.results import Comparison, write
-from .train import TrainConfig, train
+from .learn import TrainConfig, learners, train
+from .learn.actors import BC
+from .learn.critics import IQL
 from .weights import LinearDecay
 
 
@@ -45,9 +47,8 @@ POINTMAZE = Experiment(
         "pointmaze-medium-navigate-singletask-task1-v0",
         updates=20_000,
         batch=256,
-        width=128,
-        depth=3,
         gamma=0.99,
+        **learners(width=128, depth=3),
     ),
     transitions=500_000,
     seeds=(0,),
@@ -63,9 +64,9 @@ CUBE = Experiment(
         "cube-single-play-singletask-task2-v0",
         updates=40_000,
         batch=256,
-        width=128,
         gamma=0.99,
-        ema_rate=0.001,
+        critic=IQL(width=128, ema_rate=0.001),
+        actors={"flow": BC(width=128)},
     ),
     transitions=100_000,
     seeds=(0, 1),
@@ -137,7 +138,8 @@ def run(
 
 def _as_json(experiment: Experiment) -> dict:
     return {
-        **dataclasses.asdict(experiment),
+        **{field.name: getattr(experiment, field.name) for field in dataclasses.fields(experiment)},
+        "config": experiment.config.as_dict(),
         "weights": [w if isinstance(w, float) else str(w) for w in experiment.weights],
         "reduce": experiment.reduce.__name__,
     }

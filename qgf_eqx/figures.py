@@ -26,7 +26,7 @@ from .evaluate import Task
 from .evaluate._offline import open_offline
 from .evaluate.names import METHODS, method
 from .evaluate.task import dataset_of
-from .train import load_config
+from .learn import load_config
 
 SHOWN = ("ood", "qgf", "qgf-jacobian", "qgf-chain", "bptt")
 ESTIMATORS = {METHODS[name].label: method(name).guidance for name in SHOWN}
@@ -204,7 +204,7 @@ def _open(run: str | Path, reduce: Callable) -> tuple[Policy, Bounded, Task]:
             f"{run} normalises actions, and the analyses compare its actions with the data's: name "
             "a run with `normalise_actions` none."
         )
-    (policy, critic, _, task), _ = open_offline(run, reduce)
+    (policy, critic, _, task, _), _ = open_offline(run, reduce)
     return policy, critic, task
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from qgf_eqx import analysis, cli, figures, film, guidance
 from qgf_eqx import data as datasets
-from qgf_eqx import train as training
+from qgf_eqx import learn as training
 from qgf_eqx.cli import _offline
 from qgf_eqx.evaluate import comparison, evaluate
 from qgf_eqx.evaluate.names import method
@@ -303,7 +303,10 @@ def test_runs_of_two_trainings_are_refused(workplace, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["evaluate", str(workplace / "run"), str(run)])
     assert stop.value.code == 2
-    assert "must differ in their training seed only, and differ in width" in capsys.readouterr().err
+    assert (
+        "must differ in their training seed only, and differ in actors.flow.width, critic.width"
+        in capsys.readouterr().err
+    )
 
 
 def command(*arguments):
@@ -594,7 +597,7 @@ def test_the_options_of_train_reach_the_library(workplace, monkeypatch, stream):
     arguments += ["--data-dir", str(workplace / "data")]
     arguments += ["--seed", "4", "--stream"] if stream else ["--seed", "4"]
     (config, data, run_dir), options = asked(monkeypatch, training, "train", arguments)
-    assert (config.seed, config.updates, config.width) == (4, 40, 8)
+    assert (config.seed, config.updates, config.critic.width) == (4, 40, 8)
     assert data.obs.shape == (2002, 2) and run_dir == Path("runs") / ENV / "seed4"
     assert options.pop("save_every") == 5
     assert options.get("streamed", False) == stream

@@ -86,7 +86,7 @@ def test_this_test_can_fail(loaded_by):
     ("module", "missing", "extra"),
     [
         ("data.ogbench", "ogbench", "ogbench"),
-        ("train", "optax", "train"),
+        ("learn", "optax", "train"),
         ("checkpoint", "safetensors", "train"),
         ("evaluate", "scipy", "evaluate"),
         ("plot", "matplotlib", "plot"),
@@ -120,8 +120,6 @@ EDGES += [
     "datasets",
     "_static",
     "checkpoint",
-    "_train_config",
-    "_units",
     "learn",
     "train",
     "evaluate",

@@ -9,22 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import CONFIG, data, shared_loops
+from test_train import CONFIG, changed, data, shared_loops
 
 from qgf_eqx import sample
-from qgf_eqx import train as module
 from qgf_eqx._fields import given
-from qgf_eqx._units import Part, RealObs
 from qgf_eqx.data import DatasetError, draw_starts, read_rows
 from qgf_eqx.data.augment import random_crop
 from qgf_eqx.flops import count
+from qgf_eqx.learn import _updates, load_run, train
+from qgf_eqx.learn._layout import Part, RealObs, join_obs, parts_of, pictures_of
 from qgf_eqx.nn import CriticMLP, Encoded, Ensemble, ImpalaEncoder, ObsEncoder, VelocityMLP
-from qgf_eqx.train import load_nets, train
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
 KEY = jax.random.key(0)
-SEEING = dataclasses.replace(CONFIG, updates=6, critics=1, features=4, normalise_obs="standardise")
+SEEING = changed(CONFIG, updates=6, critics=1, features=4, normalise_obs="standardise")
 OPTIONS = {"updates_per_call": 3, "save_every": 3, "progress": False}
 
 
@@ -141,8 +140,8 @@ def seen():
 
 def joined(d):
     """On the device, as the loop has it."""
-    d, spec = module.join_obs(d)
-    return jax.tree.map(jnp.asarray, d), spec
+    d, layout = join_obs(d)
+    return jax.tree.map(jnp.asarray, d), layout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,16 +160,16 @@ def run(tmp_path_factory, loose_promotion):
 
 
 def test_a_run_with_pictures_is_called_with_what_its_environment_shows(run):
-    nets, config = load_nets(run)
-    assert config.crop == 3 and nets.policy.action_shape == (2, 2)
+    nets = load_run(run)
+    assert nets.config.crop == 3 and nets.policy.action_shape == (2, 2)
     obs = jax.tree.map(lambda leaf: jnp.asarray(leaf[5]), seen().obs)
     noise = jnp.ones((2, 2))
-    inside, units = nets.policy.net, module.load_units(run)
+    inside, units = nets.policy.net, nets.units
     row = (obs["arm"] - units.obs.shift[0]) / units.obs.scale[0]
     features = inside.encoder.encoders[0](obs["eye"] / jnp.float32(255))
     expected = inside.net(jnp.concatenate([row, features]), noise, 0.3)
     np.testing.assert_allclose(nets.policy(obs, noise, 0.3), expected, rtol=1e-5)
-    for net, point in ((nets.policy, (noise, 0.3)), (nets.target, (noise,))):
+    for net, point in ((nets.policy, (noise, 0.3)), (nets.critic, (noise,))):
         np.testing.assert_array_equal(given(net, obs)(obs, *point), net(obs, *point))
     dark = {**obs, "eye": jnp.zeros_like(obs["eye"])}
     assert nets.value(obs) != nets.value(dark)
@@ -185,19 +184,19 @@ def test_resumed_a_run_with_pictures_has_the_same_bits(run, tmp_path):
 
 
 def test_streamed_pictures_are_those_on_the_device():
-    d, spec = joined(seen())
-    assert spec.sizes == (3, 2, ((4, 6, 3),))
-    read = next(module.stream(module.join_obs(seen())[0], SEEING, [(4, 1)]))
+    d, layout = joined(seen())
+    assert pictures_of(layout) == ((4, 6, 3),) and d.obs[0].shape[1:] == (3,)
+    read = next(_updates.stream(join_obs(seen())[0], SEEING, [(4, 1)]))
     starts = draw_starts(SEEING.seed, jnp.int32(4), batch=SEEING.batch, rows=len(d.rewards))
     expected = read_rows(d, starts, SEEING.horizon)
-    assert eqx.tree_equal(jax.tree.map(lambda x: x[0], read), expected) and len(read.obs) == 2
+    assert eqx.tree_equal(jax.tree.map(lambda x: x[0, 0], read), expected) and len(read.obs) == 2
 
 
 def test_each_chunk_is_cropped_by_a_shift_of_its_own():
     d, _ = joined(seen())
     starts = jnp.arange(SEEING.batch)
     rows = read_rows(d, starts, SEEING.horizon)
-    cropped = module._cropped(rows, KEY, SEEING)
+    cropped = _updates.cropped(rows, KEY, SEEING)
     keys = jax.random.split(KEY, SEEING.batch)
     for i in range(3):
         for found, whole in ((cropped.obs, rows.obs), (cropped.next_obs, rows.next_obs)):
@@ -205,7 +204,7 @@ def test_each_chunk_is_cropped_by_a_shift_of_its_own():
             np.testing.assert_array_equal(found[1][i], expected)
             np.testing.assert_array_equal(found[0][i], whole[0][i])
     still = dataclasses.replace(SEEING, crop=0)
-    assert module._cropped(rows, KEY, still) is rows
+    assert _updates.cropped(rows, KEY, still) is rows
     assert not np.array_equal(cropped.obs[1], rows.obs[1])
 
 
@@ -217,14 +216,14 @@ def test_pictures_with_their_channels_first_are_refused(tmp_path):
 
 
 def test_a_picture_alone_is_an_observation():
-    d, spec = joined(data()._replace(obs=picture((len(data().rewards), 4, 4, 3))))
-    assert spec.sizes == (0, 2, ((4, 4, 3),)) and d.obs[0].shape == (len(d.rewards), 0)
-    encoder = ObsEncoder(0, spec.pictures, features=4, key=KEY)
-    value = Encoded(RealObs(None, spec.layout), encoder)
+    d, layout = joined(data()._replace(obs=picture((len(data().rewards), 4, 4, 3))))
+    assert pictures_of(layout) == ((4, 4, 3),) and d.obs[0].shape == (len(d.rewards), 0)
+    encoder = ObsEncoder(0, pictures_of(layout), features=4, key=KEY)
+    value = Encoded(RealObs(None, layout), encoder)
     shown = d.obs[1][0]
     np.testing.assert_array_equal(value(shown), value.net.encoders[0](shown))
 
 
 def test_of_a_run_that_was_laid_out_by_an_older_version_nothing_is_a_picture():
-    found = module._parts([["['arm']", [3]], ["['eye']", [4, 6, 3], True]])
+    found = parts_of([["['arm']", [3]], ["['eye']", [4, 6, 3], True]])
     assert found == (Part("['arm']", (3,)), Part("['eye']", (4, 6, 3), True))

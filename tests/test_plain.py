@@ -17,9 +17,8 @@ from qgf_eqx import guidance, guided_flow, sample
 from qgf_eqx.data import Dataset, make_chunk, read_rows
 from qgf_eqx.evaluate.names import METHODS as TABLE
 from qgf_eqx.flops import count
+from qgf_eqx.learn import Spec, TrainConfig, _updates, learners, loop, update_team
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
-from qgf_eqx.train import TrainConfig, init
-from qgf_eqx.train import update as library_update
 
 SHAPE, WEIGHT, STEPS = (2, 3), 0.3, 3
 
@@ -141,24 +140,21 @@ def test_the_plain_chunks_are_the_librarys(x64):
 
 
 def test_a_plain_update_is_the_librarys(x64, loose_promotion):
-    config = TrainConfig("none", width=8, depth=2, batch=8)
-    state = eqx.filter_jit(init)(config, 7, 5)
-    stacked = lambda nets: (  # noqa: E731
-        nets.policy,
-        plain.stack(nets.critic),
-        nets.value,
-        plain.stack(nets.target),
-    )
-    nets = stacked(state.nets)
+    config, spec = TrainConfig("none", batch=8, **learners(width=8, depth=2)), Spec(7, (5, 5))
+    state = eqx.filter_jit(lambda: _updates.init(config, spec))()
+    library_update = eqx.filter_jit(partial(update_team, config.team, spec))
+    nets = plain.stacked(state)
     data = fake_data()
     optimizer_state = plain.init_optimizer(nets, config)
     for step in range(3):
         starts = np.arange(step, step + 8)
         key = jax.random.key(step)
-        state, _ = eqx.filter_jit(library_update)(state, cut(data, starts, 0.999), key, config)
+        state, _ = library_update(state, cut(data, starts, 0.999), key)
         batch = plain.chunks(data, starts, 5, 0.999)
-        nets, optimizer_state = plain.update(nets, optimizer_state, batch, key, config)
-    ours = stacked(state.nets)
+        nets, optimizer_state = plain.update(
+            nets, optimizer_state, batch, loop._key_of(key, "flow"), config
+        )
+    ours = plain.stacked(state)
     for one, other in zip(
         *(jax.tree.leaves(eqx.filter(n, eqx.is_array)) for n in (ours, nets)), strict=True
     ):

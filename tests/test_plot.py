@@ -23,7 +23,9 @@ def results(monkeypatch):
 
     task = "cube-single-play-singletask-task1-v0"
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),)))
+    monkeypatch.setattr(
+        comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),), {})
+    )
     options = {"weights": (0.1,), "tuning_episodes": 0, "episodes": 20}
     return comparison.compare(["a"], tuple(SUCCESSES), **options)
 

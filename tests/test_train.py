@@ -11,7 +11,9 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -21,10 +23,27 @@ import optax
 import pytest
 
 from qgf_eqx import checkpoint, objectives
-from qgf_eqx import train as module
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data import Dataset, DatasetError, draw_chunks, draw_starts, time_limit_masks
-from qgf_eqx.train import RunError, TrainConfig, load_nets, read_config, read_metrics, train
+from qgf_eqx.learn import (
+    RunError,
+    Spec,
+    TrainConfig,
+    Units,
+    _trained,
+    _updates,
+    learners,
+    load_run,
+    loop,
+    make_updates,
+    read_config,
+    read_metrics,
+    train,
+    update_team,
+)
+from qgf_eqx.learn import run as module
+from qgf_eqx.learn.actors import BC
+from qgf_eqx.learn.critics import IQL
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -38,9 +57,22 @@ def substitutes(settings):
             yield settings | {name: other}
 
 
-CONFIG = TrainConfig("e", updates=12, batch=8, horizon=2, width=8, depth=2, gamma=0.9)
-SHALLOW = dataclasses.replace(CONFIG, depth=1, learning_rate=0.02)
-SMALL = dataclasses.replace(CONFIG, depth=1, critics=1)  # compiles in a third of the time
+def changed(config, **settings):
+    """With other settings, of the run or of its learners."""
+    own = {field.name for field in dataclasses.fields(TrainConfig)}
+    kept = {name: settings.pop(name) for name in [*settings] if name in own}
+    of = lambda kind: {field.name for field in dataclasses.fields(kind)} & settings.keys()  # noqa: E731
+    pick = lambda one: {name: settings[name] for name in of(type(one))}  # noqa: E731
+    assert not settings.keys() - of(IQL) - of(BC)
+    critic = dataclasses.replace(config.critic, **pick(config.critic))
+    actors = {n: dataclasses.replace(one, **pick(one)) for n, one in config.actors.items()}
+    return dataclasses.replace(config, **{"critic": critic, "actors": actors} | kept)
+
+
+CONFIG = TrainConfig("e", updates=12, batch=8, horizon=2, gamma=0.9, **learners(width=8, depth=2))
+SPEC = Spec(3, (2, 2))
+SHALLOW = changed(CONFIG, depth=1, learning_rate=0.02)
+SMALL = changed(CONFIG, depth=1, critics=1)  # compiles in a third of the time
 
 
 def data(rows=60):
@@ -66,13 +98,15 @@ def shared_loops():
     """Runs of the same units and config, but for its length, share one compiled loop."""
     real, loops = module.make_updates, {}
 
-    def make_updates(config, *units):
+    def make_updates(config, spec, units, seeds):
         key = (
-            dataclasses.replace(config, updates=1),
+            json.dumps(changed(config, updates=1).as_dict()),
+            spec,
             *(number.tobytes() for number in jax.tree.leaves(units)),
+            *seeds,
         )
         if key not in loops:
-            loops[key] = real(config, *units)
+            loops[key] = real(config, spec, units, seeds)
         return loops[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -86,8 +120,39 @@ def compiled_once():
         yield
 
 
-update = eqx.filter_jit(module.update)
-init = eqx.filter_jit(module.init)
+def update(state, chunks, key, config):
+    return eqx.filter_jit(partial(update_team, config.team, SPEC))(state, chunks, key)
+
+
+def init(config, spec=SPEC):
+    return eqx.filter_jit(lambda: _updates.init(config, spec))()
+
+
+def updates_of(config, spec=SPEC):
+    """Those of one seed, whose states have no leading axis."""
+    many = make_updates(config, spec, Units(None, None))
+
+    def updates(source, state, count):
+        state, sums = many(source, _updates.stacked([state]), count)
+        return _updates.one_of(state, 0), {name: total[0] for name, total in sums.items()}
+
+    return updates
+
+
+def nets_of(state):
+    """By the names of old: the flow, the critics, the value and the critics' average."""
+    (critic, value), target = state.nets["critic"]
+    return {
+        "policy": state.nets["flow"].trained,
+        "critic": critic,
+        "value": value,
+        "target": target,
+    }
+
+
+def arrays_of(folder):
+    """All arrays of a run."""
+    return eqx.filter(load_run(folder).saved.state, eqx.is_array)
 
 
 @functools.cache
@@ -107,7 +172,7 @@ def finished(tmp_path_factory, loose_promotion):
 @pytest.fixture(scope="module")
 def half(tmp_path_factory, loose_promotion):
     folder = tmp_path_factory.mktemp("half")
-    run(folder, dataclasses.replace(CONFIG, updates=6))
+    run(folder, changed(CONFIG, updates=6))
     return folder
 
 
@@ -124,26 +189,33 @@ def test_a_run_is_a_folder_of_three_files(finished):
         "config.json",
         "metrics.jsonl",
     }
-    assert json.loads((finished / "config.json").read_text()) == dataclasses.asdict(CONFIG)
+    assert json.loads((finished / "config.json").read_text()) == CONFIG.as_dict()
     lines = read_metrics(finished / "metrics.jsonl")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
-    assert {"flow_loss", "critic_loss", "value_loss", "updates_per_second"} <= set(lines[0])
+    losses = {"flow/flow_loss", "critic/critic_loss", "critic/value_loss"}
+    assert set(lines[0]) == losses | {"step", "updates_per_second"}
 
 
 def test_the_networks_are_read_back_from_the_folder(finished):
-    nets, config = load_nets(finished)
-    assert config == CONFIG and nets.policy.action_shape == (2, 2)
-    obs = jnp.ones(3)
-    assert nets.policy(obs, jnp.zeros((2, 2)), 0.5).shape == (2, 2)
-    assert nets.target(obs, jnp.zeros((2, 2))).shape == ()
+    found = load_run(finished)
+    assert found.config == CONFIG and found.policy.action_shape == (2, 2) and found.step == 12
+    obs, action = jnp.ones(3), jnp.zeros((2, 2))
+    nets = nets_of(found.saved.state)
+    np.testing.assert_array_equal(found.policy(obs, action, 0.5), nets["policy"](obs, action, 0.5))
+    np.testing.assert_array_equal(found.values(obs, action), nets["target"].values(obs, action))
+    np.testing.assert_array_equal(found.value(obs), nets["value"](obs))
+    used = data().actions[data().episode_end == 0]
+    np.testing.assert_array_equal(found.critic.low, used.min(0))
+    np.testing.assert_array_equal(found.critic.high, used.max(0))
 
 
 def test_one_update_is_all_gradients_then_the_average():
-    state, chunks = init(SHALLOW, 3, 2), first_chunks()
+    state, chunks = init(SHALLOW), first_chunks()
     key = jax.random.key(5)
     after, metrics = update(state, chunks, key, SHALLOW)
-    nets, keys = state.nets, jax.random.split(key, 8)
-    optimizer = optax.adam(SHALLOW.learning_rate)
+    nets = SimpleNamespace(**nets_of(state))
+    keys = jax.random.split(loop._key_of(key, "flow"), 8)
+    optimizer = optax.adam(0.02)
 
     def mean(one):
         return jnp.mean(chunks.weight * jax.vmap(one)(chunks, keys))
@@ -170,28 +242,28 @@ def test_one_update_is_all_gradients_then_the_average():
     def by_hand(nets):
         found = {}
         for name, loss in each.items():
-            before = getattr(nets, name)
+            before = nets[name]
             value, gradient = eqx.filter_value_and_grad(loss)(before)
             memory = optimizer.init(eqx.filter(before, eqx.is_array))
             changes, _ = optimizer.update(gradient, memory)
             found[name] = value, eqx.apply_updates(before, changes)
         return found
 
-    for name, (value, expected) in by_hand(nets).items():
-        metric = metrics["flow_loss" if name == "policy" else f"{name}_loss"]
+    for name, (value, expected) in by_hand(nets_of(state)).items():
+        metric = metrics["flow/flow_loss" if name == "policy" else f"critic/{name}_loss"]
         np.testing.assert_allclose(metric, value, rtol=1e-5)
         for a, b in zip(
-            jax.tree.leaves(eqx.filter(getattr(after.nets, name), eqx.is_array)),
+            jax.tree.leaves(eqx.filter(nets_of(after)[name], eqx.is_array)),
             jax.tree.leaves(eqx.filter(expected, eqx.is_array)),
             strict=True,
         ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    average = objectives.polyak(nets.target, after.nets.critic, SHALLOW.ema_rate)
-    assert eqx.tree_equal(after.nets.target, average, rtol=1e-5, atol=1e-7)
+    average = objectives.polyak(nets.target, nets_of(after)["critic"], 0.005)
+    assert eqx.tree_equal(nets_of(after)["target"], average, rtol=1e-5, atol=1e-7)
 
 
 def test_chunks_of_weight_zero_change_nothing():
-    state = init(SHALLOW, 3, 2)
+    state = init(SHALLOW)
     chunks = first_chunks()._replace(weight=jnp.asarray([1.0, 0, 1, 0, 1, 0, 1, 0]))
     poisoned = chunks._replace(reward=jnp.where(chunks.weight == 0, 1e6, chunks.reward))
     one, _ = update(state, chunks, jax.random.key(0), SHALLOW)
@@ -200,12 +272,12 @@ def test_chunks_of_weight_zero_change_nothing():
 
 
 def test_many_updates_in_one_call_are_the_same_as_one_by_one(tmp_path, finished):
-    one_by_one = load_nets(run(tmp_path, updates_per_call=1).parent)[0]
-    assert eqx.tree_equal(one_by_one, load_nets(finished)[0])
+    one_by_one = arrays_of(run(tmp_path, updates_per_call=1).parent)
+    assert eqx.tree_equal(one_by_one, arrays_of(finished))
 
 
 def test_stopped_and_resumed_gives_the_same_bits(tmp_path, finished):
-    run(tmp_path, dataclasses.replace(CONFIG, updates=6))
+    run(tmp_path, changed(CONFIG, updates=6))
     path = run(tmp_path)
     assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
     steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
@@ -231,7 +303,7 @@ def test_however_updates_are_split_into_calls_the_bits_are_the_same(
         ("read", 0.0, True),
     ):
         monkeypatch.setattr(module, "SECONDS", seconds)  # of one update each; of ever more
-        for config in (dataclasses.replace(CONFIG, updates=5), CONFIG):
+        for config in (changed(CONFIG, updates=5), CONFIG):
             options = {"updates_per_call": 5, "streamed": streamed}
             path = train(config, data(), tmp_path / name, **options)
         assert path.read_bytes() == (finished / "checkpoint.safetensors").read_bytes()
@@ -249,7 +321,7 @@ def test_a_line_of_metrics_is_the_mean_of_its_updates(tmp_path, finished):
     run(tmp_path, updates_per_call=1)
     each = read_metrics(tmp_path / "metrics.jsonl")
     for i, line in enumerate(read_metrics(finished / "metrics.jsonl")):
-        for name in module.LOSSES:
+        for name in ("flow/flow_loss", "critic/critic_loss", "critic/value_loss"):
             mean = np.mean([x[name] for x in each[3 * i : 3 * i + 3]])
             np.testing.assert_allclose(line[name], mean, rtol=1e-5)
 
@@ -265,7 +337,7 @@ def test_a_call_of_any_size_of_update_takes_seconds(seconds):
 
 
 def test_metrics_cut_mid_line_are_mended_on_resume(tmp_path):
-    run(tmp_path, dataclasses.replace(CONFIG, updates=6))
+    run(tmp_path, changed(CONFIG, updates=6))
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 9, "flow_loss": 1}\n{"step": 12, "flo')
     run(tmp_path)
@@ -305,13 +377,13 @@ def test_a_finished_run_is_left_alone(finished):
 
 def test_a_folder_of_other_settings_is_refused_with_the_difference(finished):
     with pytest.raises(RunError, match=r"`gamma` 0.9 -> 0.5, `seed` 0 -> 1"):
-        run(finished, dataclasses.replace(CONFIG, gamma=0.5, seed=1))
+        run(finished, changed(CONFIG, gamma=0.5, seed=1))
 
 
 def test_fewer_updates_than_were_made_are_refused(finished):
     before = (finished / "config.json").read_bytes()
     with pytest.raises(RunError, match="has made 12 updates, more than `updates` 11. Choose"):
-        run(finished, dataclasses.replace(CONFIG, updates=11))
+        run(finished, changed(CONFIG, updates=11))
     assert (finished / "config.json").read_bytes() == before
 
 
@@ -322,13 +394,13 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_run_that_was_extended_saves_as_often_as_before(tmp_path, monkeypatch):
     saves = []
-    real = checkpoint.save
+    real = checkpoint.as_bytes
     monkeypatch.setattr(
-        module.checkpoint, "save", lambda p, s, m: (saves.append(int(s.step)), real(p, s, m))
+        checkpoint, "as_bytes", lambda s, m: (saves.append(int(s.state.step)), real(s, m))[1]
     )
     options = {"updates_per_call": 5, "save_every": 4}
-    run(tmp_path, dataclasses.replace(CONFIG, updates=7), **options)
-    run(tmp_path, dataclasses.replace(CONFIG, updates=20), **options)
+    run(tmp_path, changed(CONFIG, updates=7), **options)
+    run(tmp_path, changed(CONFIG, updates=20), **options)
     assert saves == [4, 7, 11, 15, 19, 20]
 
 
@@ -347,16 +419,25 @@ def test_a_run_that_was_extended_saves_as_often_as_before(tmp_path, monkeypatch)
         ({"updates": 2**31}, "`updates` must be below 2"),
         ({"depth": 1001}, "`depth` must be at most 1000, got 1001"),
         ({"critics": 10**9}, "`critics` must be at most 1000"),
-        ({"seed": -1}, "`seed` must be in"),
-        ({"env": ""}, "`env` must name a task"),
+        ({"seed": -1}, "`seed` must be at least 0"),
+        ({"seed": 2**31}, "`seed` must be below"),
+        ({"env": ""}, "`env` must be a name, got an empty text"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(change, message, unchecked):
     with pytest.raises(RunError, match=message):
-        dataclasses.replace(CONFIG, **change)
+        changed(CONFIG, **change)
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda field: field.name)
+PLAIN = [
+    field
+    for kind in (TrainConfig, IQL, BC)
+    for field in dataclasses.fields(kind)
+    if field.type in (int, float, bool, str)
+]
+
+
+@pytest.mark.parametrize("field", PLAIN, ids=lambda field: field.name)
 def test_a_setting_of_a_wrong_type_is_refused_by_name(field, unchecked):
     wrong = {
         int: [2.5, 2.0, True, "0", None, float("nan"), [1], np.float32(2), np.bool_(True), 1j],
@@ -366,19 +447,20 @@ def test_a_setting_of_a_wrong_type_is_refused_by_name(field, unchecked):
     }
     for value in wrong[field.type]:
         with pytest.raises(RunError, match=f"`{field.name}` must be {field.type.__name__}, got "):
-            dataclasses.replace(CONFIG, **{field.name: value})
+            changed(CONFIG, **{field.name: value})
 
 
 def test_numbers_of_numpy_are_plain_numbers(unchecked):
     given = {"seed": np.int64(3), "gamma": np.float32(0.5), "expectile": 1, "paper_time": np.True_}
-    config = dataclasses.replace(CONFIG, **given)
-    assert {n: type(getattr(config, n)) for n in given} == {
+    config = changed(CONFIG, **given)
+    of = {"expectile": config.critic, "paper_time": config.actors["flow"]}
+    assert {n: type(getattr(of.get(n, config), n)) for n in given} == {
         "seed": int,
         "gamma": float,
         "expectile": float,
         "paper_time": bool,
     }
-    json.dumps(dataclasses.asdict(config))
+    json.dumps(config.as_dict())
 
 
 def test_a_damaged_checkpoint_is_not_trained_on(halfway):
@@ -394,7 +476,9 @@ def test_a_damaged_checkpoint_is_not_trained_on(halfway):
 def test_divergence_is_reported_and_the_checkpoint_kept(tmp_path):
     bad = data()
     bad.rewards[:] = 1e30
-    with pytest.raises(RunError, match="training diverged before update 3.*lower learning rate"):
+    with pytest.raises(
+        RunError, match="training of seed 0 diverged before update 3.*lower learning rate"
+    ):
         train(CONFIG, bad, tmp_path, updates_per_call=3)
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
@@ -404,13 +488,13 @@ def test_a_state_that_is_not_finite_is_never_saved(halfway, harm, monkeypatch):
     path = halfway / "checkpoint.safetensors"
     before = path.read_bytes()
     where = {
-        "parameter": lambda s: s.nets.policy.mlp.head.bias,
-        "optimiser": lambda s: s.optimizer[0].nu[1].members[0].mlp.head.bias,
+        "parameter": lambda s: s.nets["flow"].trained.mlp.head.bias,
+        "optimiser": lambda s: s.optimizers["critic"][0].nu[0].members[0].mlp.head.bias,
     }[harm]
     real = module.make_updates
 
-    def diverging(config):
-        updates = real(config)
+    def diverging(*made):
+        updates = real(*made)
 
         def spoiled(*arguments):  # in the last update of a call: no loss has seen it
             state, sums = updates(*arguments)
@@ -419,23 +503,28 @@ def test_a_state_that_is_not_finite_is_never_saved(halfway, harm, monkeypatch):
         return spoiled
 
     monkeypatch.setattr(module, "make_updates", diverging)
-    with pytest.raises(RunError, match="training diverged before update 7: .* not finite"):
-        run(halfway, dataclasses.replace(CONFIG, updates=7))
+    with pytest.raises(RunError, match="of seed 0 diverged before update 7: .* not finite"):
+        run(halfway, changed(CONFIG, updates=7))
     assert path.read_bytes() == before
 
 
 def test_a_diverging_run_keeps_its_good_checkpoint(tmp_path):
-    config = dataclasses.replace(SMALL, updates=40, learning_rate=1e30)
+    config = changed(SMALL, updates=40, learning_rate=1e30)
     with pytest.raises(RunError, match="diverged"):
         run(tmp_path, config, save_every=1)
     if (tmp_path / "checkpoint.safetensors").exists():
-        nets, _ = load_nets(tmp_path)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(eqx.filter(nets, eqx.is_array)))
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(arrays_of(tmp_path)))
+
+
+def held(path):
+    """What a checkpoint holds, and its metadata."""
+    saved = _trained.read_saved(path)
+    return _trained.SavedState(saved.state, saved.units), checkpoint.read_metadata(path)
 
 
 def test_a_diverged_checkpoint_is_not_trained_on(halfway):
     path = halfway / "checkpoint.safetensors"
-    state, metadata = checkpoint.load(path, module.init(CONFIG, 3, 2))
+    state, metadata = held(path)
     checkpoint.save(
         path, jax.tree.map(lambda x: x * np.nan if eqx.is_inexact_array(x) else x, state), metadata
     )
@@ -443,12 +532,14 @@ def test_a_diverged_checkpoint_is_not_trained_on(halfway):
         run(halfway)
 
 
-@pytest.mark.parametrize("change", [{"env": "f"}, {"seed": 1}, {"gamma": 0.5}, {"expectile": 0.5}])
+@pytest.mark.parametrize("change", [{"env": "f"}, {"seed": 1}, {"gamma": 0.5}, {"critics": 3}])
 def test_a_foreign_checkpoint_is_refused_by_the_setting(halfway, change):
     (halfway / "config.json").unlink()  # as if the checkpoint had been copied into a new folder
     path = halfway / "checkpoint.safetensors"
-    before, other = path.read_bytes(), dataclasses.replace(CONFIG, **change)
-    with pytest.raises(RunError, match=f"{path} is of .* other settings: `{next(iter(change))}`"):
+    before, other = path.read_bytes(), changed(CONFIG, **change)
+    with pytest.raises(
+        RunError, match=f"{path} is of .* other settings: `(critic.)?{next(iter(change))}`"
+    ):
         run(halfway, other)
     assert path.read_bytes() == before and not (halfway / "config.json").exists()
 
@@ -468,7 +559,7 @@ def test_a_run_is_not_resumed_on_other_data(halfway, field):
 
 def test_a_checkpoint_that_does_not_say_its_data_goes_on_with_a_warning(halfway, finished):
     path = halfway / "checkpoint.safetensors"
-    state, metadata = checkpoint.load(path, module.init(CONFIG, 3, 2))
+    state, metadata = held(path)
     del metadata["data"]
     checkpoint.save(path, state, metadata)
     with pytest.warns(UserWarning, match="older version, which did not record its data"):
@@ -478,19 +569,28 @@ def test_a_checkpoint_that_does_not_say_its_data_goes_on_with_a_warning(halfway,
 
 def test_a_checkpoint_of_another_tree_is_one_sentence(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
-    metadata = {"config": dataclasses.asdict(CONFIG)}
-    for kept in (metadata, {}, {"config": 5}, metadata | {"data": {"rewards": "x"}}):
+    metadata = {"config": CONFIG.as_dict()}
+    known = metadata | {"spec": SPEC._asdict()}
+    broken = [known | {"spec": wrong} for wrong in (5, {}, {"x": 1}, {"obs_size": "x"})]
+    for kept in (
+        metadata,
+        known,
+        {},
+        {"config": 5},
+        metadata | {"data": {"rewards": "x"}},
+        *broken,
+    ):
         checkpoint.save(path, {"w": jnp.ones(2)}, kept)
         with pytest.raises((CheckpointError, RunError)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run(tmp_path)
         with pytest.raises((CheckpointError, RunError)):
-            load_nets(tmp_path)
+            load_run(tmp_path)
 
 
 def test_too_few_transitions_for_a_chunk_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="fewer than a chunk"):
-        run(tmp_path, dataclasses.replace(CONFIG, horizon=40))
+        run(tmp_path, changed(CONFIG, horizon=40))
     assert not any(tmp_path.iterdir())
 
 
@@ -498,6 +598,16 @@ def test_too_few_transitions_for_a_chunk_are_refused(tmp_path):
     ("found", "message"),
     [
         ({"env": "e", "widht": 3}, "unknown setting `widht`; known are env, updates"),
+        ({"env": "e", "critic": {"kind": "iql", "x": 3}}, "unknown setting `x` of `iql`; known"),
+        ({"env": "e", "critic": {"kind": "x"}}, "unknown learner `x`; known are iql"),
+        ({"env": "e", "critic": {"kind": "flow"}}, "`critic` must be a critic"),
+        ({"env": "e", "actors": {"a": {"kind": "iql"}}}, "`actors` .* `a` is none"),
+        ({"env": "e", "critic": 5}, "holds no learner"),
+        ({"env": "e", "actors": 5}, "holds no actors"),
+        ({"env": "e", "actors": {"a": {"kind": "no.such:Thing"}}}, "no module `no`"),
+        ({"env": "e", "actors": {"a": {"kind": "json:Thing"}}}, "`Thing` is no dataclass of"),
+        ({"env": "e", "critic": {"kind": "td"}}, "`next_actor` must name"),
+        ({"env": "e", "width": 8, "actors": {}}, "has learners, and settings that are theirs"),
         ({"env": "e", "width": "3"}, "`width` must be int, got '3'"),
         ({"env": "e", "width": True}, "`width` must be int, got True"),
         ({"width": 3}, "does not name its `env`"),
@@ -509,34 +619,52 @@ def test_a_bad_config_is_refused_by_key(found, message):
         read_config(found, "config.json")
 
 
-def test_the_old_name_of_the_expectile_is_read_and_taken_with_a_warning():
-    plain = dataclasses.asdict(CONFIG)
-    old: dict = {{"expectile": "tau"}.get(n, n): value for n, value in plain.items()}
-    assert "tau" in old and read_config(old | {"tau": 0.7}, "config.json").expectile == 0.7
+OLD = {"env": "e", "updates": 12, "batch": 8, "horizon": 2, "width": 8, "depth": 2, "gamma": 0.9}
+
+
+def test_settings_that_are_the_learners_now_are_read_and_taken_with_a_warning():
+    """What older versions wrote, and what programs pass."""
+    own = {"expectile": 0.7, "critics": 3, "ema_rate": 0.1, "paper_time": True}
+    wanted = changed(CONFIG, **own)
+    assert read_config(OLD | own, "config.json") == wanted
+    older = {n: v for n, v in own.items() if n != "expectile"} | {"tau": 0.7}
+    assert read_config(OLD | older, "config.json") == wanted
     with pytest.raises(RunError, match="config.json has `tau` and its new name, `expectile`"):
-        read_config(old | {"expectile": 0.7}, "config.json")
+        read_config(OLD | own | {"tau": 0.7}, "config.json")
     with pytest.raises(RunError, match="config.json: `expectile` must be float"):
-        read_config(old | {"tau": "0.7"}, "config.json")
-    renamed = dataclasses.replace(CONFIG, expectile=0.7)
-    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
-        assert TrainConfig(**(old | {"tau": 0.7})) == renamed
-    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
-        assert dataclasses.replace(CONFIG, tau=0.7) == renamed
-    with pytest.warns(DeprecationWarning, match="`tau` is now `expectile`"):
-        assert renamed.tau == 0.7
+        read_config(OLD | {"tau": "0.7"}, "config.json")
+    with pytest.warns(
+        DeprecationWarning, match="`width`, `depth`, .*`expectile`.* of its learners"
+    ):
+        assert TrainConfig(**OLD, **own) == wanted
+    with pytest.warns(DeprecationWarning, match="`tau`"):
+        assert TrainConfig(**OLD, **older) == wanted
 
 
-def test_a_run_of_the_old_name_is_read_and_goes_on(halfway, finished):
-    path, like = halfway / "checkpoint.safetensors", module.init(CONFIG, 3, 2)
-    state, metadata = checkpoint.load(path, like)
-    for settings in (metadata["config"], json.loads((halfway / "config.json").read_text())):
-        settings["tau"] = settings.pop("expectile")
-    checkpoint.save(path, state, metadata)
-    (halfway / "config.json").write_text(json.dumps(settings))
-    assert load_nets(halfway)[1].expectile == CONFIG.expectile
-    run(halfway)
-    for name in ("checkpoint.safetensors", "config.json"):
-        assert (halfway / name).read_bytes() == (finished / name).read_bytes()
+OLD_RUNS = Path(__file__).parent / "old_runs"
+
+
+@pytest.mark.parametrize("name", ["plain", "normalised"])
+def test_a_run_of_version_0_1_is_read_and_goes_on(name, tmp_path):
+    folder = Path(shutil.copytree(OLD_RUNS / name, tmp_path / "run"))
+    expected = json.loads((folder / "expected.json").read_text())
+    found = load_run(folder)
+    obs, action = jnp.asarray([0.3, -0.2, 0.5]), jnp.asarray([[0.1, -0.4], [0.6, 0.2]])
+    for known, value in (
+        ("velocity", found.policy(obs, action, 0.3)),
+        ("values", found.values(obs, action)),
+        ("online", found._judges.online(found._encoder(obs) if found._encoder else obs, action)),
+        ("value", found.value(obs)),
+        ("action", found.units.to_action(action)),
+    ):
+        np.testing.assert_allclose(value, expected[known], rtol=1e-5, atol=1e-6)
+    assert found.step == 6 and found.config.critic.expectile == 0.7
+    before = found.saved.state
+    run(folder, dataclasses.replace(found.config, updates=9), save_every=9)
+    after = load_run(folder)
+    assert after.step == 9 and "critic/critic_loss" in read_metrics(folder / "metrics.jsonl")[-1]
+    counts = [after.saved.state.optimizers[n][0].count for n in ("critic", "flow")]
+    assert counts == [9, 9] and not eqx.tree_equal(after.saved.state.nets, before.nets)
 
 
 def test_a_config_that_is_no_json_is_refused(tmp_path):
@@ -546,7 +674,7 @@ def test_a_config_that_is_no_json_is_refused(tmp_path):
 
 
 def test_any_json_in_a_config_is_refused_or_the_same(tmp_path):
-    path, plain = tmp_path / "config.json", dataclasses.asdict(CONFIG)
+    path, plain = tmp_path / "config.json", CONFIG.as_dict()
     texts = [json.dumps(other).encode() for other in substitutes(plain)]
     for text in [*texts, b"[" * 10**5, b"NaN", b"\xff\xfe", b"", b"\0"]:
         path.write_bytes(text)
@@ -555,7 +683,7 @@ def test_any_json_in_a_config_is_refused_or_the_same(tmp_path):
         except RunError as error:
             assert str(path) in str(error)
         else:
-            found = dataclasses.asdict(TrainConfig(**json.loads(text))) | {"updates": 12}
+            found = read_config(json.loads(text), path).as_dict() | {"updates": 12}
             assert found == plain
 
 
@@ -630,26 +758,27 @@ def test_names_beyond_ascii_links_and_leftovers(tmp_path, finished):
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_nets(tmp_path)
+        load_run(tmp_path)
 
 
 def test_the_papers_time_is_kept_with_the_run(tmp_path):
-    config = dataclasses.replace(SMALL, paper_time=True, updates=3)
+    config = changed(SMALL, paper_time=True, updates=3)
     run(tmp_path, config)
-    nets, found = load_nets(tmp_path)
-    assert found == config and nets.policy.embed.__name__ == "paper_time"
+    found = load_run(tmp_path)
+    assert found.config == config and found.policy.embed.__name__ == "paper_time"
 
 
 def test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config():
     """One compiled update against one that is put together here from the config's numbers."""
-    config = dataclasses.replace(SHALLOW, gamma=0.8, expectile=0.7, seed=3, ema_rate=0.1)
-    source, state = jax.tree.map(jnp.asarray, data()), init(config, 3, 2)
+    config = changed(SHALLOW, gamma=0.8, expectile=0.7, seed=3, ema_rate=0.1)
+    source, state = jax.tree.map(jnp.asarray, data()), init(config)
+    nets = SimpleNamespace(**nets_of(state))
     sizes = {"batch": config.batch, "horizon": config.horizon, "gamma": config.gamma}
     chunks = eqx.filter_jit(draw_chunks)(source, config.seed, state.step, **sizes)
     # At first the target is the critic; later it is not.
-    target = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, state.nets.target)
-    nets = eqx.tree_at(lambda n: n.target, state.nets, target)
-    state = state._replace(nets=nets)
+    nets.target = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, nets.target)
+    of_critic = state.nets["critic"]._replace(kept=nets.target)
+    state = state._replace(nets={**state.nets, "critic": of_critic})
 
     def critic_loss(c):
         backup = c.reward + c.discount * nets.value(c.next_obs)
@@ -664,21 +793,23 @@ def test_the_update_has_the_discount_batch_seed_and_expectile_of_the_config():
         "value_loss": jnp.mean(jax.jit(jax.vmap(value_loss))(chunks)),
     }
     moved = jax.tree.map(jnp.copy, eqx.filter(nets.target, eqx.is_array))
-    after, metrics = module.make_updates(config)(source, state, 1)
+    after, metrics = updates_of(config)(source, state, 1)
     for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
-    online = eqx.filter(after.nets.critic, eqx.is_array)
+        np.testing.assert_allclose(metrics[f"critic/{name}"], value, rtol=1e-5)
+    online = eqx.filter(nets_of(after)["critic"], eqx.is_array)
     moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, moved, online)
-    assert eqx.tree_equal(eqx.filter(after.nets.target, eqx.is_array), moved, rtol=1e-5, atol=1e-6)
+    assert eqx.tree_equal(
+        eqx.filter(nets_of(after)["target"], eqx.is_array), moved, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_with_time_limit_masks_training_is_that_on_a_dataset_of_those_masks(tmp_path, finished):
-    config = dataclasses.replace(CONFIG, time_limit_masks=True)
-    with_flag = load_nets(run(tmp_path / "flag", config).parent)[0]
+    config = changed(CONFIG, time_limit_masks=True)
+    with_flag = arrays_of(run(tmp_path / "flag", config).parent)
     options = {"updates_per_call": 3, "save_every": 6}
     masked = train(CONFIG, time_limit_masks(data()), tmp_path / "masked", **options)
-    assert eqx.tree_equal(with_flag, load_nets(masked.parent)[0])
-    assert not eqx.tree_equal(with_flag, load_nets(finished)[0])
+    assert eqx.tree_equal(with_flag, arrays_of(masked.parent))
+    assert not eqx.tree_equal(with_flag, arrays_of(finished))
 
 
 def test_the_noise_of_an_update_is_its_own():
@@ -688,59 +819,39 @@ def test_the_noise_of_an_update_is_its_own():
 
     found = set()
     for seed, steps in ((0, (0, 1)), (1, (0,))):
-        updates = module.make_updates(dataclasses.replace(CONFIG, seed=seed))
+        updates = updates_of(changed(CONFIG, seed=seed))
         for step in steps:
-            state = module.init(CONFIG, 3, 2)._replace(step=jnp.asarray(step, jnp.int32))
-            found.add(float(updates(source, state, 1)[1]["flow_loss"]))
+            state = init(CONFIG)._replace(step=jnp.asarray(step, jnp.int32))
+            found.add(float(updates(source, state, 1)[1]["flow/flow_loss"]))
     assert len(found) == 3
 
 
 def test_another_seed_begins_with_other_networks():
     weights = [
-        module.init(dataclasses.replace(CONFIG, seed=seed), 3, 2).nets.policy.mlp.head.weight
-        for seed in (0, 0, 1)
+        nets_of(init(changed(CONFIG, seed=seed)))["policy"].mlp.head.weight for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(weights[0], weights[1])
     assert np.all(weights[0] != weights[2])
 
 
 def test_adam_takes_a_first_step_of_the_learning_rate():
-    state, chunks = init(SHALLOW, 3, 2), first_chunks()
+    state, chunks = init(SHALLOW), first_chunks()
     after, _ = update(state, chunks, jax.random.key(0), SHALLOW)
     for name in ("policy", "critic", "value"):
         before, moved = (
-            jax.tree.leaves(eqx.filter(getattr(s.nets, name), eqx.is_array)) for s in (state, after)
+            jax.tree.leaves(eqx.filter(nets_of(s)[name], eqx.is_array)) for s in (state, after)
         )
         largest = max(float(jnp.abs(m - b).max()) for b, m in zip(before, moved, strict=True))
         np.testing.assert_allclose(largest, 0.02, rtol=1e-3)
 
 
-@pytest.mark.parametrize("on_the_grid", [True, False])
-def test_with_the_papers_time_the_flow_is_trained_on_the_papers_grid(on_the_grid):
-    """A velocity that is huge between the tenths."""
-    config = dataclasses.replace(SMALL, paper_time=on_the_grid)
-    state, chunks = init(config, 3, 2), first_chunks()
-
-    def policy(obs, a_t, t):
-        return jnp.full(a_t.shape, 1e4) * (10 * t - jnp.round(10 * t))
-
-    def loss(chunk, key):
-        nets = (policy, state.nets.critic, state.nets.value)
-        return module.losses(nets, state.nets.target, chunk, key, config)["flow_loss"]
-
-    found = jax.jit(jax.vmap(loss))(
-        chunks._replace(weight=jnp.ones(8)), jax.random.split(jax.random.key(0), 8)
-    )
-    assert (np.asarray(found) < 100).all() == on_the_grid
-
-
 def test_the_streamed_rows_are_those_of_the_runs_seed():
-    config = dataclasses.replace(CONFIG, seed=3)
-    found = list(module.stream(data(), config, [(0, 2), (2, 1)]))
+    config = changed(CONFIG, seed=3)
+    found = list(_updates.stream(data(), config, [(0, 2), (2, 1)]))
     drawn = [draw_starts(3, jnp.asarray(k), batch=8, rows=60) for k in range(3)]
     starts = [np.stack(drawn[:2]), np.stack(drawn[2:])]
     for rows, expected in zip(found, starts, strict=True):
-        np.testing.assert_array_equal(rows.obs, data().obs[expected])
+        np.testing.assert_array_equal(rows.obs[:, 0], data().obs[expected])
 
 
 def test_what_a_killed_process_left_half_written_is_cleared(tmp_path):
@@ -754,7 +865,7 @@ import sys
 sys.path.insert(0, "tests")
 from test_train import SMALL, data
 import dataclasses
-from qgf_eqx.train import train
+from qgf_eqx.learn import train
 train(dataclasses.replace(SMALL, updates=int(sys.argv[2])), data(), sys.argv[1],
       updates_per_call=3, save_every=int(sys.argv[3]))
 """
@@ -779,15 +890,14 @@ def test_sigterm_saves_and_exits_with_zero(tmp_path):
         wait_for_progress(tmp_path, 3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0
-    step = checkpoint.load(tmp_path / "checkpoint.safetensors", module.init(SMALL, 3, 2))[0].step
-    assert step == read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
+    assert load_run(tmp_path).step == read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
 
 
 def test_sigterm_waits_for_seconds_and_not_for_a_line_of_metrics(tmp_path, monkeypatch):
     real, clock, counts = module.make_updates, [0.0], []
 
-    def slow(config):
-        updates = real(config)
+    def slow(*made):
+        updates = real(*made)
 
         def slower(*arguments):
             clock[0] += 0.02 * arguments[2]  # 10 s for the 500 of a line
@@ -803,15 +913,15 @@ def test_sigterm_waits_for_seconds_and_not_for_a_line_of_metrics(tmp_path, monke
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     with pytest.raises(SystemExit) as left:
         many = {"updates_per_call": 500, "save_every": 10_000}
-        run(tmp_path, dataclasses.replace(CONFIG, updates=10_000), **many)
+        run(tmp_path, changed(CONFIG, updates=10_000), **many)
     assert left.value.code == 0 and len(counts) == 6  # none after the signal
     assert max(counts) <= 10  # 0.2 s of updates
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
-    _, metadata = checkpoint.load(tmp_path / "checkpoint.safetensors", module.init(CONFIG, 3, 2))
+    metadata = checkpoint.read_metadata(tmp_path / "checkpoint.safetensors")
     assert metadata["config"]["updates"] == 10_000 and line["step"] == sum(counts)
     monkeypatch.undo()
     done = line["step"]
-    run(tmp_path, dataclasses.replace(CONFIG, updates=done + 4))
+    run(tmp_path, changed(CONFIG, updates=done + 4))
     steps = [x["step"] for x in read_metrics(tmp_path / "metrics.jsonl")]
     assert steps == [done, done + 3, done + 4]
 

@@ -4,25 +4,23 @@ import dataclasses
 import shutil
 from types import SimpleNamespace
 
-import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import CONFIG, data, shared_loops
+from test_train import CONFIG, SPEC, arrays_of, data, init, shared_loops
 
 from qgf_eqx import checkpoint
-from qgf_eqx import train as module
 from qgf_eqx._fields import given
-from qgf_eqx._units import Spec
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
 from qgf_eqx.evaluate import Task, _offline, load_policy, method
-from qgf_eqx.evaluate._sources import InMemory, Run, checkpoint_sha256
+from qgf_eqx.evaluate._sources import InMemory, Run, Values, checkpoint_sha256
 from qgf_eqx.evaluate.sampler import Sampler, make_act
+from qgf_eqx.learn import RunError, Units, _trained, _units, load_run, train
+from qgf_eqx.learn import run as module
 from qgf_eqx.nn import Encoded
-from qgf_eqx.train import RunError, Units, load_nets, load_units, train
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -69,27 +67,23 @@ def plain(tmp_path_factory, loose_promotion):
     return folder
 
 
-def arrays(nets):
-    return jax.tree.leaves(eqx.filter(nets, eqx.is_array))
-
-
 def test_the_networks_are_those_trained_on_data_that_were_normalised_before(run, plain):
-    nets = module._read_run(run)[0]
-    for found, expected in zip(arrays(nets), arrays(load_nets(plain)[0]), strict=True):
+    pairs = (jax.tree.leaves(arrays_of(folder)) for folder in (run, plain))
+    for found, expected in zip(*pairs, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_loaded_networks_take_real_observations(run, plain):
-    (nets, config), plain = load_nets(run), load_nets(plain)[0]
-    assert config == BOTH and nets.policy.action_shape == (2, 2)
+    nets, plain = load_run(run), load_run(plain)
+    assert nets.config == BOTH and nets.policy.action_shape == (2, 2)
     obs, seen = jnp.asarray(real().obs[7]), jnp.asarray(by_hand()[0].obs[7])
     action = jnp.full((2, 2), 0.3)
     for ask in (
         lambda n, o: n.policy(o, action, 0.4),
         lambda n, o: given(n.policy, o)(o, action, 0.4),
-        lambda n, o: n.critic.values(o, action),
-        lambda n, o: n.target(o, action),
-        lambda n, o: n.target.given(o)(o, action),
+        lambda n, o: n.values(o, action),
+        lambda n, o: n.critic(o, action),
+        lambda n, o: given(n.critic, o)(o, action),
         lambda n, o: n.value(o),
     ):
         np.testing.assert_allclose(ask(nets, obs), ask(plain, seen), rtol=1e-3, atol=1e-4)
@@ -97,7 +91,7 @@ def test_loaded_networks_take_real_observations(run, plain):
 
 
 def test_units_are_of_every_state_and_of_the_actions_that_led_somewhere(run):
-    units = load_units(run)
+    units = load_run(run).units
     for found, expected in zip(units, by_hand()[1:], strict=True):
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -109,8 +103,8 @@ def test_units_are_of_every_state_and_of_the_actions_that_led_somewhere(run):
 def test_a_run_without_normalisers_has_none_in_its_checkpoint(plain):
     held = checkpoint.shapes(plain / "checkpoint.safetensors")
     assert not [name for name in held if "units" in name]
-    units, action = load_units(plain), object()
-    assert units == Units(None, None) and not isinstance(load_nets(plain)[0].value, Encoded)
+    units, action = load_run(plain).units, object()
+    assert units == Units(None, None) and not isinstance(load_run(plain).value, Encoded)
     assert units.to_action(action) is action and units.from_action(action) is action
 
 
@@ -129,26 +123,28 @@ def test_streaming_and_a_resumed_run_have_the_same_bits(run, tmp_path):
 @pytest.mark.parametrize("setting", ["normalise_obs", "normalise_actions"])
 def test_one_of_the_two_is_enough(setting, tmp_path):
     config = dataclasses.replace(CONFIG, **{setting: "min-max"})
-    state = module._with(module.fit_units(config, data()), module.init(config, 3, 2))
-    settings = {"config": dataclasses.asdict(config)}
+    state = _trained.SavedState(init(config), _units.fit_units(config, data()))
+    settings = {"config": config.as_dict(), "spec": SPEC._asdict()}
     checkpoint.save(tmp_path / "checkpoint.safetensors", state, settings)
-    units = load_units(tmp_path)
+    units = load_run(tmp_path).units
     assert (units.obs is None) == (setting == "normalise_actions")
     assert (units.actions is None) == (setting == "normalise_obs")
-    assert isinstance(load_nets(tmp_path)[0].policy, Encoded) == (setting == "normalise_obs")
+    assert isinstance(load_run(tmp_path).policy, Encoded) == (setting == "normalise_obs")
 
 
 def test_a_checkpoint_without_the_arrays_that_its_config_names_does_not_load(run, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     found = checkpoint.read_metadata(run / "checkpoint.safetensors")
-    state = module._load(run / "checkpoint.safetensors", BOTH, Spec(3, 2))[0]
-    checkpoint.save(path, state, found)
-    for load in (load_nets, load_units, lambda folder: train(BOTH, real(), folder, **OPTIONS)):
+    state = load_run(run).saved.state
+    checkpoint.save(path, _trained.SavedState(state, Units(None, None)), found)
+    for load in (load_run, lambda folder: train(BOTH, real(), folder, **OPTIONS)):
         with pytest.raises(CheckpointError, match=r"`\.units\.obs\.shift` is missing in the file"):
             load(tmp_path)
-    shutil.copy(run / "checkpoint.safetensors", path)  # and the other way round
+    # and the other way round
+    saved = _trained.SavedState(state, load_run(run).units)
+    checkpoint.save(path, saved, found | {"config": CONFIG.as_dict()})
     with pytest.raises(CheckpointError, match=r"`\.units\.[\w.]+` .* missing in the model"):
-        module._load(path, CONFIG, Spec(3, 2))
+        load_run(tmp_path)
 
 
 @pytest.mark.parametrize("setting", ["normalise_obs", "normalise_actions"])
@@ -167,13 +163,14 @@ def test_another_normaliser_is_another_run(run):
 
 def test_an_evaluation_acts_in_the_environments_units(run):
     source = Run(str(run), checkpoint_sha256(run)).load()
-    units, nets = load_units(run), load_nets(run)[0]
+    nets = load_run(run)
+    units = nets.units
     low, high = np.float32([450, -0.005]), np.float32([550, 0.005])
     sampler = Sampler(weight=0.1, steps=2)
     obs, numbers = jnp.asarray(real().obs[:2]), jnp.arange(2, dtype=jnp.uint32)
     found = np.asarray(source.act_of(sampler, 0, low, high)(obs, numbers, 0))
     options = {"low": units.from_action(low), "high": units.from_action(high)}
-    inside = make_act(nets.policy, nets.target, sampler, seed=0, **options)(obs, numbers, 0)
+    inside = make_act(nets.policy, Values(nets.values), sampler, seed=0, **options)(obs, numbers, 0)
     np.testing.assert_allclose(found, units.to_action(inside), rtol=1e-5)
     assert found.shape == (2, 2, 2)
     assert (found >= low - 1e-3).all() and (found <= high + 1e-3).all()
@@ -201,9 +198,9 @@ def test_the_critic_of_the_verbs_without_an_environment_is_bounded_in_the_flows_
     space = gymnasium.spaces.Box(-3, 2, (2,))
     task = Task("line", lambda: SimpleNamespace(action_space=space, close=lambda: None))
     monkeypatch.setattr(_offline, "task_of", lambda _: task)
-    (_, critic, values, found), _ = _offline.open_offline(run, jnp.min)
+    (_, critic, values, found, _), _ = _offline.open_offline(run, jnp.min)
     obs = _offline.observations(real(), 3)
-    from_action = load_units(run).from_action
+    from_action = load_run(run).units.from_action
     np.testing.assert_array_equal(critic.high, from_action(2 * np.ones(2, np.float32)))
     np.testing.assert_array_equal(critic.low, from_action(-3 * np.ones(2, np.float32)))
     assert values(obs[0], jnp.zeros((2, 2))).shape == (2,) and found is task
@@ -228,13 +225,13 @@ def in_parts(d):
 def test_observations_that_are_a_dict_are_laid_end_to_end(config, tmp_path):
     train(config, in_parts(real()), tmp_path / "parts", **OPTIONS)
     train(config, real(), tmp_path / "one", **OPTIONS)
-    found, expected = load_nets(tmp_path / "parts")[0], load_nets(tmp_path / "one")[0]
+    found, expected = load_run(tmp_path / "parts"), load_run(tmp_path / "one")
     obs, noise = real().obs[5], jnp.ones((2, 2))
     parts = {"arm": obs[:1], "cube": {"at": obs[1:, None]}}
     assert found.policy.action_shape == (2, 2)
     for net, other, point in (
         (found.policy, expected.policy, (noise, 0.3)),
-        (found.target, expected.target, (noise,)),
+        (found.critic, expected.critic, (noise,)),
         (found.value, expected.value, ()),
     ):
         np.testing.assert_array_equal(net(parts, *point), other(obs, *point))
@@ -243,7 +240,7 @@ def test_observations_that_are_a_dict_are_laid_end_to_end(config, tmp_path):
 
 def test_another_observation_than_that_of_the_data_is_refused(tmp_path):
     train(dataclasses.replace(CONFIG, updates=3), in_parts(data()), tmp_path, **OPTIONS)
-    policy, noise = load_nets(tmp_path)[0].policy, jnp.ones((2, 2))
+    policy, noise = load_run(tmp_path).policy, jnp.ones((2, 2))
     message = r"`obs` has {}, and the networks were trained on `obs\['arm'\]` of shape \(1,\), "
     for obs, said in (
         (jnp.ones(3), r"`obs` of shape \(3,\)"),

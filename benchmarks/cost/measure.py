@@ -276,10 +276,11 @@ def measure_batches(
 
 
 def measure_training(job: Job) -> Found:
-    """Updates per second of `qgf_eqx.train` and of the plain loop, at every batch above 1."""
+    """Updates per second of `qgf_eqx.learn` and of the plain loop, at every batch above 1."""
     try:
         from qgf_eqx.data import Dataset
-        from qgf_eqx.train import TrainConfig, init, make_updates
+        from qgf_eqx.learn import Spec, TrainConfig, Units, learners, make_updates
+        from qgf_eqx.learn._updates import init, stacked
     except ImportError as error:
         return {"skipped": str(error)}
     from . import plain
@@ -295,12 +296,12 @@ def measure_training(job: Job) -> Found:
     on_device = jax.tree.map(jnp.asarray, data)
     found = {}
     for batch in [b for b in job["batches"] if b > 1]:
-        config = TrainConfig("none", width=job["width"], batch=batch)
-        updates = make_updates(config)
-        fresh = eqx.filter_jit(partial(init, config, OBS, SHAPE[1]))
-        nets = fresh().nets
-        nets = (nets.policy, plain.stack(nets.critic), nets.value, plain.stack(nets.target))
-        state: dict[str, Any] = {"ours": fresh()}
+        config = TrainConfig("none", batch=batch, **learners(width=job["width"]))
+        spec = Spec(OBS, SHAPE)
+        updates = make_updates(config, spec, Units(None, None))
+        fresh = eqx.filter_jit(partial(init, config, spec))
+        nets = plain.stacked(fresh())
+        state: dict[str, Any] = {"ours": stacked([fresh()])}
         state["plain"] = nets, plain.init_optimizer(nets, config)
 
         def ours(n: int, state=state, updates=updates) -> None:

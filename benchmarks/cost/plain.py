@@ -173,21 +173,28 @@ def update(nets, optimizer_state, chunk, key, config):
     keys = jax.random.split(key, config.batch)
 
     def loss(trained):
-        one = lambda chunk, key: losses(trained, target, chunk, key, config.expectile)  # noqa: E731
+        one = lambda chunk, key: losses(trained, target, chunk, key, config.critic.expectile)  # noqa: E731
         return jnp.mean(jax.vmap(one)(chunk, keys))
 
     gradients = eqx.filter_grad(loss)(trained)
-    changes, optimizer_state = optax.adam(config.learning_rate).update(gradients, optimizer_state)
+    adam = optax.adam(config.critic.learning_rate)
+    changes, optimizer_state = adam.update(gradients, optimizer_state)
     policy, critic, net = eqx.apply_updates(trained, changes)
     average = lambda old, new: (  # noqa: E731
-        old + config.ema_rate * (new - old) if eqx.is_inexact_array(old) else old
+        old + config.critic.ema_rate * (new - old) if eqx.is_inexact_array(old) else old
     )
     return (policy, critic, net, jax.tree.map(average, target, critic)), optimizer_state
 
 
+def stacked(state):
+    """The library's networks, of a flow and IQL, as these functions take them."""
+    (critic, net), target = state.nets["critic"]
+    return state.nets["flow"].trained, stack(critic), net, stack(target)
+
+
 def init_optimizer(nets, config):
     *trained, _ = nets
-    return optax.adam(config.learning_rate).init(eqx.filter(trained, eqx.is_inexact_array))
+    return optax.adam(config.critic.learning_rate).init(eqx.filter(trained, eqx.is_inexact_array))
 
 
 def train(

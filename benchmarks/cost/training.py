@@ -20,7 +20,8 @@ import numpy as np
 
 from qgf_eqx._provenance import machine, versions, write_json
 from qgf_eqx.data import Dataset, draw_chunks
-from qgf_eqx.train import TrainConfig, init, make_updates, update
+from qgf_eqx.learn import Spec, TrainConfig, Units, learners, make_updates, update_team
+from qgf_eqx.learn._updates import init, stacked
 
 from .. import RESULTS
 
@@ -54,11 +55,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="updates per measurement")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    config = TrainConfig("none", width=arguments.width, batch=arguments.batch)
+    nets = learners(width=arguments.width)
+    config, spec = TrainConfig("none", batch=arguments.batch, **nets), Spec(OBS, (5, ACTION))
     data = fake_data()
-    updates = make_updates(config)
-    states = {"ours": init(config, OBS, ACTION), "bare": init(config, OBS, ACTION)}
-    bare_update = eqx.filter_jit(partial(update, config=config), donate="none")
+    updates = make_updates(config, spec, Units(None, None))
+    states = {"ours": stacked([init(config, spec)]), "bare": init(config, spec)}
+    bare_update = eqx.filter_jit(partial(update_team, config.team, spec), donate="none")
     batch = draw_chunks(
         data, 0, jnp.zeros((), int), batch=config.batch, horizon=config.horizon, gamma=config.gamma
     )
@@ -86,7 +88,7 @@ def main() -> None:
             "wall": median["ours"][0] / median["bare"][0],
             "CPU": median["ours"][1] / median["bare"][1],
         },
-        "sizes": f"obs {OBS}, chunk 5 x {ACTION}, nets 4 x {config.width}, batch {config.batch}",
+        "sizes": f"obs {OBS}, chunk 5 x {ACTION}, nets 4 x {arguments.width}, batch {config.batch}",
         "rounds": arguments.rounds,
         "count": arguments.count,
         "versions": versions(),

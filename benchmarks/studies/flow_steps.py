@@ -32,9 +32,9 @@ from qgf_eqx.data import load
 from qgf_eqx.evaluate import evaluate
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.statistics import wilson
+from qgf_eqx.learn import load_run
 from qgf_eqx.nn import VelocityMLP, low_frequency_time, paper_time
 from qgf_eqx.objectives import flow_matching, grid_time, uniform_time
-from qgf_eqx.train import load_nets
 from qgf_eqx.weights import LinearDecay
 
 from .. import RESULTS
@@ -124,11 +124,12 @@ def mixture() -> dict[str, Any]:
 
 
 def cube(runs: dict[str, str], data_dir: str, episodes: int) -> dict[str, Any]:
-    env = load_nets(runs["low frequencies"])[1].env
+    env = load_run(runs["low frequencies"]).config.env
     held_out = load(env, data_dir, split="val")
     rows, observations = [], 0
     for kind, run in runs.items():
-        nets, config = load_nets(run)
+        nets = load_run(run)
+        config = nets.config
         starts = np.arange(0, len(held_out.episode_end) - config.horizon, 3)
         rows_of = starts[:, None] + np.arange(config.horizon)
         whole = held_out.episode_end[rows_of].sum(axis=1) == 0

@@ -110,12 +110,12 @@ import jax.numpy as jnp
 
 import qgf_eqx
 from qgf_eqx.flops import count
-from qgf_eqx.train import load_nets
+from qgf_eqx.learn import load_run
 
-nets, _ = load_nets("see_run")
+run = load_run("see_run")
 picture = jnp.zeros((8, 8, 3), jnp.uint8)
-draw = lambda n: lambda obs, key: qgf_eqx.sample(nets.policy, nets.target, obs, key, best_of=n)
-encoder = count(nets.value.net.encoder, picture)
+draw = lambda n: lambda obs, key: qgf_eqx.sample(run.policy, run.critic, obs, key, best_of=n)
+encoder = count(run.value.net.encoder, picture)
 print(
     f"encoder {encoder / 1e6:.2f} MFLOP, of which an action needs two: the policy's, the critic's"
 )

@@ -15,9 +15,8 @@ import numpy as np
 
 import qgf_eqx
 from qgf_eqx import data, plot
-from qgf_eqx.evaluate import target_critic
 from qgf_eqx.evaluate.statistics import wilson
-from qgf_eqx.train import TrainConfig, load_nets, train
+from qgf_eqx.learn import TrainConfig, learners, load_run, train
 
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 DATA, RUN = Path("data/tutorial"), Path("runs/tutorial")
@@ -37,20 +36,20 @@ print(f"{len(dataset.obs):,} transitions")
 # The run is a folder; started again, it goes on from its checkpoint.
 
 # %%
-config = TrainConfig(TASK, updates=10_000, batch=256, width=128, depth=3, gamma=0.99)
+sizes = learners(width=128, depth=3)
+config = TrainConfig(TASK, updates=10_000, batch=256, gamma=0.99, **sizes)
 train(config, dataset, RUN)
 
 # %% [markdown]
 # **Guide.** From here on you need a policy, a critic, and `sample`.
 
 # %%
-nets, _ = load_nets(RUN)
-critic = qgf_eqx.bounded(target_critic(nets))
+run = load_run(RUN)
 
 
 @jax.jit
 def act(obs, key, weight):
-    return qgf_eqx.sample(nets.policy, critic, obs, key, weight=weight)
+    return qgf_eqx.sample(run.policy, run.critic, obs, key, weight=weight)
 
 
 def episode(env, number, weight):

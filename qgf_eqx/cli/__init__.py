@@ -1,20 +1,17 @@
 """The command line, `qgf-eqx VERB`: one thin function a verb, options in groups.
 
 Exit codes: 2 for wrong arguments, 1 for what else fails, 130 for an interruption; each with one
-sentence on stderr. Verbs import what they need when they are called, so that `--help` is quick.
+sentence on stderr. Verbs import what they need when they are called, so that `--help` is quick;
+`train`, whose options are those of all learners, imports JAX for its own.
 """
 
 import functools
-import inspect
-import json
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 try:
     import tyro
@@ -23,11 +20,16 @@ except ImportError as error:
         f"the command line needs more packages ({error}): pip install 'qgf_eqx[cli]'"
     ) from error
 
-from .._train_config import read_config
 from ._compare import choose, evaluate, film
 from ._look import analyse, diagnose, methods, plot
-from ._make import collect, demo, train
+from ._make import collect, demo
 from ._refuse import as_arguments, complain, is_ours
+
+
+def train() -> None:
+    """Train a critic and actors: by default a flow by behaviour cloning, and implicit
+    Q-learning."""
+
 
 VERBS: dict[str, Callable] = {
     verb.__name__: verb
@@ -91,9 +93,9 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
     """The verb with its arguments, not yet called."""
     verbs = dict(VERBS)
     if "train" in arguments[:1]:
-        arguments, settings = _with_config(arguments)
-        if settings is not None:
-            verbs["train"] = _with_default(train, "config", settings)
+        from ._train import train as whole
+
+        verbs["train"] = whole
     with as_arguments():
         return tyro.extras.subcommand_cli_from_dict(
             {name: _later(verb) for name, verb in verbs.items()},
@@ -106,40 +108,6 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
 
 def _later(verb: Callable) -> Callable:
     return functools.wraps(verb)(lambda *args, **options: functools.partial(verb, *args, **options))
-
-
-def _with_config(arguments: list[str]) -> tuple[list[str], Any]:
-    """The arguments without `--config FILE`, and the settings of that file, if it is named."""
-    for i, argument in enumerate(arguments):
-        name, equals, given = argument.partition("=")
-        if name != "--config":
-            continue
-        rest = arguments[i + (1 if equals else 2) :]
-        file = given if equals else "".join(arguments[i + 1 : i + 2])
-        if not Path(file).is_file():
-            raise ValueError(f"`config` must be a file, such as a run's config.json, got `{file}`.")
-        try:
-            found = json.loads(Path(file).read_bytes())
-        except (ValueError, RecursionError):
-            raise ValueError(f"{file} is not a JSON file.") from None
-        with as_arguments():
-            return [*arguments[:i], *rest], read_config(found, file)
-    return arguments, None
-
-
-def _with_default(verb: Callable, name: str, value: Any) -> Callable:
-    """The verb, whose argument has a default."""
-
-    @functools.wraps(verb)
-    def changed(*positional, **options):
-        return verb(*positional, **options)
-
-    signature = inspect.signature(verb)
-    parameters = [
-        p.replace(default=value) if p.name == name else p for p in signature.parameters.values()
-    ]
-    changed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return changed
 
 
 @contextmanager

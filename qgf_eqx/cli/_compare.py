@@ -182,7 +182,7 @@ def film(
     from .. import film as films
     from ..evaluate import task_of
     from ..evaluate.names import method
-    from ..train import load_config
+    from ..learn import load_config
 
     options = {"weight": weight.value, "steps": flow.steps, "reduce": flow.reduction}
     shown = [method(name, **options) for name in methods]

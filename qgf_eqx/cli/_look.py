@@ -53,7 +53,7 @@ def diagnose(
 
     estimator = estimator_of(method, steps=flow.steps)
     chosen = guided(method, weight=weight.value)
-    (policy, critic, values, _), obs = open_offline(run, observations, flow, data)
+    (policy, critic, values, *_), obs = open_offline(run, observations, flow, data)
     shape = (observations, noises, *policy.action_shape)
 
     def one(obs, noise):
@@ -122,7 +122,7 @@ def analyse(
     common.begin()
     from .. import figures, plot
     from .._provenance import machine, versions, write_json
-    from ..train import load_config
+    from ..learn import load_config
 
     if needed == 0:
         found = getattr(figures, what)()
@@ -163,7 +163,7 @@ def plot(
 
 
 def methods(common: Common = Common()) -> None:  # noqa: B008 (frozen)
-    """List the methods that `evaluate` compares.
+    """List the methods that `evaluate` compares: at test time, and the actors of a run.
 
     Of each, but for `fk-steering`, there is the best of several: best-of-16, qgf-best-of-4.
 
@@ -171,8 +171,11 @@ def methods(common: Common = Common()) -> None:  # noqa: B008 (frozen)
         common: What every verb has.
     """
     common.begin()
-    from ..evaluate.names import METHODS
+    from ..evaluate.names import METHODS, learned
 
     lines = [f"{row.name:<22}{row.what}" for row in METHODS.values()]
-    found = {row.name: {"what": row.what, "weight": row.weighted} for row in METHODS.values()}
+    lines += ["", "Actors, for runs that have trained them (`train --actors`):"]
+    lines += [f"{row.name:<22}{row.what}" for row in learned().values()]
+    rows = (METHODS | learned()).values()
+    found = {row.name: {"what": row.what, "weight": row.weighted} for row in rows}
     common.result(found, "\n".join(lines))

@@ -74,7 +74,9 @@ def make_chunk(rows: Rows, *, gamma: float) -> Chunk:
     )
 
 
-def draw_starts(seed: int, step: Int[Array, ""], *, batch: int, rows: int) -> Int[Array, " batch"]:
+def draw_starts(
+    seed: int | Int[Array, ""], step: Int[Array, ""], *, batch: int, rows: int
+) -> Int[Array, " batch"]:
     """Where the chunks of a training step start: a pure function of `(seed, step)`, uniform over
     all `rows` of the dataset.
     """

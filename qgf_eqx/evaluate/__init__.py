@@ -21,7 +21,6 @@ from ._rollout import Act as Act
 from ._rollout import Episode as Episode
 from ._rollout import rollout as rollout
 from ._sources import checkpoint_sha256 as checkpoint_sha256
-from ._sources import target_critic as target_critic
 from .names import METHODS as METHODS
 from .names import method as method
 from .sampler import Sampler as Sampler

@@ -12,7 +12,7 @@ import numpy as np
 from .._fields import Bounded, bounded
 from .._types import Policy
 from ._rollout import action_bounds
-from ._sources import target_critic
+from .sampler import Reduced
 from .task import Task, task_of
 
 
@@ -25,26 +25,29 @@ class Offline(NamedTuple):
     values: Callable
     """Every member's value."""
     task: Task
+    trained: Any
+    """The `learn.Trained`."""
 
 
 def open_offline(
     run: str | Path, reduce: Callable, task: Task | str | None = None
 ) -> tuple[Offline, Any]:
-    """The networks of a run on its own task, or another, and their `train.Units`; makes an
+    """The networks of a run on its own task, or another, and their `learn.Units`; makes an
     environment, for the bounds of those.
 
     **Raises:** `CheckpointError` if there is no intact checkpoint.
     """
-    from ..train import load_nets, load_units
+    from ..learn import load_run
 
-    (nets, config), units = load_nets(run), load_units(run)
-    task = config.env if task is None else task
+    trained = load_run(run)
+    units, task = trained.units, trained.config.env if task is None else task
     task = task_of(task) if isinstance(task, str) else task
     with closing(task.make_env()) as env:
         edges = action_bounds(env.action_space)
     low, high = (units.from_action(jnp.asarray(edge)) for edge in edges)
-    critic = bounded(target_critic(nets, reduce), low, high)
-    return Offline(nets.policy, critic, nets.target.values, task), units
+    values = trained.values
+    critic = bounded(Reduced(values, reduce), low, high)
+    return Offline(trained.policy, critic, values, task, trained), units
 
 
 def observations(dataset: Any, count: int) -> Any:

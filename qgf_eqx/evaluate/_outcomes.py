@@ -120,6 +120,7 @@ def described(sampler: Sampler) -> list[str] | None:
         str(sampler.steps),
         _name(sampler.reduce),
         _name(sampler.draw),
+        *([sampler.actor] if sampler.actor else []),
     ]
     return None if None in parts else [part for part in parts if part is not None]
 

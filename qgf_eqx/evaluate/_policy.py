@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from .._types import Action, Key, Obs
+from ._actors import of_run
 from ._offline import open_offline
 from ._rollout import as_inputs
 from .sampler import Sampler
@@ -35,7 +36,9 @@ def load_policy(
 
     **Raises:** `CheckpointError` if there is no intact checkpoint.
     """
-    (policy, critic, *_), units = open_offline(run, sampler.reduce, task)
+    found, units = open_offline(run, sampler.reduce, task)
+    policy, sampler = of_run(found.trained, sampler)
+    critic = found.critic
     draw = jax.jit(lambda obs, key: units.to_action(sampler(policy, critic, obs, key)))
 
     def act(obs: Obs, key: Key) -> Action:

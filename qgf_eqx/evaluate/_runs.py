@@ -1,8 +1,9 @@
 """Training runs that are compared: seeds of one training, and what each of them is."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ._sources import checkpoint_sha256
 
@@ -35,26 +36,35 @@ class TrainedRun:
         return path.as_posix()
 
 
-def seeds_of_one(runs: Sequence[str | Path]) -> tuple[str, tuple[TrainedRun, ...]]:
-    """The task of the runs, and the runs; refuses what is not seeds of one training."""
+class SeedsOfOne(NamedTuple):
+    """Runs that differ in their training seed only."""
+
+    task: str
+    runs: tuple[TrainedRun, ...]
+    actors: Mapping[str, Any]
+    """That they have trained, by name."""
+
+
+def seeds_of_one(runs: Sequence[str | Path]) -> SeedsOfOne:
+    """The runs; refuses what is not seeds of one training."""
     if not runs:
         raise ValueError("`runs` is empty: name the folder of a training run.")
     if len(runs) * PER_RUN > REPORT_FROM:
         raise ValueError(f"`runs` has {len(runs)} folders, {REPORT_FROM // PER_RUN} at most.")
-    from ..train import load_config
+    from ..learn import load_config
+    from ..learn._config import differing
 
     configs, steps = zip(*map(load_config, runs), strict=True)
     tasks = {config.env for config in configs}
     if len(tasks) > 1:
         raise ValueError(f"`runs` must be of one task, got {', '.join(sorted(tasks))}.")
-    alike = {dataclasses.replace(config, seed=0) for config in configs}
-    if len(alike) > 1:
-        each = [dataclasses.asdict(config) for config in alike]
-        differing = [name for name in each[0] if len({str(c[name]) for c in each}) > 1]
-        raise ValueError(
-            f"`runs` must differ in their training seed only, and differ in {', '.join(differing)}:"
-            " compare them one at a time."
-        )
+    for config in configs[1:]:
+        changes = differing(configs[0], dataclasses.replace(config, seed=configs[0].seed))
+        if changes:
+            raise ValueError(
+                "`runs` must differ in their training seed only, and differ in "
+                f"{', '.join(name for name, *_ in changes)}: compare them one at a time."
+            )
     known = {step for step in steps if step is not None}
     if len(known) > 1:
         raise ValueError(
@@ -67,4 +77,4 @@ def seeds_of_one(runs: Sequence[str | Path]) -> tuple[str, tuple[TrainedRun, ...
     )
     if len({run.sha256 for run in found}) < len(found):
         raise ValueError("`runs` has the same networks twice: a training seed counts once.")
-    return configs[0].env, found
+    return SeedsOfOne(configs[0].env, found, configs[0].actors)

@@ -1,6 +1,5 @@
 """What is evaluated: a run's folder, a policy with its critic, or an act function."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,13 +7,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Scalar
 
-from .._types import Critic, Policy
+from .._types import Action, Critic, Obs, Policy
+from ._actors import of_run
 from ._outcomes import FILE, Outcomes
 from ._rollout import Act
-from .sampler import Reduced, Sampler, compile_act
+from .sampler import Sampler, compile_act
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,17 @@ class Run:
 
     def load(self) -> "InMemory":
         """**Raises:** `CheckpointError` if the checkpoint is not intact, or has another hash."""
-        from ..train import load_nets, load_units
+        from ..learn import load_run
 
-        nets, units = load_nets(self.folder)[0], load_units(self.folder)
-        self._check()
-        return InMemory(nets.policy, nets.target, units=units)
+        trained = load_run(self.folder)
+        self._check(trained.sha256)
+        values = Values(trained.values)
+        return InMemory(trained.policy, values, units=trained.units, trained=trained)
 
-    def _check(self) -> None:
+    def _check(self, found: str) -> None:
         from ..checkpoint import CheckpointError
 
-        if checkpoint_sha256(self.folder) != self.sha256:
+        if found != self.sha256:
             raise CheckpointError(
                 f"the checkpoint of {self.folder} changed while it was evaluated. Wait until its "
                 "training has ended, or evaluate a copy of the folder."
@@ -46,12 +49,12 @@ class Run:
 
         **Raises:** `CheckpointError` as `load`.
         """
-        self._check()
+        self._check(checkpoint_sha256(self.folder))
         return Outcomes(Path(self.folder) / FILE, self.sha256, task, seed, record)
 
     def task(self) -> str:
         """The name of the task that it was trained on."""
-        from ..train import load_config
+        from ..learn import load_config
 
         return load_config(self.folder)[0].env
 
@@ -65,7 +68,9 @@ class InMemory:
     critic: Critic | None = field(default=None, compare=False)
     act: Act | None = field(default=None, compare=False)
     units: Any = field(default=None, compare=False)
-    """`train.Units`, if the policy's actions are not the environment's."""
+    """`learn.Units`, if the policy's actions are not the environment's."""
+    trained: Any = field(default=None, compare=False)
+    """A `learn.Trained`, if there is one: its actors can be named."""
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def load(self) -> "InMemory":
@@ -97,10 +102,15 @@ class InMemory:
             return lambda weight, obs, numbers, count: own(obs, numbers, count)
         if self.policy is None or self.critic is None:
             raise ValueError("`source` needs a policy and a critic.")
+        policy = self.policy
+        if self.trained is not None:
+            policy, sampler = of_run(self.trained, sampler)
+        elif sampler.actor:
+            raise ValueError(f"`{sampler.actor}` is an actor of a training run: name its folder.")
         values = getattr(self.critic, "values", None)
         critic = self.critic if values is None else sampler.critic(values)
         low, high = self.bounds(low, high)
-        act = compile_act(self.policy, critic, sampler, seed=seed, low=low, high=high)
+        act = compile_act(policy, critic, sampler, seed=seed, low=low, high=high)
         if getattr(self.units, "actions", None) is None:
             return act
         to_action = jax.jit(self.units.to_action)
@@ -133,11 +143,14 @@ def checkpoint_sha256(run_dir: str | Path) -> str:
     """
     from .. import checkpoint
 
-    path = Path(run_dir) / "checkpoint.safetensors"
-    checkpoint.read_metadata(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return checkpoint.read_checkpoint(Path(run_dir) / "checkpoint.safetensors").sha256
 
 
-def target_critic(nets: Any, reduce: Callable = jnp.min) -> Critic:
-    """The target ensemble of a run, reduced: the critic that guides and ranks."""
-    return Reduced(nets.target.values, reduce)
+class Values(eqx.Module):
+    """A critic whose members' values are known, to be reduced by a sampler's `reduce`."""
+
+    values: Callable
+
+    def __call__(self, obs: Obs, action: Action) -> Scalar:
+        """The least of the values."""
+        return jnp.min(self.values(obs, action))

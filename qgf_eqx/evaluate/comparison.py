@@ -5,10 +5,11 @@ differently, and the same for all methods. The training seed is the unit: interv
 runs where there are several (`statistics`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -87,9 +88,9 @@ def compare(
     _check_counts(1, episodes=episodes)
     if not grid.is_single:
         _check_counts(1, tuning_episodes=tuning_episodes)
-    plain = _samplers(methods, steps, reduce)
     with _kept(engine, processes) as options:
         study = _study(runs, task, {**options, "progress": progress})
+        plain = _samplers(methods, steps, reduce, study.actors)
         return _compare(study, plain, grid, tuning_episodes, episodes, reduce, record)
 
 
@@ -106,10 +107,7 @@ def _compare(
     to_tune = [m for m in plain if m.weighted]
     chosen: dict[str, Choice] = {}
     tuning: list[_Played] = []
-    if grid.is_single:
-        chosen = {m.name: Choice(grid.all[0]) for m in to_tune}
-    elif to_tune:
-        study.check_intervals("tuning_episodes", tuning_episodes)
+    if to_tune:
         chosen, tuning = study.tune(to_tune, grid, tuning_episodes)
     choices = {m.name: chosen.get(m.name, Choice(m.weight)) for m in plain}
     final = [replace(m, weight=choices[m.name].weight) for m in plain]
@@ -162,14 +160,14 @@ def tune_weight(
     check_count("steps", steps, "it sets the length of the scan")
     grid = _grid(weights, decays, extensions)
     _check_counts(1, episodes=episodes)
-    if isinstance(method, str):
-        guided(method)
-    (sampler,) = _samplers([method], steps, reduce)
     with _kept(engine, processes) as options:
         study = _study(runs, task, {**options, "progress": progress})
+        (sampler,) = _samplers([method], steps, reduce, study.actors)
+        if not sampler.weighted:
+            guided(sampler.name)
         study.check_intervals("episodes", episodes)
         grid = grid._replace(extensions=0) if grid.is_single else grid
-        chosen, tuning = study.tune([sampler], grid, episodes)
+        chosen, tuning = study.tune([sampler], grid, episodes, single=True)
     played = [e for _, by_run in tuning for es in by_run for e in es]
     spent = sum(e.length for e in played)
     return Tuned(chosen[sampler.name], study.rows(tuning), len(played), spent)
@@ -226,11 +224,23 @@ def _as_number(weight: Number) -> Number:
     return weight if isinstance(weight, LinearDecay) else float(weight)
 
 
-def _samplers(methods: Sequence[str | Sampler], steps: int, reduce: Callable) -> list[Sampler]:
+def _samplers(
+    methods: Sequence[str | Sampler],
+    steps: int,
+    reduce: Callable,
+    actors: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Sampler]:
     """The methods, those that are named made with these `steps` and `reduce`."""
     if not methods:
         raise ValueError("`methods` is empty: name at least one, such as flow or qgf.")
-    found = [named(m, steps=steps, reduce=reduce) if isinstance(m, str) else m for m in methods]
+    options = {"steps": steps, "reduce": reduce, "actors": actors}
+    found = [named(m, **options) if isinstance(m, str) else m for m in methods]
+    for m in found:
+        if m.actor and actors and not (m.actor in actors or m.choices):
+            raise ValueError(
+                f"`methods` has {m.name}, and the runs have no actor `{m.actor}`; they have "
+                f"{', '.join(actors)}. Train it beside them, `--actors`, in other folders."
+            )
     names = [m.name for m in found]
     for name in names:
         if not NAME.fullmatch(name):
@@ -259,6 +269,8 @@ class _Study:
     trained_on: str | None
     options: dict[str, Any]
     """Of `evaluate`."""
+    actors: Mapping[str, Any] = MappingProxyType({})
+    """That the runs have trained."""
 
     def check_intervals(self, name: str, episodes: int) -> None:
         """**Raises:** `ValueError` if there would be a single return."""
@@ -277,14 +289,40 @@ class _Study:
         return [(m, [outcomes[j] for outcomes in by_run]) for j, m in enumerate(samplers)]
 
     def tune(
-        self, samplers: Sequence[Sampler], grid: _Grid, episodes: int
+        self, samplers: Sequence[Sampler], grid: _Grid, episodes: int, *, single: bool = False
     ) -> tuple[dict[str, Choice], list[_Played]]:
-        """The weight of each method, and all tuning episodes."""
-        of, first = {m.name: m for m in samplers}, self.runs[0]
-        weights = grid.all
-        if grid.weights is None:
-            run = Run(first.path, first.sha256)
-            weights = [*weights_around(run, self.task, samplers[0].reduce), *grid.decays]
+        """The weight of each method, and all tuning episodes; `single`: a single weight is played
+        too."""
+        chosen: dict[str, Choice] = {}
+        played: list[_Played] = []
+        for group, weights, extensions in self._grids(samplers, grid):
+            if len(weights) == 1 and not single:
+                chosen |= {m.name: Choice(weights[0]) for m in group}
+                continue
+            self.check_intervals("tuning_episodes", episodes)
+            found, tried = self._tune(group, weights, extensions, episodes)
+            chosen, played = chosen | found, played + tried
+        return chosen, played
+
+    def _grids(
+        self, samplers: Sequence[Sampler], grid: _Grid
+    ) -> Iterator[tuple[list[Sampler], list[Number], int]]:
+        """Methods that choose from the same weights, and how often those go on."""
+        shared = [m for m in samplers if not m.choices]
+        if shared:
+            weights = grid.all
+            if grid.weights is None:
+                run = Run(self.runs[0].path, self.runs[0].sha256)
+                weights = [*weights_around(run, self.task, shared[0].reduce), *grid.decays]
+            yield shared, weights, grid.extensions
+        for m in samplers:
+            if m.choices:
+                yield [m], list(m.choices), 0
+
+    def _tune(
+        self, group: Sequence[Sampler], weights: list[Number], extensions: int, episodes: int
+    ) -> tuple[dict[str, Choice], list[_Played]]:
+        of = {m.name: m for m in group}
         played: list[_Played] = []
 
         def score(pairs) -> list:
@@ -294,7 +332,7 @@ class _Study:
             judge = judge_of(self.task.outcome, [by_run for _, by_run in played])
             return [judge.total(by_run) for _, by_run in played]
 
-        return tune(score, list(of), weights, extensions=grid.extensions), played
+        return tune(score, list(of), weights, extensions=extensions), played
 
     def rows(self, tried: Sequence[_Played]) -> tuple[Row, ...]:
         """One for every method and weight."""
@@ -305,10 +343,11 @@ class _Study:
 
 
 def _study(runs: Sequence[str | Path], task: Task | str | None, options: dict[str, Any]) -> _Study:
-    trained_on, found = _seeds_of_one(runs)
+    trained_on, found, actors = _seeds_of_one(runs)
     given = trained_on if task is None else task
     known = task_of(given) if isinstance(given, str) else given
-    return _Study(found, known, given, None if given == trained_on else trained_on, options)
+    trained_on = None if given == trained_on else trained_on
+    return _Study(found, known, given, trained_on, options, actors)
 
 
 __getattr__ = old_names(__name__, choose_weight="tune_weight")

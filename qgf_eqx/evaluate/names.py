@@ -1,15 +1,19 @@
 """The test-time methods by name: the one table that commands, figures, benchmarks and docs read.
 
-What needs more than a policy and a critic has no name here: `guidance.robust` and
-`steering.ClassifierFree` take networks that are trained for them, `steering.Inpainted` takes the
-chunk that is being executed.
+Actors that are trained beside a run's flow are methods too, by the names of `learn.actors`: their
+rows are made from their classes. `steering.Inpainted`, which takes the chunk that is being
+executed, has no name.
 """
 
 import dataclasses
 import difflib
+import inspect
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -18,6 +22,7 @@ from .._sample import sample
 from .._types import Guidance
 from ..steering import keep_best
 from ..weights import LinearDecay
+from ._actors import own_action, strengths
 from ._controls import (
     curvature,
     fk,
@@ -50,6 +55,10 @@ class Named:
     draw: Draw = sample
     takes_best_of: bool = True
     """Whether `NAME-best-of-N` is a method too."""
+    actor: str = ""
+    """Of a run's actors, the one that it needs."""
+    choices: tuple[float, ...] = ()
+    """Weights to choose from, if they are its own."""
 
 
 _ROWS = (
@@ -194,34 +203,86 @@ def method(
     weight: float | LinearDecay = 0.0,
     steps: int = 10,
     reduce: Callable = jnp.min,
+    actors: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sampler:
     """A method from its name: one of `METHODS`, `best-of-16` of the plain flow, or
-    `qgf-best-of-4`. Those that take no weight ignore it.
+    `qgf-best-of-4`; or an actor, such as `fql`. Those that take no weight ignore it.
+
+    **Arguments:** the name, the sampler's, and
+
+    - `actors`: of a run. Where it has trained an actor with several strengths, `fql-30` and
+      `fql-100`, `fql` is the one whose strength is the weight.
 
     **Raises:** `ValueError` if there is no such method, or the weight is not finite.
     """
-    row, best_of = _parse(text)
+    row, best_of = _parse(text, actors)
     if not row.weighted:
         weight = 0.0
     elif not math.isfinite(size(weight)):
         raise ValueError(f"`weight` must be a finite number, got {weight}.")
     parts = row.estimator, weight, best_of, steps, reduce, text, row.draw, row.weighted
-    return Sampler(*parts)
+    return Sampler(*parts, actor=row.actor, choices=row.choices)
 
 
-def _parse(text: str) -> tuple[Named, int]:
+def _parse(text: str, actors: Mapping[str, Any] = MappingProxyType({})) -> tuple[Named, int]:
     """The row of a name, and of how many the best is taken."""
     plain, best_of = split_best_of(text)
-    if plain not in METHODS:
-        close = difflib.get_close_matches(plain, METHODS, 1)
+    row = METHODS.get(plain) or _row_of_actor(plain, actors)
+    if row is None:
+        known = [*METHODS, *learned()]
+        close = difflib.get_close_matches(plain, known, 1)
         guess = f"did you mean {close[0] + text[len(plain) :]}? " if close else ""
         raise ValueError(
-            f"unknown method `{text}`; {guess}known are {', '.join(METHODS)}, "
+            f"unknown method `{text}`; {guess}known are {', '.join(known)}, "
             "and of each the best of several, such as best-of-16 or qgf-best-of-4."
         )
-    if plain != text and not METHODS[plain].takes_best_of:
+    if plain != text and not row.takes_best_of:
         raise ValueError(f"unknown method `{text}`: there is no best of several of `{plain}`.")
-    return METHODS[plain], best_of
+    return row, best_of
+
+
+def learned() -> dict[str, Named]:
+    """The rows of the actors of `learn.actors`, by name; none without the extra `train`."""
+    try:
+        from ..learn._kinds import ACTORS
+    except ImportError:
+        return {}
+    return {name: _row_of(name, kind) for name, kind in ACTORS.items() if name not in METHODS}
+
+
+def _row_of_actor(name: str, actors: Mapping[str, Any]) -> Named | None:
+    """The row of an actor of a run, or of one that could be trained."""
+    if name in actors:
+        return _row_of(name, type(actors[name]))
+    if trained := strengths(name, actors):
+        row = _row_of(name, type(actors[f"{name}-{trained[0]:g}"]))
+        return dataclasses.replace(row, weighted=True, choices=trained)
+    rows = learned()
+    base, _, number = name.rpartition("-")
+    if name in rows or not (base in rows and number.replace(".", "", 1).isdigit()):
+        return rows.get(name)
+    row = rows[base]
+    return dataclasses.replace(row, name=name, label=f"{row.label} ({number})", actor=name)
+
+
+def _row_of(name: str, kind: type) -> Named:
+    what = " ".join(
+        (inspect.getdoc(sys.modules[kind.__module__]) or name).partition(".")[0].split()
+    )
+    label = getattr(kind, "label", "") or name
+    weights = getattr(kind, "weights", ())
+    guides = hasattr(kind, "estimator")
+    return Named(
+        name,
+        f"{what}.",
+        label,
+        getattr(kind, "colour", "#000000"),
+        weighted=guides or bool(weights),
+        draw=sample if guides else own_action,
+        takes_best_of=True,
+        actor=name,
+        choices=tuple(weights),
+    )
 
 
 def guided(text: str, *, weight: float | LinearDecay = 1.0, steps: int = 10) -> Sampler:
@@ -272,9 +333,10 @@ def label(text: str) -> str:
 
 def colour(text: str) -> str:
     """The colour of a method in figures; green of the best of several, black of one's own."""
-    if text in METHODS:
-        return METHODS[text].colour
-    return "#66a61e" if split_best_of(text)[1] > 1 else "#000000"
+    if split_best_of(text)[1] > 1:
+        return "#66a61e"
+    row = METHODS.get(text) or _row_of_actor(text, {})
+    return "#000000" if row is None else row.colour
 
 
 def split_best_of(text: str) -> tuple[str, int]:

@@ -58,6 +58,11 @@ class Sampler:
     """`sample`, or what takes its place, such as `steering.keep_best`."""
     weighted: bool = True
     """Whether a comparison chooses its weight."""
+    actor: str = ""
+    """Of a run's actors, the one whose flow is guided, or that draws its action itself; by default
+    the flow."""
+    choices: tuple[float, ...] = ()
+    """Weights to choose from, in place of those of the comparison."""
 
     @property
     def guidance(self) -> Guidance:
@@ -70,7 +75,7 @@ class Sampler:
         return Reduced(values, self.reduce)
 
     def __call__(
-        self, policy: Policy, critic: Critic, obs: Obs, key: Key, *, weight: Any = None
+        self, policy: Any, critic: Critic, obs: Obs, key: Key, *, weight: Any = None
     ) -> Action:
         """One action of the method for one observation; with its own weight, or another."""
         return self.draw(
@@ -113,7 +118,7 @@ class Reduced(eqx.Module):
 
 
 def make_act(
-    policy: Policy,
+    policy: Any,
     critic: Critic,
     sampler: Sampler,
     *,
@@ -128,7 +133,8 @@ def make_act(
 
     **Arguments:**
 
-    - `policy`, `critic`: as for `sample`. A critic that is `bounded` keeps its own bounds.
+    - `policy`, `critic`: as for `sample`, or what `sampler.draw` takes for a policy. A critic that
+      is `bounded` keeps its own bounds.
     - `sampler`: the method. Its `reduce` is not used here: `critic` is one critic.
     - `seed`: of the noise.
     - `low`, `high`: of the actions; they broadcast to the policy's `action_shape`.
@@ -146,7 +152,7 @@ def takes_weights(sampler: Sampler) -> bool:
 
 
 def compile_act(
-    policy: Policy,
+    policy: Any,
     critic: Critic,
     sampler: Sampler,
     *,

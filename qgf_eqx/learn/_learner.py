@@ -2,27 +2,49 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
 from .._fields import Bounded
-from .._types import Action, Key, Obs, Policy, Value
+from .._types import Action, Guidance, Key, Obs, Policy, Value
 from ..data import Chunk
+from ..nn import Encoded, ObsEncoder, PictureShape
+from ._settings import check, setting
 
 
 class Spec(NamedTuple):
     """What networks are made for."""
 
     obs_size: int
-    """How many numbers an observation holds."""
+    """How many numbers an observation holds, beside its pictures."""
     action_shape: tuple[int, ...]
     """Of a chunk, `(horizon, action_size)`."""
-    low: Any = -1.0
-    """The least action, in the flow's units; a number, or an array that broadcasts."""
-    high: Any = 1.0
+    low: float | tuple[float, ...] = -1.0
+    """The least action, in the flow's units: one number, or one of each dimension of a step."""
+    high: float | tuple[float, ...] = 1.0
+    pictures: tuple[PictureShape, ...] = ()
+    """Of an observation that is a tuple of its numbers and these."""
+    features: int = 512
+    """Numbers that every picture becomes."""
+
+    @property
+    def bounds(self) -> tuple[jax.Array, jax.Array]:
+        """The least and the largest action, as arrays."""
+        return jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
+
+    def net(self, make: Callable, key: Key, *, more: int = 0) -> Any:
+        """The network `make(obs_size, key=key)`, of `more` numbers than an observation holds; with
+        an encoder of its own for each picture, if there are some."""
+        if not self.pictures:
+            return make(self.obs_size + more, key=key)
+        key, encoder_key = jax.random.split(key)
+        sizes = self.obs_size + more, self.pictures
+        encoder = ObsEncoder(*sizes, features=self.features, key=encoder_key)
+        return Encoded(encoder, make(encoder.size, key=key))
 
 
 class Networks(NamedTuple):
@@ -43,6 +65,13 @@ class Judges(NamedTuple):
     """Each member of its ensemble, `(obs, action) -> (members,)`, wherever it is asked."""
     value: Value | None = None
     """The state value, if the critic has one."""
+    online: Callable | None = None
+    """As `values`, of the networks that are trained, if those that guide are their average."""
+
+    @property
+    def newest(self) -> Callable:
+        """`online`, or `values` where there is no average."""
+        return self.values if self.online is None else self.online
 
 
 @dataclass(frozen=True)
@@ -51,10 +80,20 @@ class Learner:
 
     width: int = 1024
     """Of the hidden layers."""
-    depth: int = 4
+    depth: int = setting(4, most=1000)
     """Hidden layers."""
     learning_rate: float = 3e-4
     """Of Adam."""
+
+    label: ClassVar[str] = ""
+    """In tables and figures; by default the name."""
+    colour: ClassVar[str] = "#000000"
+    """In figures."""
+    strength: ClassVar[str] = ""
+    """The setting that a number in a name sets, as in `fql-30`: what is tuned of the method."""
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def size(self) -> dict[str, int]:
@@ -108,6 +147,13 @@ class HasPolicy(ActorLearner, Protocol):
     """An actor that is a flow, which guidance can take."""
 
     def policy(self, nets: Networks) -> Policy: ...
+
+
+@runtime_checkable
+class Guides(ActorLearner, Protocol):
+    """An actor that guides a flow: its networks are an estimator."""
+
+    def estimator(self, nets: Networks, real: Callable) -> Guidance: ...
 
 
 def copied(model: Any) -> Any:

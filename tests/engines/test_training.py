@@ -12,9 +12,12 @@ from processes import a_worker_is_killed, started, wait_until
 from qgf_eqx import experiment
 from qgf_eqx.data.ogbench import collect, dataset_name
 from qgf_eqx.engines import EngineError
-from qgf_eqx.train import TrainConfig, load_nets, read_metrics
+from qgf_eqx.learn import TrainConfig, load_run, read_metrics
+from qgf_eqx.learn.actors import BC
+from qgf_eqx.learn.critics import IQL
 
-CONFIG = TrainConfig("e", updates=10**6, batch=8, horizon=2, width=8, depth=1, critics=1)
+SMALL = {"critic": IQL(width=8, depth=1, critics=1), "actors": {"flow": BC(width=8, depth=1)}}
+CONFIG = TrainConfig("e", updates=10**6, batch=8, horizon=2, **SMALL)
 
 
 def test_a_killed_worker_of_a_training_is_an_error_and_no_hang(tmp_path, monkeypatch):
@@ -26,8 +29,7 @@ def test_a_killed_worker_of_a_training_is_an_error_and_no_hang(tmp_path, monkeyp
         progress=False,
     )
     monkeypatch.setattr(experiment, "collect", lambda *_, **__: None)
-    small = {"width": 8, "depth": 1, "critics": 1}
-    config = dataclasses.replace(experiment.POINTMAZE.config, updates=10**6, **small)
+    config = dataclasses.replace(experiment.POINTMAZE.config, updates=10**6, **SMALL)
     two = dataclasses.replace(experiment.POINTMAZE, config=config, seeds=(0, 1))
     with a_worker_is_killed(), pytest.raises(EngineError, match="a worker process died"):
         experiment.run(two, tmp_path, tmp_path, processes=2, progress=False)
@@ -60,6 +62,6 @@ def test_sigterm_to_the_parent_of_two_trainings_saves_both_and_exits_with_zero(t
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0
     written = [log.read_text() for log in logs]
-    assert [load_nets(log.parent)[1].seed for log in logs] == [0, 1]
+    assert [load_run(log.parent).config.seed for log in logs] == [0, 1]
     time.sleep(0.5)
     assert [log.read_text() for log in logs] == written  # nobody goes on

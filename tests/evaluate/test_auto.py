@@ -64,7 +64,9 @@ def test_a_grid_that_nobody_gave_goes_on_until_its_best_is_inside(monkeypatch, p
 
     task = "cube-single-play-singletask-task1-v0"
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),)))
+    monkeypatch.setattr(
+        comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),), {})
+    )
     monkeypatch.setattr(comparison, "weights_around", lambda *_: _auto.grid_around(0.1))
     found = comparison.tune_weight(["a"], "qgf", episodes=20, progress=False)
     assert found.choice.edge is None and 1 / 4 < found.weight / peak < 4

@@ -11,7 +11,7 @@ import pytest
 from processes import a_worker_is_killed
 from scipy import stats
 
-from qgf_eqx import checkpoint, train
+from qgf_eqx import checkpoint, learn
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data import seed_everything
@@ -26,13 +26,13 @@ from qgf_eqx.evaluate import (
     evaluate,
     make_act,
     rollout,
-    target_critic,
 )
 from qgf_eqx.evaluate import _play as module
 from qgf_eqx.evaluate._runs import TrainedRun
+from qgf_eqx.evaluate._sources import Run
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.statistics import bonett_price
-from qgf_eqx.train import TrainConfig, init
+from qgf_eqx.learn import Spec, TrainConfig, Units, _trained, _updates, learners
 
 
 class Counter(gymnasium.Env):
@@ -180,9 +180,10 @@ MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 @pytest.fixture(scope="module")
 def checkpoints():
     """Of two untrained runs."""
-    config = TrainConfig(MAZE, width=8, depth=2, horizon=50)
-    state = init(config, 2, 2)
-    return [(state, config), (jax.tree.map(lambda x: -x, state), config)]
+    config = TrainConfig(MAZE, horizon=50, **learners(width=8, depth=2))
+    spec = Spec(2, (50, 2))
+    state = eqx.filter_jit(lambda: _updates.init(config, spec))()
+    return [(state, config), (jax.tree.map(lambda x: -x if eqx.is_array(x) else x, state), config)]
 
 
 @pytest.fixture
@@ -192,8 +193,9 @@ def run(tmp_path, checkpoints):
 
 
 def save(run_dir, saved, **more):
-    settings = {"config": dataclasses.asdict(saved[1]), **more}
-    checkpoint.save(run_dir / "checkpoint.safetensors", saved[0], settings)
+    settings = {"config": saved[1].as_dict(), "spec": Spec(2, (50, 2))._asdict(), **more}
+    state = _trained.SavedState(saved[0], Units(None, None))
+    checkpoint.save(run_dir / "checkpoint.safetensors", state, settings)
 
 
 @pytest.fixture
@@ -271,12 +273,11 @@ def test_runs_that_are_not_trained_equally_long_are_refused(tmp_path, checkpoint
 
 
 def test_a_checkpoint_that_changes_between_two_loads_is_an_error(run, checkpoints, monkeypatch):
-    def changes(run_dir, loaded=train.load_nets):
-        nets = loaded(run_dir)
+    def changes(run_dir, loaded=learn.load_run):
         save(run, checkpoints[1])
-        return nets
+        return loaded(run_dir)
 
-    monkeypatch.setattr(train, "load_nets", changes)
+    monkeypatch.setattr(learn, "load_run", changes)
     with pytest.raises(CheckpointError, match=f"{run} changed while it was evaluated"):
         played(run, ("flow",), [0])
 
@@ -308,7 +309,7 @@ def test_the_interval_of_a_difference_covers_the_truth():
 def runs_by_name(runs):
     """In place of reading their checkpoints."""
     found = [TrainedRun(run, i, 300, run) for i, run in enumerate(runs)]
-    return "cube-single-play-singletask-task1-v0", tuple(found)
+    return "cube-single-play-singletask-task1-v0", tuple(found), {}
 
 
 def test_every_run_and_tuning_and_reporting_have_episodes_of_their_own(monkeypatch):
@@ -379,15 +380,21 @@ def test_a_success_counts_though_the_environment_goes_on():
     assert episode.success and episode.length == 9
 
 
-def test_it_is_the_target_ensemble_that_guides():
-    nets = init(TrainConfig("e", horizon=2, width=8, depth=2), 3, 2).nets
-    nets = eqx.tree_at(lambda n: n.target, nets, jax.tree.map(lambda x: x * 2, nets.target))
-    obs, action = jnp.ones(3), jnp.full((2, 2), 0.3)
-    values = nets.target.values(obs, action)
-    assert np.all(values != nets.critic.values(obs, action))
+def test_it_is_the_target_ensemble_that_guides(run, checkpoints):
+    state, config = checkpoints[0]
+    (online, _), kept = state.nets["critic"]
+    kept = jax.tree.map(lambda x: x * 2 if eqx.is_array(x) else x, kept)
+    critic = state.nets["critic"]._replace(kept=kept)
+    save(run, (state._replace(nets={**state.nets, "critic": critic}), config))
+    found = Run(str(run), checkpoint_sha256(run)).load()
+    obs, action = jnp.ones(2), jnp.full((50, 2), 0.3)
+    values = kept.values(obs, action)
+    assert np.all(values != online.values(obs, action))
+    np.testing.assert_allclose(found.critic.values(obs, action), values, rtol=1e-5)
+    np.testing.assert_allclose(found.critic(obs, action), values.min(), rtol=1e-5)
     for reduce, expected in ((jnp.min, values.min()), (jnp.mean, values.mean())):
-        np.testing.assert_allclose(target_critic(nets, reduce)(obs, action), expected, rtol=1e-5)
-    np.testing.assert_allclose(target_critic(nets)(obs, action), values.min(), rtol=1e-5)
+        critic = Sampler(reduce=reduce).critic(found.critic.values)
+        np.testing.assert_allclose(critic(obs, action), expected, rtol=1e-5)
 
 
 def test_the_interval_of_a_difference_is_bonett_and_prices():

@@ -150,7 +150,7 @@ def test_the_trained_policy_is_one_function_that_acts_as_evaluate_plays(run):
     """Real observations in, real actions out, clipped to the environment's bounds."""
     import toy
 
-    sampler = method("qgf", weight=50.0, steps=2)  # so strong that it ends at the bounds
+    sampler = method("qgf", weight=500.0, steps=2)  # so strong that it ends at the bounds
     act, key = load_policy(run, sampler), jax.random.key(3)
     obs = toy.Array().reset(seed=1)[0]
     chunk = act(obs.astype(float), key)

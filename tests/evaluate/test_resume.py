@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qgf_eqx import guidance
-from qgf_eqx.evaluate import Episode, Sampler, Task
+from qgf_eqx.evaluate import Episode, Sampler, Task, _sources
 from qgf_eqx.evaluate import _play as module
 from qgf_eqx.evaluate._outcomes import FILE, Outcomes, described, task_key
 from qgf_eqx.evaluate._sources import Run
@@ -38,7 +38,8 @@ def played(monkeypatch, tmp_path):
     killed: set = set()
     monkeypatch.setattr(module, "_play", play)
     monkeypatch.setattr(module, "task_of", lambda _: None)
-    monkeypatch.setattr(Run, "_check", lambda run: None)
+    monkeypatch.setattr(Run, "_check", lambda run, found: None)
+    monkeypatch.setattr(_sources, "checkpoint_sha256", lambda _: "a")
     return evaluate, cells, killed, tmp_path / FILE
 
 
@@ -103,12 +104,15 @@ def test_every_part_of_a_sampler_is_in_its_description():
         "steps": 11,
         "reduce": jnp.mean,
         "draw": METHODS["keep-best"].draw,
+        "actor": "edp",
     }
-    assert {*changes, "name", "weighted"} == {field.name for field in dataclasses.fields(Sampler)}
+    assert {*changes, "name", "weighted", "choices"} == {
+        field.name for field in dataclasses.fields(Sampler)
+    }
     found = [described(base)] + [
         described(dataclasses.replace(base, **{name: value})) for name, value in changes.items()
     ]
-    assert len({tuple(each) for each in found}) == 7
+    assert len({tuple(each) for each in found}) == 8
     two, three = (eqx.Partial(guidance.look_ahead, steps=n) for n in (2, 3))
     assert described(Sampler(two)) != described(Sampler(three)) != None  # noqa: E711
     assert all(described(method(name)) for name in METHODS)

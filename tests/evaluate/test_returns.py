@@ -33,7 +33,7 @@ def compare(monkeypatch):
     runs = tuple(TrainedRun(run, i, 1, "") for i, run in enumerate("ab"))
     monkeypatch.setattr(comparison, "evaluate", played)
     monkeypatch.setattr(
-        comparison, "_seeds_of_one", lambda names: ("toy:make_task", runs[: len(names)])
+        comparison, "_seeds_of_one", lambda names: ("toy:make_task", runs[: len(names)], {})
     )
 
     def run(runs, **options):
@@ -112,7 +112,7 @@ def test_a_weight_whose_episodes_broke_loses_once_a_worse_return_is_known(monkey
 
     runs = (TrainedRun("a", 0, 1, ""),)
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs))
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
     found = comparison.tune_weight("a", "qgf", weights=(0.1, 1.0), episodes=4, extensions=1)
     assert found.weight == 0.1
     by_weight = {row.weight: row.estimate.value for row in found.tuning}
@@ -131,7 +131,7 @@ def test_a_sampler_and_a_task_of_ones_own_are_compared(monkeypatch):
     task = Task("own", print)
     runs = (TrainedRun("a", 0, 1, ""),)
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs))
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
     mine = Sampler(eqx.Partial(guidance.look_ahead, steps=3), 0.5, name="mine")
     options = {"task": task, "tuning_episodes": 2, "episodes": 2, "weights": (0.1, 0.2)}
     options["reduce"] = functools.partial(jnp.quantile, q=0.2)
@@ -154,7 +154,7 @@ def test_decays_are_tried_beside_a_grid_that_nobody_gave(monkeypatch):
 
     runs = (TrainedRun("a", 0, 1, ""),)
     monkeypatch.setattr(comparison, "evaluate", played)
-    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs))
+    monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
     monkeypatch.setattr(comparison, "weights_around", lambda *_: [2.0, 4.0])
     decays = [LinearDecay(0.3)]
     comparison.tune_weight("a", "qgf", decays=decays, episodes=2, extensions=0)

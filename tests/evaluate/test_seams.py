@@ -8,7 +8,7 @@ import pytest
 from toy import recorded
 
 from qgf_eqx import cli, data
-from qgf_eqx import train as training
+from qgf_eqx import learn as training
 from qgf_eqx.data import DatasetError, collect, formats
 from qgf_eqx.evaluate import Sampler, evaluate, task_of
 

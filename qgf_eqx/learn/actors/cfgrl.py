@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ... import objectives
 from ..._sample import sample
@@ -11,6 +11,7 @@ from ...data import Chunk
 from ...nn import VelocityMLP
 from ...steering import ClassifierFree
 from .._learner import Judges, Learner, Networks, Spec
+from .._settings import setting
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,20 @@ class CFGRL(Learner):
     Source: Frans et al., *Diffusion Guidance Is a Controllable Policy Improvement Operator*, 2025.
     """
 
-    weight: float = 3.0
+    weight: float = setting(3.0, least=0)
     """Of the difference of the two fields; 1 is the flow of the better actions."""
     share: float = 0.1
     """Of the unconditioned loss."""
 
+    label: ClassVar[str] = "CFGRL"
+    colour: ClassVar[str] = "#ff7f00"
+    weights: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
+    """To choose from, with no training in between."""
+
     def init(self, spec: Spec, key: Key) -> Networks:
         """The field of `(obs, condition)`."""
-        make = partial(VelocityMLP, spec.obs_size + 1, spec.action_shape, **self.size)
-        return Networks(make(key=key))
+        make = partial(VelocityMLP, action_shape=spec.action_shape, **self.size)
+        return Networks(spec.net(make, key, more=1))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`cfgrl_loss`."""
@@ -44,6 +50,10 @@ class CFGRL(Learner):
         """The combined field."""
         return ClassifierFree(nets.trained, self.weight)
 
-    def act(self, nets: Networks, judges: Judges, obs: Obs, key: Key) -> Action:
-        """An action of the combined field, in ten steps."""
-        return sample(self.policy(nets), judges.critic, obs, key, weight=0)
+    def act(
+        self, nets: Networks, judges: Judges, obs: Obs, key: Key, *, weight: Any = None
+    ) -> Action:
+        """An action of the combined field, in ten steps; of its own weight, or another."""
+        weight = self.weight if weight is None else weight
+        policy = ClassifierFree(nets.trained, weight)
+        return sample(policy, judges.critic, obs, key, weight=0)

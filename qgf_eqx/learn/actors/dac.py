@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,14 @@ class DAC(Learner):
     alpha: float = 100.0
     """Of behaviour cloning, in units of Q."""
 
+    label: ClassVar[str] = "DAC"
+    colour: ClassVar[str] = "#f781bf"
+    strength: ClassVar[str] = "alpha"
+
     def init(self, spec: Spec, key: Key) -> Networks:
         """The network of the noise."""
-        make = partial(VelocityMLP, spec.obs_size, spec.action_shape, **self.size)
-        return Networks(make(key=key))
+        make = partial(VelocityMLP, action_shape=spec.action_shape, **self.size)
+        return Networks(spec.net(make, key))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`eps_loss`, times alpha, and `q_loss`."""

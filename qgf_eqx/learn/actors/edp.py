@@ -1,7 +1,7 @@
 """Efficient diffusion policies: a flow whose Euler leap is pushed up the critic in training."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -25,6 +25,10 @@ class EDP(BC):
 
     c: float = 300.0
     """Of behaviour cloning, in units of Q."""
+
+    label: ClassVar[str] = "EDP"
+    colour: ClassVar[str] = "#377eb8"
+    strength: ClassVar[str] = "c"
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`, times c, and `q_loss`."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ... import objectives
 from ..._sample import sample
@@ -19,11 +19,14 @@ class BC(Learner):
     paper_time: bool = False
     """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
 
+    label: ClassVar[str] = "flow"
+    colour: ClassVar[str] = "#7f7f7f"
+
     def init(self, spec: Spec, key: Key) -> Networks:
         """The velocity field."""
         embed = paper_time if self.paper_time else low_frequency_time
-        make = partial(VelocityMLP, spec.obs_size, spec.action_shape, **self.size)
-        return Networks(make(embed=embed, key=key))
+        make = partial(VelocityMLP, action_shape=spec.action_shape, **self.size)
+        return Networks(spec.net(partial(make, embed=embed), key))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,15 @@ class FQL(Learner):
     steps: int = 10
     """Euler steps of the flow that is distilled."""
 
+    label: ClassVar[str] = "FQL"
+    colour: ClassVar[str] = "#984ea3"
+    strength: ClassVar[str] = "alpha"
+
     def init(self, spec: Spec, key: Key) -> Networks:
         """The flow, and the one-step policy."""
         keys = jax.random.split(key)
-        make = partial(VelocityMLP, spec.obs_size, spec.action_shape, **self.size)
-        return Networks((make(key=keys[0]), make(embed=no_time, key=keys[1])))
+        make = partial(VelocityMLP, action_shape=spec.action_shape, **self.size)
+        return Networks((spec.net(make, keys[0]), spec.net(partial(make, embed=no_time), keys[1])))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`; `distill_loss`, times alpha; and `q_loss`."""
@@ -45,7 +49,7 @@ class FQL(Learner):
         z = jax.random.normal(z_key, action.shape, action.dtype)
         wanted = stop_gradient(denoise(flow, obs, z, 0, steps=self.steps))
         found = velocity(one_step, obs, z, 0)
-        values = judges.values(obs, judges.critic.to_bounds(found))
+        values = judges.newest(obs, judges.critic.to_bounds(found))
         return {
             "flow_loss": objectives.flow_matching(flow, obs, action, flow_key),
             "distill_loss": self.alpha * jnp.mean(jnp.square(found - wanted)),

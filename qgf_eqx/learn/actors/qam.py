@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -35,10 +35,14 @@ class QAM(Learner):
     steps: int = 10
     """Of the SDE."""
 
+    label: ClassVar[str] = "QAM"
+    colour: ClassVar[str] = "#4daf4a"
+    strength: ClassVar[str] = "inverse_temperature"
+
     def init(self, spec: Spec, key: Key) -> Networks:
         """The base flow, and the fine one, which begins as its copy."""
-        make = partial(VelocityMLP, spec.obs_size, spec.action_shape, **self.size)
-        return Networks((make(key=key), make(key=key)))
+        make = partial(VelocityMLP, action_shape=spec.action_shape, **self.size)
+        return Networks((spec.net(make, key), spec.net(make, key)))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`, of the base flow, and `adjoint_loss`, of the fine one."""
@@ -50,7 +54,7 @@ class QAM(Learner):
         path = memoryless_path(base, given(_frozen(fine), obs), obs, noise, path_key, self.steps)
 
         def mean(obs, action):
-            return jnp.mean(judges.values(obs, action))
+            return jnp.mean(judges.newest(obs, action))
 
         within = bounded(mean, judges.critic.low, judges.critic.high)
         g = -self.inverse_temperature * action_gradient(within, obs, path[-1])

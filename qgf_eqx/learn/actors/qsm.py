@@ -1,7 +1,7 @@
 """Q-score matching, with behaviour cloning: a diffusion policy whose score is the critic's."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ class QSM(DAC):
     """Of behaviour cloning."""
     kappa: float = 0.1
     """The inverse temperature, per unit of Q."""
+
+    label: ClassVar[str] = "QSM"
+    colour: ClassVar[str] = "#a65628"
+    strength: ClassVar[str] = "kappa"
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`score_loss`, and `eps_loss`, times alpha."""

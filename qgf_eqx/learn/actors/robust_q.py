@@ -1,8 +1,9 @@
 """RobustQ: a critic of noisy actions, whose gradient guides a flow."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -27,10 +28,13 @@ class RobustQ(Learner):
     temperature: float = 1.0
     """Of the LinEx loss, in units of Q."""
 
+    label: ClassVar[str] = "RobustQ"
+    colour: ClassVar[str] = "#999933"
+
     def init(self, spec: Spec, key: Key) -> Networks:
         """The critic of noisy actions."""
-        make = partial(TimedCriticMLP, spec.obs_size, spec.action_shape, **self.size)
-        return Networks(make(key=key))
+        make = partial(TimedCriticMLP, action_shape=spec.action_shape, **self.size)
+        return Networks(spec.net(make, key))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`robust_loss`."""
@@ -39,6 +43,7 @@ class RobustQ(Learner):
         args = nets.trained, judges.critic, chunk.obs, chunk.action, key
         return {"robust_loss": objectives.robust_critic(*args, **options)}
 
-    def estimator(self, nets: Networks) -> Guidance:
-        """The gradient of `Q_r`, as `sample` takes it."""
-        return eqx.Partial(guidance.robust, robust_critic=nets.trained)
+    def estimator(self, nets: Networks, real: Callable = lambda net: net) -> Guidance:
+        """The gradient of `Q_r`, as `sample` takes it; `real` makes a network one of real
+        observations."""
+        return eqx.Partial(guidance.robust, robust_critic=real(nets.trained))

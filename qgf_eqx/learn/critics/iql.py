@@ -12,6 +12,7 @@ from ..._types import Key
 from ...data import Chunk
 from ...nn import CriticMLP, Ensemble, ValueMLP
 from .._learner import Judges, Learner, Networks, Spec, copied
+from .._settings import setting
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class IQL(Learner):
     Source: Kostrikov et al., *Offline Reinforcement Learning with Implicit Q-Learning*, 2022.
     """
 
-    critics: int = 2
+    critics: int = setting(2, most=1000)
     """Members of the ensemble, which is reduced by its minimum."""
-    expectile: float = 0.9
+    expectile: float = setting(0.9, most=1)
     """In (0, 1): the higher, the closer to the best action of the data."""
-    ema_rate: float = 0.005
+    ema_rate: float = setting(0.005, most=1)
     """How fast the target critic follows the critic."""
 
     needs_action: ClassVar[bool] = False
@@ -33,9 +34,9 @@ class IQL(Learner):
     def init(self, spec: Spec, key: Key) -> Networks:
         """A critic and a value; and the critic's target, which begins as its copy."""
         critic_key, value_key = jax.random.split(key)
-        make = partial(CriticMLP, spec.obs_size, spec.action_shape, **self.size)
-        critic = Ensemble(lambda k: make(key=k), self.critics, key=critic_key)
-        value = ValueMLP(spec.obs_size, key=value_key, **self.size)
+        make = partial(CriticMLP, action_shape=spec.action_shape, **self.size)
+        critic = Ensemble(lambda k: spec.net(make, k), self.critics, key=critic_key)
+        value = spec.net(partial(ValueMLP, **self.size), value_key)
         return Networks((critic, value), copied(critic))
 
     def losses(self, nets: Networks, chunk: Chunk, next_action: Any) -> dict[str, Any]:
@@ -58,4 +59,6 @@ class IQL(Learner):
 
     def judges(self, nets: Networks, spec: Spec) -> Judges:
         """The target critic, and the value."""
-        return Judges(bounded(nets.kept, spec.low, spec.high), nets.kept.values, nets.trained[1])
+        online, value = nets.trained
+        guides = bounded(nets.kept, *spec.bounds)
+        return Judges(guides, nets.kept.values, value, online.values)

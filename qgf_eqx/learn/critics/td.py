@@ -12,6 +12,7 @@ from ..._types import Action, Key
 from ...data import Chunk
 from ...nn import CriticMLP, Ensemble, LowerBound
 from .._learner import Judges, Learner, Networks, Spec, copied
+from .._settings import setting
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,20 @@ class TD(Learner):
     Source: Li and Levine, *Q-learning with Adjoint Matching*, 2026.
     """
 
-    critics: int = 10
+    critics: int = setting(10, most=1000)
     """Members of the ensemble."""
-    rho: float = 0.5
+    rho: float = setting(0.5, least=0)
     """How many standard deviations of the members the target stays below their mean."""
-    ema_rate: float = 0.005
+    ema_rate: float = setting(0.005, most=1)
     """How fast the target critic follows the critic."""
 
     needs_action: ClassVar[bool] = True
 
     def init(self, spec: Spec, key: Key) -> Networks:
         """A critic, and its target, which begins as its copy."""
-        make = partial(CriticMLP, spec.obs_size, spec.action_shape, **self.size)
-        reduce = LowerBound(self.rho)
-        critic = Ensemble(lambda k: make(key=k), self.critics, reduce=reduce, key=key)
+        make = partial(CriticMLP, action_shape=spec.action_shape, **self.size)
+        options = {"reduce": LowerBound(self.rho), "key": key}
+        critic = Ensemble(lambda k: spec.net(make, k), self.critics, **options)
         return Networks(critic, copied(critic))
 
     def losses(self, nets: Networks, chunk: Chunk, next_action: Action) -> dict[str, Any]:
@@ -53,4 +54,5 @@ class TD(Learner):
 
     def judges(self, nets: Networks, spec: Spec) -> Judges:
         """The target critic."""
-        return Judges(bounded(nets.kept, spec.low, spec.high), nets.kept.values)
+        guides = bounded(nets.kept, *spec.bounds)
+        return Judges(guides, nets.kept.values, online=nets.trained.values)

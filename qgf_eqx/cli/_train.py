@@ -1,0 +1,249 @@
+"""The verb `train`. Its options are those of every learner, so it imports JAX to be parsed."""
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+from collections.abc import Iterable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from .. import learn
+from ..learn import Learner, TrainConfig
+from ..learn._kinds import ACTORS, CRITICS, learners, short_name
+from ._options import Common, DataFiles, Workers
+from ._refuse import as_arguments, at_least
+
+Option = tuple[str, dataclasses.Field, str]
+"""A name, the setting behind it, and what it is."""
+
+
+_WORDS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "STR", str | None: "STR"}
+
+
+def _settings(kind: type, known: Iterable[str] = (), prefix: str = "") -> list[Option]:
+    """The plain settings of a dataclass, but for those that are known already."""
+    documented: dict[str, str] = {}
+    for cls in reversed(kind.__mro__[:-1]):
+        documented |= _documented(cls)
+    plain = {int, float, bool, str, str | None}
+    return [
+        (prefix + field.name, field, documented.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+        if field.name not in known and field.type in plain
+    ]
+
+
+def _documented(kind: type) -> dict[str, str]:
+    """What a class says below each of its fields."""
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found = {}
+    body: list[Any] = tree.body  # type: ignore[attr-defined]
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            said = getattr(text.value, "value", "")
+            found[getattr(field.target, "id", "")] = inspect.cleandoc(said)
+    return found
+
+
+def _group(name: str, options: list[Option], what: str) -> Any:
+    """A dataclass of options, of which those are None, or False, that are not given."""
+    fields = []
+    for option, field, text in options:
+        default = (
+            "required" if field.default is dataclasses.MISSING else f"default: {field.default}"
+        )
+        choices = field.metadata.get("options")
+        kind: Any = Literal[choices] if choices else field.type
+        options: dict[str, Any] = {"help": text, "help_behavior_hint": f"({default})"}
+        if kind is bool:
+            fields.append((option, Annotated[bool, tyro.conf.arg(**options)], False))
+            continue
+        if kind in _WORDS:
+            options["metavar"] = _WORDS[kind]
+        fields.append((option, Annotated[kind | None, tyro.conf.arg(**options)], None))
+    made = dataclasses.make_dataclass(name, fields, frozen=True)
+    made.__doc__ = what
+    return made
+
+
+SHARED = tuple(field.name for field in dataclasses.fields(Learner))
+Run: Any = _group("Run", _settings(TrainConfig), "What is trained, but for its learners.")
+Shared: Any = _group("Shared", _settings(Learner), "What all learners have.")
+Own: Any = _group(
+    "Own",
+    [
+        option
+        for name, kind in (CRITICS | ACTORS).items()
+        for option in _settings(kind, SHARED, name.replace("-", "_") + "_")
+    ],
+    "Of single learners.",
+)
+
+
+def train(
+    run: tyro.conf.OmitArgPrefixes[Run] = Run(),  # noqa: B008 (frozen)
+    critic: str | None = None,
+    actors: tuple[str, ...] | None = None,
+    shared: tyro.conf.OmitArgPrefixes[Shared] = Shared(),  # noqa: B008 (frozen)
+    own: tyro.conf.OmitArgPrefixes[Own] = Own(),  # noqa: B008 (frozen)
+    config: Path | None = None,
+    run_dir: Path | None = None,
+    seeds: tuple[int, ...] = (),
+    data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
+    save_every: int = 10_000,
+    stream: bool = False,
+    workers: Workers = Workers(processes=1),  # noqa: B008 (frozen)
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Train a critic and actors: by default a flow by behaviour cloning, and implicit Q-learning.
+
+    Defaults are the paper's; on a laptop try --width 128 --batch 256 --updates 40000
+    --gamma 0.99. All actors see the same batches, and are trained against the same critic.
+    Interrupted, the same command goes on where it was.
+
+    Args:
+        run: What is trained, but for its learners. The task is OGBench's name, a family's such as
+            metaworld:push-v3, or package.module:make_task.
+        critic: {critics}, or package.module:Class of your own. Default: iql.
+        actors: Of {actors}, or package.module:Class of your own; a number sets the strength of a
+            method, as in fql-30. Default: flow.
+        shared: What all learners have.
+        own: Of single learners.
+        config: A file whose settings are the defaults, such as a run's config.json.
+        run_dir: Folder for config.json, metrics.jsonl and checkpoint.safetensors. Default:
+            runs/<env>/seed<seed>. With --seeds: the folder of seed<seed>.
+        seeds: Train these seeds, in one program, in place of --seed.
+        data: Where the data are.
+        save_every: Updates between checkpoints: what a crash costs at most.
+        stream: Read chunks from the dataset's files, for datasets larger than memory. The same
+            result to the bit.
+        workers: Among how many processes the seeds are divided.
+        common: What every verb has.
+    """
+    at_least(1, save_every=save_every, processes=workers.processes)
+    common.begin()
+    from ..data._families import family_of
+    from ..engines import Local
+    from ..evaluate._play import check_task_outcome
+    from ..evaluate.task import check_widths, task_of
+
+    with as_arguments():
+        settings = _chosen(_base(config), critic, actors, vars(run), vars(shared), vars(own))
+        task = task_of(settings.env)
+        for seed in seeds:
+            dataclasses.replace(settings, seed=seed)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("`seeds` names a seed twice.")
+    if family_of(settings.env)[0] is None:  # a task of one's own: before hours of training
+        check_task_outcome(task)
+    folder = run_dir or Path("runs") / task.name
+    if not seeds and run_dir is None:
+        folder /= f"seed{settings.seed}"
+    # Streamed chunks wait in memory for their update: fewer of them at a time.
+    options = {"streamed": True, "updates_per_call": 50} if stream else {}
+    options |= {"save_every": save_every} | ({} if common.progress else {"progress": False})
+    if data.data is not None:
+        from ..data import open_dataset
+
+        dataset, assumed = open_dataset(data.data, cache_dir=data.cache_dir)
+        common.say(assumed)
+        with as_arguments():
+            check_widths(task, dataset)
+    count = workers.processes or len(seeds) or 1
+    groups = [seeds[i::count] for i in range(min(count, len(seeds)))] or [()]
+    work = partial(_train_group, settings, folder, data, options)
+    done = Local(workers.processes).map(work, list(enumerate(groups)))
+    paths = sorted(str(path) for _, found in done for path in found)
+    common.result({"checkpoints": paths}, f"The trained networks are in {' and '.join(paths)}")
+
+
+train.__doc__ = (train.__doc__ or "").format(critics=", ".join(CRITICS), actors=", ".join(ACTORS))
+
+
+def _train_group(
+    config: TrainConfig,
+    folder: Path,
+    data: DataFiles,
+    options: dict[str, Any],
+    cell: tuple[int, tuple[int, ...]],
+) -> list[Path]:
+    from ..evaluate import task_of
+    from ._offline import dataset_for
+
+    position, seeds = cell
+    options = {**options, "position": position} if position else options
+    dataset = dataset_for(task_of(config.env), data)
+    if not seeds:
+        return [learn.train(config, dataset, folder, **options)]
+    return learn.train_seeds(config, seeds, dataset, folder, **options)
+
+
+def _base(file: Path | None) -> TrainConfig | None:
+    """The config of a file."""
+    if file is None:
+        return None
+    if not file.is_file():
+        raise ValueError(f"`config` must be a file, such as a run's config.json, got `{file}`.")
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{file} is not a JSON file.") from None
+    return learn.read_config(found, file)
+
+
+def _chosen(
+    base: TrainConfig | None,
+    critic: str | None,
+    actors: tuple[str, ...] | None,
+    run: dict[str, Any],
+    shared: dict[str, Any],
+    own: dict[str, Any],
+) -> TrainConfig:
+    """The config that the options make, over a given one."""
+    given, all_of_them, of_one = (
+        {name: value for name, value in options.items() if value is not None and value is not False}
+        for options in (run, shared, own)
+    )
+    if base is None and "env" not in given:
+        raise ValueError("`env` is missing: name a task, or a file of settings by --config.")
+    found = learners(critic or "iql", ("flow",) if actors is None else actors, **all_of_them)
+    if base is not None:
+        kept = {n: dataclasses.replace(one, **all_of_them) for n, one in base.actors.items()}
+        if critic is None:
+            found["critic"] = dataclasses.replace(base.critic, **all_of_them)
+        if actors is None:
+            found["actors"] = kept
+        else:
+            found["actors"] |= {n: kept[n] for n in map(short_name, actors) if n in kept}
+    changed = {name: dict[str, Any]() for name in CRITICS | ACTORS}
+    for option, value in of_one.items():
+        # The longest name: `robust_q_linex` is of `robust-q`.
+        kind = max((n for n in changed if option.startswith(n.replace("-", "_") + "_")), key=len)
+        changed[kind][option[len(kind) + 1 :]] = value
+    for kind, settings in changed.items():
+        cls = (CRITICS | ACTORS)[kind]
+        used = [one for one in (found["critic"], *found["actors"].values()) if type(one) is cls]
+        if settings and not used:
+            option = f"--{kind}-{next(iter(settings)).replace('_', '-')}"
+            raise ValueError(f"`{option}` is of `{kind}`, which is not trained.")
+        if not settings:
+            continue
+        if type(found["critic"]) is cls:
+            found["critic"] = dataclasses.replace(found["critic"], **settings)
+        for name, one in found["actors"].items():
+            if type(one) is cls:
+                found["actors"][name] = dataclasses.replace(one, **settings)
+    return (
+        TrainConfig(**given, **found)
+        if base is None
+        else dataclasses.replace(base, **given, **found)
+    )

@@ -1,0 +1,180 @@
+"""Many updates in one compiled call, of one seed or of several at once."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._types import Key
+from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, read_rows
+from ..data.augment import random_crop
+from ._config import TrainConfig
+from ._learner import Spec
+from ._units import Units
+from .loop import TeamState, init_team, update_team
+
+_NOISE, _CROP = 2**30, 2**31  # of keys that are not those of the batches
+
+
+def init(config: TrainConfig, spec: Spec) -> TeamState:
+    """The state before the first update; a pure function of the config and the spec."""
+    return init_team(config.team, spec, jax.random.key(config.seed))
+
+
+def stacked(states: Sequence[TeamState]) -> TeamState:
+    """The states of several seeds as one, whose arrays have a leading axis."""
+    arrays = [eqx.filter(state, eqx.is_array) for state in states]
+    static = eqx.filter(states[0], eqx.is_array, inverse=True)
+    return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), static)
+
+
+def one_of(state: TeamState, i: int) -> TeamState:
+    """The state of one seed."""
+    return jax.tree.map(lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, state)
+
+
+def make_updates(
+    config: TrainConfig, spec: Spec, units: Units, seeds: Sequence[int] | None = None
+) -> Callable[..., tuple[TeamState, dict]]:
+    """A compiled function `(source, state, count, first=0, sums=None) -> (state, sums)` of `count`
+    updates, and the sums of their losses, onto those that are given.
+
+    State and sums have a leading axis of seeds, see `stacked`; by default there is the one of the
+    config. The source is a dataset on the device, or rows of updates, as `stream` reads them, of
+    which it takes those from `first`. Any `count` is the same compiled loop, so however many
+    updates are split into calls, the bits are the same. The state's and the sums' buffers are
+    donated: use the returned ones. The rows are brought into the units.
+    """
+    team, seeds = config.team, [config.seed] if seeds is None else list(seeds)
+
+    def of_seed(static: Any, source: Any, seed: Any, arrays: Any) -> tuple[Any, dict]:
+        state = eqx.combine(arrays, static)
+        rows = source
+        if isinstance(source, Dataset):
+            length = len(source.episode_end)
+            starts = draw_starts(seed, state.step, batch=config.batch, rows=length)
+            rows = read_rows(source, starts, config.horizon)
+        key = jax.random.fold_in(jax.random.key(seed), _NOISE)
+        key = jax.random.fold_in(key, state.step)
+        rows = units.rows(cropped(rows, jax.random.fold_in(key, _CROP), config))
+        chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
+        state, metrics = update_team(team, spec, state, chunks, key)
+        return eqx.filter(state, eqx.is_array), metrics
+
+    @partial(eqx.filter_jit, donate="all-except-first")
+    def loop(given: tuple, state: TeamState, sums: dict):
+        source, first, count = given
+        arrays, static = eqx.partition(state, eqx.is_array)
+        each = jnp.asarray(seeds, jnp.int32)
+
+        def one(i, carry):
+            arrays, sums = carry
+            if isinstance(source, Dataset):
+                rows, axis = source, None
+            else:
+                row = partial(jax.lax.dynamic_index_in_dim, index=first + i, keepdims=False)
+                rows, axis = jax.tree.map(row, source), 0
+            update = partial(of_seed, static)
+            if len(seeds) == 1:  # an axis of one costs a tenth of an update
+                rows = rows if axis is None else jax.tree.map(lambda leaf: leaf[0], rows)
+                found = update(rows, each[0], jax.tree.map(lambda leaf: leaf[0], arrays))
+                arrays, metrics = jax.tree.map(lambda leaf: leaf[None], found)
+            else:
+                arrays, metrics = jax.vmap(update, (axis, 0, 0))(rows, each, arrays)
+            return arrays, jax.tree.map(jnp.add, sums, metrics)
+
+        if is_slow_in_a_loop(spec):
+            arrays, sums = one(0, (arrays, sums))
+        else:
+            arrays, sums = jax.lax.fori_loop(0, count, one, (arrays, sums))
+        return eqx.combine(arrays, static), sums
+
+    names = losses_of(config, spec)
+
+    def updates(
+        source: Dataset | Rows,
+        state: TeamState,
+        count: int,
+        first: int = 0,
+        sums: dict | None = None,
+    ) -> tuple[TeamState, dict]:
+        sums = {name: jnp.zeros(len(seeds)) for name in names} if sums is None else sums
+        if not is_slow_in_a_loop(spec):
+            return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
+        for i in range(first, first + count):
+            state, sums = loop((source, jnp.int32(i), jnp.int32(1)), state, sums)
+        return state, sums
+
+    return updates
+
+
+def losses_of(config: TrainConfig, spec: Spec) -> list[str]:
+    """The names of all losses of a run, as `name/loss`; nothing is computed."""
+    numbers, kind = (config.batch, *spec.action_shape), jnp.float32
+    row = jax.ShapeDtypeStruct((config.batch, spec.obs_size), kind)
+    pictures = [jax.ShapeDtypeStruct((config.batch, *shape), kind) for shape in spec.pictures]
+    obs = (row, *pictures) if pictures else row
+    scalar, action = jax.ShapeDtypeStruct(numbers[:1], kind), jax.ShapeDtypeStruct(numbers, kind)
+    chunks = Chunk(obs, action, scalar, scalar, obs, scalar)
+
+    def one(chunks):
+        state, key = init(config, spec), jax.random.key(0)
+        return update_team(config.team, spec, state, chunks, key)[1]
+
+    return list(eqx.filter_eval_shape(one, chunks))
+
+
+def is_slow_in_a_loop(spec: Spec) -> bool:
+    """A convolution in a compiled loop takes ten times as long on a CPU (jax-ml/jax#12868)."""
+    return bool(spec.pictures) and jax.default_backend() == "cpu"
+
+
+def cropped(rows: Rows, key: Key, config: TrainConfig) -> Rows:
+    """A batch's rows, the pictures of each chunk shifted by one random crop, if there are some."""
+    if not isinstance(rows.obs, tuple) or not config.crop:
+        return rows
+    keys = jax.random.split(key, config.batch)
+    crop = jax.vmap(lambda obs, k: random_crop(obs, k, pixels=config.crop))
+    obs, next_obs = crop((rows.obs, rows.next_obs), keys)
+    return rows._replace(obs=obs, next_obs=next_obs)
+
+
+def stream(
+    dataset: Dataset,
+    config: TrainConfig,
+    calls: Iterable[tuple[int, int]],
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Rows]:
+    """The rows of some updates at a time, read from memory-mapped files by a thread that is one
+    such call ahead. The batches are those that a dataset on the device would give.
+
+    **Arguments:**
+
+    - `dataset`: its arrays, in memory or memory-mapped.
+    - `config`: of the run.
+    - `calls`: the first update of each call, and how many it makes.
+    - `seeds`: of the second axis; by default the one of the config.
+    """
+    rows = len(dataset.episode_end)
+    each = jnp.asarray([config.seed] if seeds is None else list(seeds), jnp.int32)
+    one = partial(draw_starts, batch=config.batch, rows=rows)
+    draw = jax.vmap(lambda step: jax.vmap(lambda seed: one(seed, step))(each))
+
+    def read(first: int, count: int) -> Rows:
+        starts = np.asarray(draw(jnp.arange(first, first + count, dtype=jnp.int32)))
+        return jax.tree.map(jnp.asarray, read_rows(dataset, starts, config.horizon))
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead: deque = deque()
+        for call in calls:
+            ahead.append(thread.submit(read, *call))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        for last in ahead:
+            yield last.result()

@@ -1,0 +1,316 @@
+"""Training runs: a critic and any number of actors, on a dataset on the device or in its files.
+
+One compiled call makes many updates, in seconds: indices are drawn in the graph, and the batch of
+update n is a pure function of (seed, n). A dataset larger than memory is streamed from its files
+instead, with the same batches. A run is a folder with `config.json`, `metrics.jsonl` and
+`checkpoint.safetensors`; started again, it goes on where it was, bit for bit.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import checkpoint
+from .._checks import check_count
+from .._files import write_atomically
+from .._progress import bar
+from .._run_folder import MetricsLog, RunError, alone_in, termination_flag
+from ..data import Dataset, check_horizon, time_limit_masks
+from ..data._fingerprint import differing, fingerprint
+from ._config import TrainConfig, read_config, refuse_other
+from ._layout import Part, join_obs, pictures_of
+from ._learner import Spec
+from ._trained import FILE, Saved, SavedState, metadata, read_saved
+from ._units import Units, action_range, fit_units
+from ._updates import init, make_updates, one_of, stacked, stream
+from .loop import TeamState
+
+
+def train(config: TrainConfig, dataset: Dataset, run_dir: str | Path, **options: Any) -> Path:
+    """Trains to `config.updates`, from the folder's checkpoint if there is one.
+
+    **Arguments:**
+
+    - `config`: what to train.
+    - `dataset`: the data, which are moved to the device. Observations that are a dict or another
+      PyTree are laid end to end first, a copy in memory, but for pictures (bytes of
+      height, width and channels): every network has an encoder of its own for each.
+    - `run_dir`: the run's folder, made if it is not there.
+    - `options`: those of `train_seeds`.
+
+    **Returns:** the path of the checkpoint.
+
+    **Raises:** `RunError` if the folder or its checkpoint belongs to another config, other data or
+    another process, if a file cannot be written, or if training diverges, and then what was saved
+    before is kept; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data make
+    no chunk, or pictures with their channels first. On SIGTERM it saves and exits with 0, after
+    some seconds. A checkpoint of an older version does not say what it was trained on: training
+    goes on, with a warning.
+    """
+    return _train([(config, Path(run_dir))], dataset, **options)[0]
+
+
+def train_seeds(
+    config: TrainConfig,
+    seeds: Sequence[int],
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    updates_per_call: int = 500,
+    save_every: int = 10_000,
+    streamed: bool = False,
+    progress: bool = True,
+    position: int = 0,
+) -> list[Path]:
+    """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
+    the last bits, in which a product of many matrices differs from one of a few.
+
+    **Arguments:** as for `train`, and
+
+    - `config`: of all of them, but for its seed.
+    - `seeds`: one run each.
+    - `folder`: of the runs' folders.
+    - `updates_per_call`: how many updates a line of metrics is the mean of. One compiled call
+      makes them, or several calls of seconds where updates are slow; no bit depends on it.
+    - `save_every`: a kill costs at most this many updates.
+    - `streamed`: leave the data in their memory-mapped files, for datasets larger than memory, and
+      read the chunks of two lines at a time. Changes no bit of the result.
+    - `progress`, `position`: of the progress bar.
+
+    **Returns:** the paths of the checkpoints. **Raises:** as `train`.
+    """
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise RunError("`seeds` must name each seed once, and at least one.")
+    runs = [
+        (dataclasses.replace(config, seed=seed), Path(folder) / f"seed{seed}") for seed in seeds
+    ]
+    options: dict[str, Any] = {"streamed": streamed, "progress": progress, "position": position}
+    options |= {"updates_per_call": updates_per_call, "save_every": save_every}
+    return _train(runs, dataset, **options)
+
+
+@dataclasses.dataclass
+class _Run:
+    """One of the runs of a program."""
+
+    config: TrainConfig
+    folder: Path
+    state: TeamState
+    log: MetricsLog
+
+    @property
+    def step(self) -> int:
+        return int(self.state.step)
+
+
+def _train(
+    runs: list[tuple[TrainConfig, Path]],
+    dataset: Dataset,
+    *,
+    updates_per_call: int = 500,
+    save_every: int = 10_000,
+    streamed: bool = False,
+    progress: bool = True,
+    position: int = 0,
+) -> list[Path]:
+    config = runs[0][0]
+    check_horizon(dataset, config.horizon)
+    check_count("updates_per_call", updates_per_call, "it counts updates")
+    check_count("save_every", save_every, "it counts updates")
+    with ExitStack() as stack:
+        for _, folder in runs:
+            stack.enter_context(alone_in(folder))
+        terminated = stack.enter_context(termination_flag())
+        data = fingerprint(dataset)
+        dataset, layout = join_obs(dataset)
+        saved = [_saved(*run, data) for run in runs]
+        units = next((each.units for each in saved if each), None) or fit_units(config, dataset)
+        spec = _spec(config, dataset, layout, units)
+        opened = [_open(*run, each, spec) for run, each in zip(runs, saved, strict=True)]
+        if config.time_limit_masks:
+            dataset = time_limit_masks(dataset)
+        program = _Program(config, spec, units, metadata(spec, layout, data), terminated)
+        program.source = dataset if streamed else jax.tree.map(jnp.asarray, dataset)
+        seeds = [run.config.seed for run in opened]
+        shown = bar(
+            config.updates,
+            f"train seed {' '.join(map(str, seeds))}",
+            "updates",
+            show=progress,
+            initial=min(run.step for run in opened),
+            position=position,
+        )
+        with shown:
+            while behind := [run for run in opened if run.step < config.updates]:
+                # Of seeds that were killed between two saves, those behind catch up first.
+                first = min(run.step for run in behind)
+                group = [run for run in behind if run.step == first]
+                end = min([config.updates, *(run.step for run in behind if run.step > first)])
+                lines = list(_lines(first, end, updates_per_call, save_every))
+                program.run(group, lines, shown.update)
+    return [folder / FILE for _, folder in runs]
+
+
+class _Program:
+    """Updates of some runs together, which differ in their seed."""
+
+    source: Dataset
+    """On the device, or in its files."""
+
+    def __init__(
+        self, config: TrainConfig, spec: Spec, units: Units, about: dict, terminated: list
+    ):
+        self.config, self.spec, self.units = config, spec, units
+        self.about, self.terminated = about, terminated
+
+    def run(self, group: list[_Run], lines: list, shown: Callable[[int], Any]) -> None:
+        """Makes the updates of the lines; the runs have the new states."""
+        seeds = [run.config.seed for run in group]
+        done = saved = group[0].step
+        state = stacked([run.state for run in group])
+        updates = make_updates(self.config, self.spec, self.units, seeds)
+        sources: Iterable = itertools.repeat(self.source)
+        if not isinstance(self.source.rewards, jax.Array):
+            sources = stream(self.source, self.config, [line[:2] for line in lines], seeds)
+        per_call = 1
+        for (first, count, due), source in zip(lines, sources, strict=False):
+            sums, started = None, time.perf_counter()
+            while done < first + count and not self.terminated:
+                n, called = min(per_call, first + count - done), time.perf_counter()
+                state, sums = updates(source, state, n, done - first, sums)
+                jax.block_until_ready(sums)
+                if n == per_call:
+                    per_call = _next_count(n, time.perf_counter() - called)
+                done += n
+                shown(n)
+            if sums is not None:
+                rate = round((done - first) / (time.perf_counter() - started), 1)
+                means = {name: np.asarray(total) / (done - first) for name, total in sums.items()}
+                for i, run in enumerate(group):
+                    metrics = {name: float(mean[i]) for name, mean in means.items()}
+                    if not all(map(math.isfinite, metrics.values())):
+                        raise RunError(_DIVERGED.format(run.config.seed, done, metrics))
+                    run.log.append({"step": done, **metrics, "updates_per_second": rate})
+            if done > saved and (due or self.terminated):
+                for i, run in enumerate(group):
+                    run.state = one_of(state, i)
+                    if not _is_finite(run.state):
+                        said = "a parameter is not finite"
+                        raise RunError(_DIVERGED.format(run.config.seed, done, said))
+                self._save(group, done)
+                saved = done
+            if self.terminated:
+                folders = " and ".join(str(run.folder) for run in group)
+                said = f"{folders}: saved at update {done:,} of {self.config.updates:,}."
+                print(f"{said} The same command goes on.", file=sys.stderr)
+                raise SystemExit(0)
+
+    def _save(self, group: list[_Run], done: int) -> None:
+        """All files are written before the first takes its place."""
+        with ExitStack() as files:
+            for run in group:
+                about = {"config": run.config.as_dict(), **self.about, "step": done}
+                file = files.enter_context(write_atomically(run.folder / FILE))
+                file.write(checkpoint.as_bytes(SavedState(run.state, self.units), about))
+
+
+_DIVERGED = (
+    "the training of seed {} diverged before update {}: {}. What was saved before it is intact; "
+    "try a lower learning rate, in another folder."
+)
+
+
+def _lines(done: int, total: int, updates_per_line: int, save_every: int):
+    """The first update of every line of metrics, how many it has, and whether to save after it."""
+    saved = done
+    while done < total:
+        due = min(saved + save_every, total)
+        count = min(updates_per_line, due - done)
+        yield done, count, done + count == due
+        done += count
+        saved = due if done == due else saved
+
+
+SECONDS = 5.0
+"""About how long one compiled call may take: so long SIGTERM waits at most."""
+
+
+def _next_count(count: int, seconds: float) -> int:
+    """How many updates the next call makes, if `count` of them took so long."""
+    return max(1, count // 2) if seconds > SECONDS else count * (1 + (seconds < SECONDS / 2))
+
+
+@eqx.filter_jit
+def _is_finite(state: TeamState) -> jax.Array:
+    """Whether every parameter, and every number that the optimiser keeps, is finite."""
+    leaves = jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _spec(config: TrainConfig, dataset: Dataset, layout: tuple[Part, ...], units: Units) -> Spec:
+    """What networks must be made for, of a dataset whose observations are joined."""
+    row = dataset.obs[0] if isinstance(dataset.obs, tuple) else dataset.obs
+    shape = config.horizon, dataset.actions.shape[1]
+    low, high = action_range(dataset, units)
+    return Spec(row.shape[1], shape, low, high, pictures_of(layout), config.features)
+
+
+def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
+    """What the folder's checkpoint holds, if there is one of this config and data."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    found = read_saved(path)
+    refuse_other(path, found.config, config)
+    if found.data is None:
+        warnings.warn(
+            f"{path} was saved by an older version, which did not record its data: training goes "
+            "on, and whether they are the same data is not checked.",
+            stacklevel=4,
+        )
+    elif fields := differing(found.data, data):
+        raise RunError(
+            f"{path} was trained on other data: {', '.join(f'`{n}`' for n in fields)} differ. "
+            "Choose another folder, or delete it to start over."
+        )
+    if not _is_finite(found.state):
+        raise RunError(f"{path} is of a run that diverged. Delete its folder to start over.")
+    if found.state.step > config.updates:
+        raise RunError(
+            f"{path} has made {found.state.step} updates, more than `updates` {config.updates}. "
+            "Choose another folder, or ask for as many."
+        )
+    return found
+
+
+def _open(config: TrainConfig, folder: Path, saved: Saved | None, spec: Spec) -> _Run:
+    state = saved.state if saved else init(config, spec)
+    _claim(folder / "config.json", config)
+    return _Run(config, folder, state, MetricsLog(folder / "metrics.jsonl", int(state.step)))
+
+
+def _claim(path: Path, config: TrainConfig) -> None:
+    """Writes `config.json`, or checks that the folder's is the same."""
+    if path.exists():
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise RunError(
+                f"{path} is not JSON ({error}). Delete the folder to start over."
+            ) from None
+        refuse_other(path, read_config(found, path), config)
+    with write_atomically(path) as file:
+        file.write(json.dumps(config.as_dict(), indent=1).encode())
