@@ -7,7 +7,7 @@ Euler steps, and with Heun: on a one-dimensional mixture, and on trained cube-si
     python -m benchmarks.studies.flow_steps mixture
     python -m benchmarks.studies.flow_steps cube RUN PAPER_RUN --data-dir data
 
-where the runs are made by `qgf-eqx train`, the second with `--paper-time`. Writes
+where the runs are made by `qgf-eqx train`, the second with `--flow-paper-time`. Writes
 `benchmarks/results/flow_steps_<part>.json`.
 """
 
@@ -175,7 +175,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=["mixture", "cube"])
-    parser.add_argument("runs", nargs="*", help="for cube: the run, and the run with --paper-time")
+    parser.add_argument("runs", nargs="*", help="for cube: the run, and the run with --flow-paper-time")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()

@@ -90,7 +90,7 @@ def run(command):
 # %%
 train = "qgf_eqx_cli train --env see:make_task --run-dir see_run --horizon 3 --gamma 0.9 --crop 0"
 train += " --updates 1000 --batch 64 --learning-rate 1e-3 --width 64 --depth 2 --features 32"
-run(f"{train} --critics 1 --ema-rate 0.05 --quiet")
+run(f"{train} --iql-critics 1 --iql-ema-rate 0.05 --quiet")
 
 # %% [markdown]
 # **Guide.** This is one training seed: the intervals are over its episodes, and another training

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -54,10 +54,10 @@ def _documented(kind: type) -> dict[str, str]:
     return found
 
 
-def _group(name: str, options: list[Option], what: str) -> Any:
+def _group(name: str, settings: list[Option], what: str) -> Any:
     """A dataclass of options, of which those are None, or False, that are not given."""
     fields = []
-    for option, field, text in options:
+    for option, field, text in settings:
         default = (
             "required" if field.default is dataclasses.MISSING else f"default: {field.default}"
         )
@@ -76,9 +76,9 @@ def _group(name: str, options: list[Option], what: str) -> Any:
 
 
 SHARED = tuple(field.name for field in dataclasses.fields(Learner))
-Run: Any = _group("Run", _settings(TrainConfig), "What is trained, but for its learners.")
-Shared: Any = _group("Shared", _settings(Learner), "What all learners have.")
-Own: Any = _group(
+Run = _group("Run", _settings(TrainConfig), "What is trained, but for its learners.")
+Shared = _group("Shared", _settings(Learner), "What all learners have.")
+Own = _group(
     "Own",
     [
         option
@@ -87,14 +87,18 @@ Own: Any = _group(
     ],
     "Of single learners.",
 )
+if TYPE_CHECKING:
+    _Run = _Shared = _Own = Any
+else:
+    _Run, _Shared, _Own = (tyro.conf.OmitArgPrefixes[kind] for kind in (Run, Shared, Own))
 
 
 def train(
-    run: tyro.conf.OmitArgPrefixes[Run] = Run(),  # noqa: B008 (frozen)
+    run: _Run = Run(),  # noqa: B008 (frozen)
     critic: str | None = None,
     actors: tuple[str, ...] | None = None,
-    shared: tyro.conf.OmitArgPrefixes[Shared] = Shared(),  # noqa: B008 (frozen)
-    own: tyro.conf.OmitArgPrefixes[Own] = Own(),  # noqa: B008 (frozen)
+    shared: _Shared = Shared(),  # noqa: B008 (frozen)
+    own: _Own = Own(),  # noqa: B008 (frozen)
     config: Path | None = None,
     run_dir: Path | None = None,
     seeds: tuple[int, ...] = (),
@@ -217,9 +221,11 @@ def _chosen(
         raise ValueError("`env` is missing: name a task, or a file of settings by --config.")
     found = learners(critic or "iql", ("flow",) if actors is None else actors, **all_of_them)
     if base is not None:
-        kept = {n: dataclasses.replace(one, **all_of_them) for n, one in base.actors.items()}
+        known: dict[str, Any] = dict(base.actors)
+        kept = {n: dataclasses.replace(one, **all_of_them) for n, one in known.items()}
         if critic is None:
-            found["critic"] = dataclasses.replace(base.critic, **all_of_them)
+            one: Any = base.critic
+            found["critic"] = dataclasses.replace(one, **all_of_them)
         if actors is None:
             found["actors"] = kept
         else:

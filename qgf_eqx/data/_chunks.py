@@ -26,6 +26,8 @@ class Chunk(NamedTuple):
     next_obs: Any
     weight: Scalar
     """1, or 0 if the episode ends inside the chunk."""
+    success: Scalar | None = None
+    """`gamma^j` if the task ends at step j of the chunk, its last state included, or else 0."""
 
 
 class Rows(NamedTuple):
@@ -37,6 +39,8 @@ class Rows(NamedTuple):
     terminated: Float[Array, "... horizon"]
     episode_end: Float[Array, "... horizon"]
     next_obs: Any
+    next_terminated: Float[Array, "..."]
+    """Of the chunk's last state."""
     inside: Bool[Array, "..."]
     """Whether the chunk's last state is still in the dataset."""
 
@@ -57,6 +61,7 @@ def read_rows(dataset: Dataset, starts: Int[Array, "..."] | np.ndarray, horizon:
         terminated=dataset.terminated[rows],
         episode_end=dataset.episode_end[rows],
         next_obs=jax.tree.map(lambda field: field[xp.minimum(starts + horizon, end)], dataset.obs),
+        next_terminated=dataset.terminated[xp.minimum(starts + horizon, end)],
         inside=starts + horizon <= end,  # type: ignore[arg-type]
     )
 
@@ -64,6 +69,8 @@ def read_rows(dataset: Dataset, starts: Int[Array, "..."] | np.ndarray, horizon:
 def make_chunk(rows: Rows, *, gamma: float) -> Chunk:
     """The chunk that some rows make, without leading axes; `gamma` is the discount of one step."""
     whole = jnp.all(rows.episode_end == 0) & rows.inside
+    ended = jnp.append(rows.terminated, rows.next_terminated) > 0
+    first = gamma ** jnp.argmax(ended).astype(rows.rewards.dtype)
     return Chunk(
         obs=rows.obs,
         action=rows.actions,
@@ -71,7 +78,15 @@ def make_chunk(rows: Rows, *, gamma: float) -> Chunk:
         discount=gamma ** len(rows.rewards) * (1 - jnp.max(rows.terminated)),
         next_obs=rows.next_obs,
         weight=whole.astype(rows.rewards.dtype),
+        success=jnp.where(jnp.any(ended), first, 0),
     )
+
+
+def played(chunk: Chunk, rows: Rows, horizon: int) -> Chunk:
+    """The first `horizon` actions of a longer chunk, whose episode may end after them; its rewards
+    and its end are still those of the longer one."""
+    whole = jnp.all(rows.episode_end[:horizon] == 0)
+    return chunk._replace(action=chunk.action[:horizon], weight=whole.astype(chunk.weight.dtype))
 
 
 def draw_starts(

@@ -113,7 +113,7 @@ class Learner:
 class CriticLearner(Protocol):
     """A learner of values. Its losses are of one chunk; `vmap` and the mean are the loop's."""
 
-    needs_action: bool
+    needs_action: ClassVar[bool]
     """Whether its losses need an actor's action at the chunk's end."""
 
     def init(self, spec: Spec, key: Key) -> Networks: ...

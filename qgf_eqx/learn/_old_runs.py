@@ -50,16 +50,17 @@ def read(
     new = eqx.filter_eval_shape(lambda: init_team(config.team, spec, jax.random.key(0)))
     (critic, value), target = new.nets["critic"]
     flow = new.nets["flow"].trained
-    nets, step = Nets(flow, critic, value, target), jax.ShapeDtypeStruct((), jnp.int32)
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    nets = Nets(flow, critic, value, target)
     trained = eqx.filter((flow, critic, value), lambda leaf: hasattr(leaf, "dtype"))
     adam = optax.adam(config.critic.learning_rate)  # type: ignore[attr]
-    like: Any = State(nets, jax.eval_shape(adam.init, trained), step)
+    like = State(nets, jax.eval_shape(adam.init, trained), step)
     units = Units(None, None)
     if {config.normalise_obs, config.normalise_actions} == {"none"}:
         nets, optimizer, step = held.into(like)
     else:
         blank = blank_units(config, spec)
-        nets, optimizer, step, units = held.into(_NormalisedState(*like, blank))
+        nets, optimizer, step, units = held.into(_NormalisedState(*like[:3], units=blank))
     moments, *rest = optimizer
     flows = moments._replace(mu=moments.mu[0], nu=moments.nu[0])
     critics = moments._replace(mu=moments.mu[1:], nu=moments.nu[1:])

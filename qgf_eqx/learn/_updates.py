@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Key
-from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, read_rows
+from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, played, read_rows
 from ..data.augment import random_crop
 from ._config import TrainConfig
 from ._learner import Spec
@@ -51,6 +51,7 @@ def make_updates(
     updates are split into calls, the bits are the same. The state's and the sums' buffers are
     donated: use the returned ones. The rows are brought into the units.
     """
+    horizon = longest(config)
     team, seeds = config.team, [config.seed] if seeds is None else list(seeds)
 
     def of_seed(static: Any, source: Any, seed: Any, arrays: Any) -> tuple[Any, dict]:
@@ -59,12 +60,15 @@ def make_updates(
         if isinstance(source, Dataset):
             length = len(source.episode_end)
             starts = draw_starts(seed, state.step, batch=config.batch, rows=length)
-            rows = read_rows(source, starts, config.horizon)
+            rows = read_rows(source, starts, horizon)
         key = jax.random.fold_in(jax.random.key(seed), _NOISE)
         key = jax.random.fold_in(key, state.step)
         rows = units.rows(cropped(rows, jax.random.fold_in(key, _CROP), config))
         chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
-        state, metrics = update_team(team, spec, state, chunks, key)
+        short = chunks
+        if horizon > config.horizon:
+            short = jax.vmap(partial(played, horizon=config.horizon))(chunks, rows)
+        state, metrics = update_team(team, spec, state, short, key, chunks)
         return eqx.filter(state, eqx.is_array), metrics
 
     @partial(eqx.filter_jit, donate="all-except-first")
@@ -116,18 +120,25 @@ def make_updates(
 
 def losses_of(config: TrainConfig, spec: Spec) -> list[str]:
     """The names of all losses of a run, as `name/loss`; nothing is computed."""
-    numbers, kind = (config.batch, *spec.action_shape), jnp.float32
+    numbers: Any = config.batch, longest(config), spec.action_shape[1]
+    kind = jnp.float32
     row = jax.ShapeDtypeStruct((config.batch, spec.obs_size), kind)
     pictures = [jax.ShapeDtypeStruct((config.batch, *shape), kind) for shape in spec.pictures]
     obs = (row, *pictures) if pictures else row
     scalar, action = jax.ShapeDtypeStruct(numbers[:1], kind), jax.ShapeDtypeStruct(numbers, kind)
-    chunks = Chunk(obs, action, scalar, scalar, obs, scalar)
+    fields: Any = obs, action, scalar, scalar, obs, scalar, scalar
 
     def one(chunks):
         state, key = init(config, spec), jax.random.key(0)
-        return update_team(config.team, spec, state, chunks, key)[1]
+        short = chunks._replace(action=chunks.action[:, : config.horizon])
+        return update_team(config.team, spec, state, short, key, chunks)[1]
 
-    return list(eqx.filter_eval_shape(one, chunks))
+    return list(eqx.filter_eval_shape(one, Chunk(*fields)))
+
+
+def longest(config: TrainConfig) -> int:
+    """The steps of the critic's chunks: the config's, or more if it looks further ahead."""
+    return max(config.horizon, getattr(config.critic, "backup", 0))
 
 
 def is_slow_in_a_loop(spec: Spec) -> bool:
@@ -168,7 +179,7 @@ def stream(
 
     def read(first: int, count: int) -> Rows:
         starts = np.asarray(draw(jnp.arange(first, first + count, dtype=jnp.int32)))
-        return jax.tree.map(jnp.asarray, read_rows(dataset, starts, config.horizon))
+        return jax.tree.map(jnp.asarray, read_rows(dataset, starts, longest(config)))
 
     with ThreadPoolExecutor(1) as thread:
         ahead: deque = deque()

@@ -66,10 +66,11 @@ def init_team(team: Team, spec: Spec, key: Key) -> TeamState:
 
 
 def update_team(
-    team: Team, spec: Spec, state: TeamState, chunks: Any, key: Key
+    team: Team, spec: Spec, state: TeamState, chunks: Any, key: Key, of_critic: Any = None
 ) -> tuple[TeamState, dict[str, jax.Array]]:
     """One gradient step of every learner on a batch of chunks (`Chunk` with a leading axis); all
-    gradients are taken before anything is changed.
+    gradients are taken before anything is changed. The critic's chunks may be longer ones, that
+    begin in the same states.
 
     **Returns:** the state, and every loss, its mean over the batch, as `name/loss`.
     """
@@ -79,7 +80,8 @@ def update_team(
     nets, optimizers, metrics = {}, {}, {}
     for name, learner in team.learners.items():
         keys = jax.random.split(_key_of(key, name), len(chunks.weight))
-        found = _step(losses[name], learner, state.nets[name], state.optimizers[name], chunks, keys)
+        seen = of_critic if name == "critic" and of_critic is not None else chunks
+        found = _step(losses[name], learner, state.nets[name], state.optimizers[name], seen, keys)
         nets[name], optimizers[name] = found[0], found[1]
         metrics |= {f"{name}/{loss}": value for loss, value in found[2].items()}
     return TeamState(nets, optimizers, state.step + 1), metrics

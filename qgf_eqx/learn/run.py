@@ -35,7 +35,7 @@ from ._layout import Part, join_obs, pictures_of
 from ._learner import Spec
 from ._trained import FILE, Saved, SavedState, metadata, read_saved
 from ._units import Units, action_range, fit_units
-from ._updates import init, make_updates, one_of, stacked, stream
+from ._updates import init, longest, make_updates, one_of, stacked, stream
 from .loop import TeamState
 
 
@@ -127,7 +127,7 @@ def _train(
     position: int = 0,
 ) -> list[Path]:
     config = runs[0][0]
-    check_horizon(dataset, config.horizon)
+    check_horizon(dataset, longest(config))
     check_count("updates_per_call", updates_per_call, "it counts updates")
     check_count("save_every", save_every, "it counts updates")
     with ExitStack() as stack:

@@ -9,6 +9,7 @@ from qgf_eqx.data import (
     check_horizon,
     draw_chunks,
     make_chunk,
+    played,
     read_rows,
     time_limit_masks,
 )
@@ -49,6 +50,26 @@ def test_a_chunk_in_which_the_task_is_solved_does_not_bootstrap():
     c = cut(2, 2)
     assert c.discount == 0 and c.reward == -1
     assert cut(0, 3).discount == 0.125  # row 3 is the successor, not one of the chunk's states
+
+
+@pytest.mark.parametrize(
+    ("start", "horizon", "expected"),
+    [(3, 1, 1.0), (2, 2, 0.5), (2, 1, 0.5), (1, 2, 0.25), (0, 3, 0.125), (0, 2, 0.0), (5, 2, 0.0)],
+)
+def test_success_is_discounted_to_the_step_of_the_end_that_of_the_last_state_too(
+    start, horizon, expected
+):
+    assert cut(start, horizon).success == expected
+
+
+def test_the_first_actions_of_a_longer_chunk_may_be_whole_where_it_is_not():
+    for start, whole, part in ((0, 1, 1), (1, 0, 1), (3, 0, 0), (5, 0, 1), (6, 0, 0)):
+        rows = read_rows(ON_DEVICE, jnp.asarray(start), 4)
+        long = make_chunk(rows, gamma=0.5)
+        short = played(long, rows, 2)
+        assert (long.weight, short.weight) == (whole, part), start
+        np.testing.assert_array_equal(short.action, long.action[:2])
+        assert short.obs == long.obs and short.discount == long.discount
 
 
 @pytest.mark.parametrize(("start", "horizon"), [(3, 2), (4, 1), (1, 4), (6, 2), (7, 1), (7, 4)])

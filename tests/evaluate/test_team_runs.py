@@ -227,7 +227,7 @@ def test_the_command_line_trains_a_team_and_evaluates_it_by_name(trained, capsys
     ("arguments", "message"),
     [
         (["--critic", "iqll"], "unknown learner `iqll`; known are"),
-        (["--actors", "flo"], "unknown learner `flo`; known are cfgrl, dac, edp, flow"),
+        (["--actors", "flo"], "unknown learner `flo`; known are cfgrl, dac, distill, edp, flow"),
         (["--actors", "flow-3"], "`flow` takes no number"),
         (["--actors", "flow", "flow"], "`actors` has flow twice"),
         (["--actors", "toy_actor:Nothing"], "`Nothing` is no dataclass of `toy_actor`"),
@@ -248,7 +248,9 @@ def test_what_is_wrong_with_a_team_is_said_before_the_work(arguments, message, c
 
 def test_a_file_of_settings_is_a_default_that_options_override(run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("qgf_eqx.learn.train", lambda config, *_, **__: asked.append(config) or Path("p"))
+    monkeypatch.setattr(
+        "qgf_eqx.learn.train", lambda config, *_, **__: asked.append(config) or Path("p")
+    )
     file = ["train", "--config", str(run / "config.json"), "--run-dir", str(tmp_path)]
     cli.main(file)
     cli.main([*file, "--updates", "9", "--width", "16", "--fql-steps", "5", "--seed", "2"])
@@ -268,6 +270,25 @@ def test_a_td_critic_is_trained_on_a_named_actor_and_guides(tmp_path):
     assert found.value is None and found.values(jnp.ones(2), jnp.zeros((2, 1))).shape == (3,)
     policy = load_policy(tmp_path, method("qgf", weight=0.1), task="toy:make_array_task")
     assert policy(np.ones(2, np.float32), jax.random.key(0)).shape == (2, 1)
+
+
+def test_a_critic_of_longer_chunks_guides_the_chunks_that_are_played(tmp_path):
+    """DQC; streamed, its chunks are the same, and the flow's are those of a run without it."""
+    nets = learners("dqc", ["flow"], width=8, depth=1)
+    nets["critic"] = dataclasses.replace(nets["critic"], backup=5)
+    config = dataclasses.replace(CONFIG, updates=4, **nets)
+    for name, more in (("here", {}), ("streamed", {"streamed": True})):
+        train(config, data(), tmp_path / name, **OPTIONS | more)
+    found = load_run(tmp_path / "here")
+    assert eqx.tree_equal(arrays(tmp_path / "here"), arrays(tmp_path / "streamed"))
+    (long, short, _), _ = found.saved.state.nets["critic"]
+    assert long.members[0].action_shape == (5, 1) and short.members[0].action_shape == (2, 1)
+    assert (
+        found.policy.action_shape == (2, 1)
+        and "critic/distil_loss" in read_metrics(tmp_path / "here" / "metrics.jsonl")[-1]
+    )
+    act = load_policy(tmp_path / "here", method("qgf", weight=0.1), task="toy:make_array_task")
+    assert act(np.ones(2, np.float32), jax.random.key(0)).shape == (2, 1)
 
 
 def test_the_list_of_methods_has_the_actors(capsys):

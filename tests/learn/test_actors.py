@@ -10,7 +10,19 @@ from qgf_eqx import bounded, guidance, objectives, sample
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.data import Chunk
 from qgf_eqx.learn import Judges, Networks, Spec, _ddpm
-from qgf_eqx.learn.actors import BC, CFGRL, DAC, EDP, FQL, IFQL, QAM, QSM, RobustQ
+from qgf_eqx.learn.actors import (
+    BC,
+    CFGRL,
+    DAC,
+    EDP,
+    FQL,
+    IFQL,
+    QAM,
+    QSM,
+    Distill,
+    QAMEdit,
+    RobustQ,
+)
 from qgf_eqx.learn.actors.qam import adjoint_matching, lean_adjoint, memoryless_path
 
 Q = np.array([0.3, -0.2])
@@ -76,7 +88,7 @@ def test_edps_gradient_is_the_critics_at_the_leap_and_zero_where_it_is_clipped(x
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def distilled(alpha, bound=9.0, shift=0.0):
+def distilled(alpha, bound=9.0, shift=0.0, judges=None):
     """The derivative of FQL's losses in a shift of the one-step policy from the flow's map."""
     learner, flow = FQL(alpha=alpha), GaussianFlow(jnp.array([0.3, 0.1]), 0.5)
 
@@ -87,7 +99,8 @@ def distilled(alpha, bound=9.0, shift=0.0):
             return sample_from(flow, z) + self.by
 
     def total(by):
-        found = learner.losses(Networks((flow, Shifted(by))), chunk(), KEY, linear(bound=bound))
+        asked = linear(bound=bound) if judges is None else judges
+        found = learner.losses(Networks((flow, Shifted(by))), chunk(), KEY, asked)
         return found["distill_loss"] + found["q_loss"]
 
     return jax.grad(total)(jnp.zeros(2) + shift)
@@ -353,3 +366,110 @@ def test_every_actor_acts_within_the_bounds(kind):
     actions = act(jnp.ones((20, 3)), jax.random.split(KEY, 20))
     assert actions.shape == (20, 2, 2) and np.isfinite(actions).all()
     assert actions.min() >= np.float32(-0.1) and actions.max() == np.float32(0.2)
+
+
+def test_fql_qam_and_ifql_ask_the_critics_that_are_trained_and_not_their_average(x64):
+    """The average says the opposite."""
+    online = lambda obs, a: jnp.stack([jnp.sum(Q * a), 3 * jnp.sum(Q * a)])  # noqa: E731
+    judges = linear(-Q)._replace(online=online)
+    np.testing.assert_allclose(distilled(5.0, judges=judges), -2 * Q, rtol=1e-9)
+    found = linear(-Q)
+    assert found.newest is found.values and judges.newest is online
+    flow = GaussianFlow(jnp.zeros(2), 0.5)
+    drawn = IFQL(best_of=64).act(Networks(flow), judges, None, KEY)
+    assert jnp.sum(Q * drawn) > 0.2
+    learner = QAM(steps=4, inverse_temperature=1.0)
+    nets = Networks((flow, flow))
+    up = learner.losses(nets, chunk(), KEY, linear(2 * Q, bound=9.0))["adjoint_loss"]
+    found = learner.losses(nets, chunk(), KEY, linear(-Q, bound=9.0)._replace(online=online))
+    np.testing.assert_allclose(found["adjoint_loss"], up, rtol=1e-9)
+
+
+def test_the_edit_climbs_the_mean_critic_within_its_size_and_the_bounds(x64):
+    """A linear critic: the derivative of the change is `-grad Q most (1 - tanh^2)`, and zero where
+    the edited action is clipped."""
+    learner, flow = QAMEdit(most=0.2, steps=3), GaussianFlow(jnp.array([0.3, 0.1]), 0.05)
+    at = jnp.array([0.4, -0.3])
+
+    def total(at, bound):
+        nets = Networks((flow, flow, Constant(at)))
+        return learner.losses(nets, chunk(), KEY, linear(bound=bound))["edit_loss"]
+
+    expected = -Q * 0.2 * (1 - np.tanh(at) ** 2)
+    np.testing.assert_allclose(jax.grad(total)(at, 9.0), expected, rtol=1e-9)
+    np.testing.assert_allclose(jax.grad(total)(at, 1e-3), 0, atol=1e-12)
+    nets = Networks((flow, flow, Constant(jnp.array([99.0, -99.0]))))
+    judges = linear(bound=0.35)
+    plain = QAM(steps=3).act(nets._replace(trained=nets.trained[:2]), judges, None, KEY)
+    edited = learner.act(nets, judges, None, KEY)
+    np.testing.assert_allclose(edited, np.clip(plain + np.array([0.2, -0.2]), -0.35, 0.35))
+    both = learner.losses(nets, chunk(), KEY, judges)
+    assert set(both) == {"flow_loss", "adjoint_loss", "edit_loss"}
+
+
+def test_the_edit_does_not_train_the_flows():
+    learner = QAMEdit(steps=2, **SMALL)
+    nets, one = learner.init(SPEC, KEY), chunk(jnp.zeros((2, 2)), jnp.ones(3))
+
+    def total(trained):
+        return learner.losses(Networks(trained), one, KEY, linear(jnp.ones((2, 2))))["edit_loss"]
+
+    base, fine, edit = eqx.filter_grad(total)(nets.trained)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((base, fine)))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(edit))
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_the_students_law_is_the_teachers(x64, one_step):
+    """A Gaussian flow and a linear critic make the teacher an affine map of its noise. The student
+    of the least loss is that map, or the flow of its law."""
+    learner = Distill(weight=2.0, steps=6, one_step=one_step)
+    flow, judges = GaussianFlow(jnp.array([0.3, 0.1]), 0.5), linear(bound=99.0)
+    teach = jax.vmap(lambda z: learner.teacher(Networks((flow, None)), judges, None, z))
+    zero, eye = teach(jnp.zeros((1, 2)))[0], teach(jnp.eye(2))
+    gain = jnp.mean(jnp.diag(eye - zero[None]))
+    np.testing.assert_allclose(eye - zero[None], gain * np.eye(2), atol=1e-12)
+    plain = jax.vmap(lambda z: sample_from(flow, z, 6))(jnp.zeros((1, 2)))[0]
+    assert np.all((zero - plain) * Q > 0.05)  # it is guided
+
+    class Affine(eqx.Module):
+        shift: jax.Array
+        gain: jax.Array
+
+        def __call__(self, obs, z, t):
+            return self.shift + self.gain * z
+
+    student = Affine(zero, gain) if one_step else GaussianFlow(zero, gain)
+    keys = jax.random.split(KEY, 20_000)
+
+    def total(student):
+        one = lambda key: learner.losses(Networks((flow, student)), chunk(), key, judges)  # noqa: E731
+        return jnp.mean(jax.vmap(lambda key: one(key)["distill_loss"])(keys))
+
+    found, slopes = eqx.filter_value_and_grad(total)(student)
+    if one_step:
+        np.testing.assert_allclose(found, 0, atol=1e-12)
+    for name, leaf in zip(("mean", "spread"), jax.tree.leaves(slopes), strict=True):
+        np.testing.assert_allclose(leaf, 0, atol=1e-12 if one_step else 0.03, err_msg=name)
+    moved = eqx.tree_at(lambda s: jax.tree.leaves(s)[0], student, zero + 0.3)
+    assert total(moved) > found + 0.01
+    if one_step:  # what it draws has the teacher's mean and covariance
+        acted = jax.vmap(lambda key: student(None, jax.random.normal(key, (2,)), 0))(keys)
+        taught = teach(jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys))
+        np.testing.assert_allclose(acted, taught, atol=1e-9)
+
+
+def test_distilling_trains_the_flow_by_cloning_alone_and_the_student_acts_within_the_bounds():
+    learner = Distill(steps=2, **SMALL)
+    nets, one = learner.init(SPEC, KEY), chunk(jnp.zeros((2, 2)), jnp.ones(3))
+    judges = linear(jnp.ones((2, 2)), bound=0.01)
+
+    def total(trained):
+        return learner.losses(Networks(trained), one, KEY, judges)["distill_loss"]
+
+    flow, student = eqx.filter_grad(total)(nets.trained)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(flow))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(student))
+    for kind in (learner, Distill(steps=2, one_step=False, **SMALL)):
+        acted = kind.act(kind.init(SPEC, KEY), judges, jnp.ones(3), KEY)
+        assert acted.shape == (2, 2) and np.abs(acted).max() <= 0.01

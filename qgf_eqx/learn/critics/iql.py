@@ -42,7 +42,7 @@ class IQL(Learner):
     def losses(self, nets: Networks, chunk: Chunk, next_action: Any) -> dict[str, Any]:
         """`critic_loss`, the mean over the members, and `value_loss`."""
         critic, value = nets.trained
-        obs, action, reward, discount, next_obs, _ = chunk
+        obs, action, reward, discount, next_obs = chunk[:5]
         each = [
             objectives.iql_critic(member, value, obs, action, reward, discount, next_obs)
             for member in critic.members
