@@ -1,4 +1,4 @@
-"""Updates per second of `qgf_eqx.train`, against a bare jitted update of the same losses.
+"""Updates per second of `qgf_eqx.learn`, against a bare jitted update of the same losses.
 
 The bare update is one jit call per gradient step, with a fixed batch that is already on the
 device: no sampling, no logging. The two alternate in one process; the ratio is of medians.

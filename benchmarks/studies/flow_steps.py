@@ -175,7 +175,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=["mixture", "cube"])
-    parser.add_argument("runs", nargs="*", help="for cube: the run, and the run with --flow-paper-time")
+    parser.add_argument("runs", nargs="*", help="for cube: a run, and one of --flow-paper-time")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()

@@ -143,6 +143,41 @@ class Workers:
 
 
 @dataclasses.dataclass(frozen=True)
+class Devices:
+    """Among which devices each batch is divided, on one host or on several."""
+
+    devices: int | Literal["all"] = 1
+    """How many, or all of them."""
+    coordinator: str | None = None
+    """Of several hosts: address and port of the first, say 10.0.0.1:1234. Each host runs the same
+    command, with its own --host."""
+    hosts: int | None = None
+    """How many there are."""
+    host: int | None = None
+    """Which one this is, from 0."""
+
+    def begin(self) -> Any:
+        """The devices, as `learn.train` takes them; connects to other hosts, if there are some."""
+        import jax
+
+        several = {"coordinator": self.coordinator, "hosts": self.hosts, "host": self.host}
+        missing = [name for name, given in several.items() if given is None]
+        if 0 < len(missing) < 3:
+            raise ValueError(f"`{missing[0]}` is missing: several hosts need all three of them.")
+        if not missing:
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            jax.distributed.initialize(self.coordinator, self.hosts, self.host)
+            return jax.devices()
+        known = jax.devices()
+        if self.devices == 1:
+            return None
+        count = len(known) if self.devices == "all" else self.devices
+        if not 1 <= count <= len(known):
+            raise ValueError(f"`devices` must be at most {len(known)}, as there are, got {count}.")
+        return known[:count]
+
+
+@dataclasses.dataclass(frozen=True)
 class OtherTask:
     """The task, where it is not the run's own."""
 

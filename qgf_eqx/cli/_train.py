@@ -16,7 +16,7 @@ import tyro
 from .. import learn
 from ..learn import Learner, TrainConfig
 from ..learn._kinds import ACTORS, CRITICS, learners, short_name
-from ._options import Common, DataFiles, Workers
+from ._options import Common, DataFiles, Devices, Workers
 from ._refuse import as_arguments, at_least
 
 Option = tuple[str, dataclasses.Field, str]
@@ -105,6 +105,7 @@ def train(
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     save_every: int = 10_000,
     stream: bool = False,
+    divided: Devices = Devices(),  # noqa: B008 (frozen)
     workers: Workers = Workers(processes=1),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
@@ -130,6 +131,7 @@ def train(
         save_every: Updates between checkpoints: what a crash costs at most.
         stream: Read chunks from the dataset's files, for datasets larger than memory. The same
             result to the bit.
+        divided: Among which devices each batch is divided, on one host or on several.
         workers: Among how many processes the seeds are divided.
         common: What every verb has.
     """
@@ -145,6 +147,8 @@ def train(
         task = task_of(settings.env)
         for seed in seeds:
             dataclasses.replace(settings, seed=seed)
+    if workers.processes != 1 and divided != Devices():
+        raise ValueError("`devices` are of one process: leave out `processes`.")
     if len(set(seeds)) < len(seeds):
         raise ValueError("`seeds` names a seed twice.")
     if family_of(settings.env)[0] is None:  # a task of one's own: before hours of training
@@ -164,6 +168,8 @@ def train(
             check_widths(task, dataset)
     count = workers.processes or len(seeds) or 1
     groups = [seeds[i::count] for i in range(min(count, len(seeds)))] or [()]
+    if workers.processes == 1 and (devices := divided.begin()) is not None:
+        options["devices"] = devices
     work = partial(_train_group, settings, folder, data, options)
     done = Local(workers.processes).map(work, list(enumerate(groups)))
     paths = sorted(str(path) for _, found in done for path in found)

@@ -13,7 +13,6 @@ from ._chunks import check_horizon as check_horizon
 from ._chunks import draw_chunks as draw_chunks
 from ._chunks import draw_starts as draw_starts
 from ._chunks import make_chunk as make_chunk
-from ._chunks import played as played
 from ._chunks import read_rows as read_rows
 from ._chunks import time_limit_masks as time_limit_masks
 from ._collecting import collect as collect

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Key
-from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, played, read_rows
+from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, read_rows
+from ..data._chunks import played
 from ..data.augment import random_crop
 from ._config import TrainConfig
+from ._devices import Devices
 from ._learner import Spec
 from ._units import Units
 from .loop import TeamState, init_team, update_team
@@ -40,7 +42,11 @@ def one_of(state: TeamState, i: int) -> TeamState:
 
 
 def make_updates(
-    config: TrainConfig, spec: Spec, units: Units, seeds: Sequence[int] | None = None
+    config: TrainConfig,
+    spec: Spec,
+    units: Units,
+    seeds: Sequence[int] | None = None,
+    devices: Devices = Devices(),  # noqa: B008 (frozen)
 ) -> Callable[..., tuple[TeamState, dict]]:
     """A compiled function `(source, state, count, first=0, sums=None) -> (state, sums)` of `count`
     updates, and the sums of their losses, onto those that are given.
@@ -49,7 +55,8 @@ def make_updates(
     config. The source is a dataset on the device, or rows of updates, as `stream` reads them, of
     which it takes those from `first`. Any `count` is the same compiled loop, so however many
     updates are split into calls, the bits are the same. The state's and the sums' buffers are
-    donated: use the returned ones. The rows are brought into the units.
+    donated: use the returned ones. The rows are brought into the units. State and source must be on
+    all of the devices, if there are several.
     """
     horizon = longest(config)
     team, seeds = config.team, [config.seed] if seeds is None else list(seeds)
@@ -63,6 +70,7 @@ def make_updates(
             rows = read_rows(source, starts, horizon)
         key = jax.random.fold_in(jax.random.key(seed), _NOISE)
         key = jax.random.fold_in(key, state.step)
+        rows = devices.divided(rows)
         rows = units.rows(cropped(rows, jax.random.fold_in(key, _CROP), config))
         chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
         short = chunks
@@ -91,7 +99,7 @@ def make_updates(
                 arrays, metrics = jax.tree.map(lambda leaf: leaf[None], found)
             else:
                 arrays, metrics = jax.vmap(update, (axis, 0, 0))(rows, each, arrays)
-            return arrays, jax.tree.map(jnp.add, sums, metrics)
+            return devices.whole((arrays, jax.tree.map(jnp.add, sums, metrics)))
 
         if is_slow_in_a_loop(spec):
             arrays, sums = one(0, (arrays, sums))
@@ -108,7 +116,8 @@ def make_updates(
         first: int = 0,
         sums: dict | None = None,
     ) -> tuple[TeamState, dict]:
-        sums = {name: jnp.zeros(len(seeds)) for name in names} if sums is None else sums
+        if sums is None:
+            sums = devices.everywhere({name: jnp.zeros(len(seeds)) for name in names})
         if not is_slow_in_a_loop(spec):
             return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
         for i in range(first, first + count):

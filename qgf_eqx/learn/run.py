@@ -31,6 +31,8 @@ from .._run_folder import MetricsLog, RunError, alone_in, termination_flag
 from ..data import Dataset, check_horizon, time_limit_masks
 from ..data._fingerprint import differing, fingerprint
 from ._config import TrainConfig, read_config, refuse_other
+from ._devices import Devices
+from ._devices import on as on_devices
 from ._layout import Part, join_obs, pictures_of
 from ._learner import Spec
 from ._trained import FILE, Saved, SavedState, metadata, read_saved
@@ -74,6 +76,7 @@ def train_seeds(
     streamed: bool = False,
     progress: bool = True,
     position: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> list[Path]:
     """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
     the last bits, in which a product of many matrices differs from one of a few.
@@ -89,6 +92,10 @@ def train_seeds(
     - `streamed`: leave the data in their memory-mapped files, for datasets larger than memory, and
       read the chunks of two lines at a time. Changes no bit of the result.
     - `progress`, `position`: of the progress bar.
+    - `devices`: among which each batch is divided, such as `jax.devices()`; by default JAX's first.
+      After `jax.distributed.initialize` they are those of all processes, each of which makes this
+      call with the same data; the first process alone reads and writes the folders. The result is
+      that of one device, but for the last bits.
 
     **Returns:** the paths of the checkpoints. **Raises:** as `train`.
     """
@@ -98,7 +105,7 @@ def train_seeds(
         (dataclasses.replace(config, seed=seed), Path(folder) / f"seed{seed}") for seed in seeds
     ]
     options: dict[str, Any] = {"streamed": streamed, "progress": progress, "position": position}
-    options |= {"updates_per_call": updates_per_call, "save_every": save_every}
+    options |= {"devices": devices, "updates_per_call": updates_per_call, "save_every": save_every}
     return _train(runs, dataset, **options)
 
 
@@ -109,7 +116,8 @@ class _Run:
     config: TrainConfig
     folder: Path
     state: TeamState
-    log: MetricsLog
+    log: MetricsLog | None
+    """None in a process that writes no files."""
 
     @property
     def step(self) -> int:
@@ -125,31 +133,34 @@ def _train(
     streamed: bool = False,
     progress: bool = True,
     position: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> list[Path]:
     config = runs[0][0]
     check_horizon(dataset, longest(config))
     check_count("updates_per_call", updates_per_call, "it counts updates")
     check_count("save_every", save_every, "it counts updates")
+    on = on_devices(devices)
+    on.check(config.batch)
     with ExitStack() as stack:
-        for _, folder in runs:
+        for _, folder in runs if on.lead else ():
             stack.enter_context(alone_in(folder))
         terminated = stack.enter_context(termination_flag())
         data = fingerprint(dataset)
         dataset, layout = join_obs(dataset)
-        saved = [_saved(*run, data) for run in runs]
+        saved = [_saved(*run, data) if on.lead else None for run in runs]
         units = next((each.units for each in saved if each), None) or fit_units(config, dataset)
         spec = _spec(config, dataset, layout, units)
-        opened = [_open(*run, each, spec) for run, each in zip(runs, saved, strict=True)]
+        opened = [_open(*run, each, spec, on) for run, each in zip(runs, saved, strict=True)]
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
-        program = _Program(config, spec, units, metadata(spec, layout, data), terminated)
-        program.source = dataset if streamed else jax.tree.map(jnp.asarray, dataset)
+        program = _Program(config, spec, units, metadata(spec, layout, data), terminated, on)
+        program.source = dataset if streamed else on.everywhere(jax.tree.map(jnp.asarray, dataset))
         seeds = [run.config.seed for run in opened]
         shown = bar(
             config.updates,
             f"train seed {' '.join(map(str, seeds))}",
             "updates",
-            show=progress,
+            show=progress and on.lead,
             initial=min(run.step for run in opened),
             position=position,
         )
@@ -171,24 +182,34 @@ class _Program:
     """On the device, or in its files."""
 
     def __init__(
-        self, config: TrainConfig, spec: Spec, units: Units, about: dict, terminated: list
+        self,
+        config: TrainConfig,
+        spec: Spec,
+        units: Units,
+        about: dict,
+        terminated: list,
+        on: Devices,
     ):
-        self.config, self.spec, self.units = config, spec, units
+        self.config, self.spec, self.units, self.on = config, spec, units, on
         self.about, self.terminated = about, terminated
 
     def run(self, group: list[_Run], lines: list, shown: Callable[[int], Any]) -> None:
         """Makes the updates of the lines; the runs have the new states."""
         seeds = [run.config.seed for run in group]
         done = saved = group[0].step
-        state = stacked([run.state for run in group])
-        updates = make_updates(self.config, self.spec, self.units, seeds)
+        state = self.on.everywhere(stacked([run.state for run in group]))
+        updates = make_updates(self.config, self.spec, self.units, seeds, self.on)
         sources: Iterable = itertools.repeat(self.source)
         if not isinstance(self.source.rewards, jax.Array):
             sources = stream(self.source, self.config, [line[:2] for line in lines], seeds)
-        per_call = 1
+        per_call, stop = 1, False
         for (first, count, due), source in zip(lines, sources, strict=False):
             sums, started = None, time.perf_counter()
-            while done < first + count and not self.terminated:
+            source = source if source is self.source else self.on.everywhere(source)
+            while done < first + count:
+                stop, per_call = self.on.agree(bool(self.terminated), per_call)
+                if stop:
+                    break
                 n, called = min(per_call, first + count - done), time.perf_counter()
                 state, sums = updates(source, state, n, done - first, sums)
                 jax.block_until_ready(sums)
@@ -203,16 +224,18 @@ class _Program:
                     metrics = {name: float(mean[i]) for name, mean in means.items()}
                     if not all(map(math.isfinite, metrics.values())):
                         raise RunError(_DIVERGED.format(run.config.seed, done, metrics))
-                    run.log.append({"step": done, **metrics, "updates_per_second": rate})
-            if done > saved and (due or self.terminated):
+                    if run.log is not None:
+                        run.log.append({"step": done, **metrics, "updates_per_second": rate})
+            if done > saved and (due or stop):
                 for i, run in enumerate(group):
                     run.state = one_of(state, i)
                     if not _is_finite(run.state):
                         said = "a parameter is not finite"
                         raise RunError(_DIVERGED.format(run.config.seed, done, said))
-                self._save(group, done)
+                if self.on.lead:
+                    self._save(group, done)
                 saved = done
-            if self.terminated:
+            if stop:
                 folders = " and ".join(str(run.folder) for run in group)
                 said = f"{folders}: saved at update {done:,} of {self.config.updates:,}."
                 print(f"{said} The same command goes on.", file=sys.stderr)
@@ -296,8 +319,10 @@ def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
     return found
 
 
-def _open(config: TrainConfig, folder: Path, saved: Saved | None, spec: Spec) -> _Run:
-    state = saved.state if saved else init(config, spec)
+def _open(config: TrainConfig, folder: Path, saved: Saved | None, spec: Spec, on: Devices) -> _Run:
+    state = on.of_lead(saved.state if saved else init(config, spec))
+    if not on.lead:
+        return _Run(config, folder, state, None)
     _claim(folder / "config.json", config)
     return _Run(config, folder, state, MetricsLog(folder / "metrics.jsonl", int(state.step)))
 

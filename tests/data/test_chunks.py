@@ -9,10 +9,10 @@ from qgf_eqx.data import (
     check_horizon,
     draw_chunks,
     make_chunk,
-    played,
     read_rows,
     time_limit_masks,
 )
+from qgf_eqx.data._chunks import played
 
 # Two episodes by hand: rows 0..4 (four transitions, solved in row 3) and rows 5..7 (two).
 HAND = Dataset(
