@@ -26,7 +26,7 @@ from .evaluate import Task
 from .evaluate._offline import open_offline
 from .evaluate.names import METHODS, method
 from .evaluate.task import dataset_of
-from .learn import load_config
+from .learn import Actor, Acts, load_config, load_run
 
 SHOWN = ("ood", "qgf", "qgf-jacobian", "qgf-chain", "bptt")
 ESTIMATORS = {METHODS[name].label: method(name).guidance for name in SHOWN}
@@ -148,7 +148,8 @@ def value(
     cache_dir: str | Path | None = None,
 ) -> dict:
     """Q of the final action by estimator and weight, and of best-of-N, by the run's own critic and
-    by the judge's; and the distance to the nearest of 10,000 data actions.
+    by the judge's; and the distance to the nearest of 10,000 data actions. The same of the actions
+    of the actors that the run has trained beside its flow.
 
     All begin with the same noises: the estimators and the plain flow (the best of 1) with `noises`
     at each of `count` validation observations, best-of-N with `noises // N` groups of them (one
@@ -158,6 +159,7 @@ def value(
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
     (policy, critic, task), other = _open(run, reduce), _open(judge, reduce)[1]
+    actors = _actors_of(run)
     held_out = dataset_of(task, data_dir, split="val", cache_dir=cache_dir)
     obs, _ = _draw(held_out, count, policy.action_shape)
     known = dataset_of(task, data_dir, cache_dir=cache_dir)
@@ -165,7 +167,12 @@ def value(
     shape = (count, max(noises, *candidates), *policy.action_shape)
     starts = jax.random.normal(jax.random.key(0), shape)
     found = {"weights": weights, "candidates": candidates, "count": count, "noises": noises}
-    found |= {"methods": {}, "best-of-N": []}
+    found |= {"methods": {}, "best-of-N": [], "actors": {}}
+
+    def _of_actions(actions):
+        stay = lambda obs, a, t: jnp.zeros_like(a)  # noqa: E731
+        return value_gain(stay, critic, other, obs, actions, data, weight=0, steps=1)
+
     for name, estimator in ESTIMATORS.items():
         gain = partial(value_gain, policy, critic, other, guidance=estimator)
         gain = jax.jit(lambda w, gain=gain: gain(obs, starts[:, :noises], data, weight=w))
@@ -180,11 +187,18 @@ def value(
                 return best(critic, obs, jax.vmap(lambda a: critic.to_bounds(walk(a)))(starts))
 
             grouped = starts[:, : groups * n].reshape(count, groups, n, *starts.shape[2:])
-            chosen = jax.vmap(jax.vmap(one, (None, 0)))(obs, grouped)
-            stay = lambda obs, a, t: jnp.zeros_like(a)  # noqa: E731
-            return value_gain(stay, critic, other, obs, chosen, data, weight=0, steps=1)
+            return _of_actions(jax.vmap(jax.vmap(one, (None, 0)))(obs, grouped))
 
         found["best-of-N"].append(_means(of_n()))
+    keys = jax.random.split(jax.random.key(1), count * noises).reshape(count, noises)
+    for name, actor in actors.items():
+
+        @jax.jit
+        def of_actor(actor=actor):
+            draw = lambda obs, key: critic.to_bounds(actor.act(obs, key))  # noqa: E731
+            return _of_actions(jax.vmap(jax.vmap(draw, (None, 0)))(obs, keys))
+
+        found["actors"][name] = _means(of_actor())
     return _plain(found)
 
 
@@ -196,6 +210,13 @@ def _means(each: dict) -> dict:
         found[name] = by_obs.mean()
         found[f"{name} error"] = by_obs.std() / len(by_obs) ** 0.5
     return found
+
+
+def _actors_of(run: str | Path) -> dict[str, Actor]:
+    """Those that draw actions themselves, beside the flow."""
+    found = load_run(run)
+    known = found.config.actors.items()
+    return {n: found.actor(n) for n, one in known if isinstance(one, Acts) and n != "flow"}
 
 
 def _open(run: str | Path, reduce: Callable) -> tuple[Policy, Bounded, Task]:

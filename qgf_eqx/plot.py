@@ -257,6 +257,9 @@ def draw_value(found: dict[str, Any], path: str | Path) -> Path:
             axes.plot(x, y, color=_ESTIMATORS[name], marker="o", markersize=3, label=name)
         x, y = ([row[key] for row in found["best-of-N"]] for key in ("distance", who))
         axes.plot(x, y, color="black", marker="s", markersize=4, label="best-of-N")
+        for name, row in found.get("actors", {}).items():  # an older file has none
+            at = {"color": colour(name), "marker": "*", "linestyle": "none", "label": label(name)}
+            axes.plot(row["distance"], row[who], markersize=8, **at)
         axes.set(xlabel="distance to the nearest data action")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="Q", title="by the critic that guides")

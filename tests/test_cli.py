@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("loose_promotion")
 ROOT = Path(__file__).parent.parent
 ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 SMALL = ["--updates", "40", "--batch", "16", "--width", "8", "--depth", "2", "--horizon", "20"]
+SMALL += ["--actors", "flow", "fql-3"]
 QUICK = ["--steps", "2", "--processes", "1"]
 
 
@@ -509,7 +510,7 @@ class Painted(gymnasium.Wrapper):
 def test_a_film_shows_the_episodes_that_are_evaluated(workplace, capsys, monkeypatch):
     monkeypatch.setattr(film, "_rendering", lambda task: Painted(task.make_env()))
     run, path = workplace / "run", workplace / "film.webp"
-    arguments = ["--methods", "flow", "ood", "--episodes", "3", "--steps", "2"]
+    arguments = ["--methods", "flow", "ood", "fql-3", "--episodes", "3", "--steps", "2"]
     cli.main(["film", str(run), *arguments, "--out", str(path)])
     printed = capsys.readouterr().out
     methods = [method("flow", steps=2), method("ood", weight=0.1, steps=2)]
@@ -517,7 +518,7 @@ def test_a_film_shows_the_episodes_that_are_evaluated(workplace, capsys, monkeyp
     for name, episodes in zip(("flow", "ood"), outcomes, strict=True):
         assert f"{name}  {sum(e.success for e in episodes)} of 3 succeed" in printed
     with Image.open(path) as shown:
-        assert shown.size == (3 * 64, 2 * 48) and 5 < shown.n_frames <= 72  # equal ones merge
+        assert shown.size == (3 * 64, 3 * 48) and 5 < shown.n_frames <= 72  # equal ones merge
         first = np.asarray(shown.convert("L"))
         shown.seek(shown.n_frames - 1)
         last = np.asarray(shown.convert("L"))
@@ -542,6 +543,9 @@ def test_best_of_one_begins_with_the_estimators_noises(workplace, monkeypatch):
     assert found["best-of-N"][0] == pytest.approx(found["methods"]["flow"][0], abs=1e-5)
     values = [row["critic"] for row in found["best-of-N"]]
     assert values == sorted(values)
+    assert set(found["actors"]) == {"fql-3"} and set(found["actors"]["fql-3"]) == set(
+        found["best-of-N"][0]
+    )
     for name in ("count", "noises"):
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
             figures.value(run, run, data, **{name: 0})

@@ -100,6 +100,7 @@ def train(
     shared: _Shared = Shared(),  # noqa: B008 (frozen)
     own: _Own = Own(),  # noqa: B008 (frozen)
     config: Path | None = None,
+    preset: str | None = None,
     run_dir: Path | None = None,
     seeds: tuple[int, ...] = (),
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
@@ -124,6 +125,7 @@ def train(
         shared: What all learners have.
         own: Of single learners.
         config: A file whose settings are the defaults, such as a run's config.json.
+        preset: The defaults, by name: {presets}.
         run_dir: Folder for config.json, metrics.jsonl and checkpoint.safetensors. Default:
             runs/<env>/seed<seed>. With --seeds: the folder of seed<seed>.
         seeds: Train these seeds, in one program, in place of --seed.
@@ -143,7 +145,9 @@ def train(
     from ..evaluate.task import check_widths, task_of
 
     with as_arguments():
-        settings = _chosen(_base(config), critic, actors, vars(run), vars(shared), vars(own))
+        settings = _chosen(
+            _base(config, preset), critic, actors, vars(run), vars(shared), vars(own)
+        )
         task = task_of(settings.env)
         for seed in seeds:
             dataclasses.replace(settings, seed=seed)
@@ -176,7 +180,9 @@ def train(
     common.result({"checkpoints": paths}, f"The trained networks are in {' and '.join(paths)}")
 
 
-train.__doc__ = (train.__doc__ or "").format(critics=", ".join(CRITICS), actors=", ".join(ACTORS))
+train.__doc__ = (train.__doc__ or "").format(
+    critics=", ".join(CRITICS), actors=", ".join(ACTORS), presets=", ".join(learn.presets())
+)
 
 
 def _train_group(
@@ -197,10 +203,12 @@ def _train_group(
     return learn.train_seeds(config, seeds, dataset, folder, **options)
 
 
-def _base(file: Path | None) -> TrainConfig | None:
-    """The config of a file."""
+def _base(file: Path | None, name: str | None) -> TrainConfig | None:
+    """The config of a file, or of a preset."""
+    if file is not None and name is not None:
+        raise ValueError("`config` and `preset` are both defaults: leave out one of them.")
     if file is None:
-        return None
+        return None if name is None else learn.preset(name)
     if not file.is_file():
         raise ValueError(f"`config` must be a file, such as a run's config.json, got `{file}`.")
     try:
@@ -224,7 +232,7 @@ def _chosen(
         for options in (run, shared, own)
     )
     if base is None and "env" not in given:
-        raise ValueError("`env` is missing: name a task, or a file of settings by --config.")
+        raise ValueError("`env` is missing: name a task, or settings by --config or --preset.")
     found = learners(critic or "iql", ("flow",) if actors is None else actors, **all_of_them)
     if base is not None:
         known: dict[str, Any] = dict(base.actors)

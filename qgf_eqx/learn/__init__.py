@@ -26,6 +26,8 @@ from ._learner import Judges as Judges
 from ._learner import Learner as Learner
 from ._learner import Networks as Networks
 from ._learner import Spec as Spec
+from ._presets import preset as preset
+from ._presets import presets as presets
 from ._settings import setting as setting
 from ._trained import Actor as Actor
 from ._trained import Trained as Trained

@@ -82,7 +82,7 @@ class Devices:
             )
 
 
-def on(devices: Sequence[jax.Device] | None) -> Devices:
+def on(devices: Sequence[Any] | None) -> Devices:
     """These devices, or the default one."""
     if devices is None:
         return Devices()

@@ -117,12 +117,14 @@ def make_updates(
         sums: dict | None = None,
     ) -> tuple[TeamState, dict]:
         if sums is None:
-            sums = devices.everywhere({name: jnp.zeros(len(seeds)) for name in names})
-        if not is_slow_in_a_loop(spec):
-            return loop((source, jnp.int32(first), jnp.int32(count)), state, sums)
-        for i in range(first, first + count):
-            state, sums = loop((source, jnp.int32(i), jnp.int32(1)), state, sums)
-        return state, sums
+            zeros: dict = {name: jnp.zeros(len(seeds)) for name in names}
+            sums = devices.everywhere(zeros)
+        calls = [(first, count)]
+        if is_slow_in_a_loop(spec):
+            calls = [(i, 1) for i in range(first, first + count)]
+        for start, n in calls:
+            state, sums = loop((source, jnp.int32(start), jnp.int32(n)), state, sums)  # type: ignore[arg-type]
+        return state, sums  # type: ignore[return-value]
 
     return updates
 

@@ -76,7 +76,7 @@ def train_seeds(
     streamed: bool = False,
     progress: bool = True,
     position: int = 0,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> list[Path]:
     """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
     the last bits, in which a product of many matrices differs from one of a few.
@@ -133,7 +133,7 @@ def _train(
     streamed: bool = False,
     progress: bool = True,
     position: int = 0,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> list[Path]:
     config = runs[0][0]
     check_horizon(dataset, longest(config))

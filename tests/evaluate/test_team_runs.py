@@ -25,6 +25,8 @@ from qgf_eqx.learn import (
     TrainConfig,
     learners,
     load_run,
+    preset,
+    presets,
     read_metrics,
     train,
     train_seeds,
@@ -260,6 +262,35 @@ def test_a_file_of_settings_is_a_default_that_options_override(run, tmp_path, mo
     assert asked[1].actors["fql-30"] == FQL(width=16, depth=1, alpha=30.0, steps=5)
     assert set(asked[2].actors) == {"flow", "fql-3", "dac"}
     assert asked[2].actors["fql-3"] == CONFIG.actors["fql-3"]
+
+
+def test_presets_are_settings_that_options_override(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "qgf_eqx.learn.train", lambda config, *_, **__: asked.append(config) or Path("p")
+    )
+    line = ["train", "--preset", "cpu/pointmaze-medium", "--env", "toy:make_array_task"]
+    cli.main([*line, "--updates", "9", "--run-dir", str(tmp_path)])
+    assert (asked[0].updates, asked[0].batch, asked[0].gamma) == (9, 256, 0.99)
+    assert asked[0].critic == IQL(width=128, depth=3, ema_rate=0.001)
+    assert asked[0].actors["fql-30"] == FQL(width=128, depth=3, alpha=30.0)
+    paper = preset("paper/scene")
+    assert paper.critic == IQL() and paper.updates == 500_000
+    assert (paper.actors["edp"].c, paper.actors["fql"].alpha, paper.actors["dac"].alpha) == (
+        30,
+        300,
+        100,
+    )
+    assert preset("paper/cube-triple").actors["fql"].alpha == 1000
+    assert set(paper.actors) >= {"flow", "qam", "qsm", "cfgrl", "robust-q", "ifql"}
+    assert all(isinstance(one, TrainConfig) for one in presets().values())
+    for wrong, said in (
+        (["--preset", "paper/maze"], "unknown preset `paper/maze`; known are paper/cube-triple"),
+        (["--preset", "paper/scene", "--config", "x"], "`config` and `preset` are both defaults"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["train", *wrong])
+        assert said in capsys.readouterr().err
 
 
 def test_a_td_critic_is_trained_on_a_named_actor_and_guides(tmp_path):
