@@ -295,7 +295,7 @@ def test_a_checkpoint_of_the_first_format_still_loads(tmp_path):
 def test_a_lambda_of_the_first_format_is_refused_unless_it_has_a_name(saved):
     def resealed(tree):
         checkpoint.save(saved, jax.tree.map(lambda x: x, tree), {})
-        arrays, header = checkpoint._read(saved)
+        arrays, header, _ = checkpoint._read(saved)
         text = eqx.tree_pformat(tree, width=80, short_arrays=True, struct_as_array=True)
         text = text.replace("scale", "<lambda>")
         reseal(saved, arrays, header | {"format": "qgf_eqx 1", "structure": text})
@@ -345,7 +345,7 @@ def substitutes(document, values=(None, True, -1, 1e999, "", "x", [], {}, [[]], 
 
 
 def test_any_json_value_anywhere_in_a_sealed_file_is_refused_or_harmless(saved):
-    arrays, header = checkpoint._read(saved)
+    arrays, header, _ = checkpoint._read(saved)
     header = {k: header[k] for k in ("format", "structure", "metadata")}
     whole = value()
     for other in substitutes(header):

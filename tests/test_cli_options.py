@@ -30,7 +30,7 @@ def runs(tmp_path_factory, loose_promotion):
     sys.path.remove(str(HERE / "evaluate"))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["--version"]])
 def test_help_and_version_do_not_wait_for_jax(arguments):
     code = "import sys, qgf_eqx_cli\nsys.argv[1:] = sys.argv[1:]\ntry: qgf_eqx_cli.main()\n"
     code += "except SystemExit as stop: assert not stop.code\n"

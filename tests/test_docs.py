@@ -198,6 +198,7 @@ def commands():
 @pytest.mark.parametrize("line", list(commands()))
 def test_the_commands_of_the_pages_are_those_of_the_program(line, monkeypatch):
     from qgf_eqx import cli
+    from qgf_eqx.cli import _train
 
     called = []
 
@@ -205,6 +206,7 @@ def test_the_commands_of_the_pages_are_those_of_the_program(line, monkeypatch):
         return functools.wraps(verb)(lambda *_, **__: called.append(verb))
 
     monkeypatch.setattr(cli, "VERBS", {name: stub(verb) for name, verb in cli.VERBS.items()})
+    monkeypatch.setattr(_train, "train", stub(_train.train))
     cli.main(shlex.split(line, comments=True))
     assert len(called) == 1
 
