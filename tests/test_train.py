@@ -98,7 +98,7 @@ def shared_loops():
     """Runs of the same units and config, but for its length, share one compiled loop."""
     real, loops = module.make_updates, {}
 
-    def make_updates(config, spec, units, seeds):
+    def make_updates(config, spec, units, seeds, on):
         key = (
             json.dumps(changed(config, updates=1).as_dict()),
             spec,
@@ -106,7 +106,7 @@ def shared_loops():
             *seeds,
         )
         if key not in loops:
-            loops[key] = real(config, spec, units, seeds)
+            loops[key] = real(config, spec, units, seeds, on)
         return loops[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -599,7 +599,7 @@ def test_too_few_transitions_for_a_chunk_are_refused(tmp_path):
     [
         ({"env": "e", "widht": 3}, "unknown setting `widht`; known are env, updates"),
         ({"env": "e", "critic": {"kind": "iql", "x": 3}}, "unknown setting `x` of `iql`; known"),
-        ({"env": "e", "critic": {"kind": "x"}}, "unknown learner `x`; known are iql"),
+        ({"env": "e", "critic": {"kind": "x"}}, "unknown learner `x`; known are dqc, iql"),
         ({"env": "e", "critic": {"kind": "flow"}}, "`critic` must be a critic"),
         ({"env": "e", "actors": {"a": {"kind": "iql"}}}, "`actors` .* `a` is none"),
         ({"env": "e", "critic": 5}, "holds no learner"),

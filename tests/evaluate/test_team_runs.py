@@ -99,6 +99,15 @@ def test_a_run_of_several_actors_is_read_back_with_all_of_them(run):
         found.actor("dac")
 
 
+def test_the_critic_of_a_run_does_not_depend_on_its_actors_to_the_bit(run, tmp_path):
+    few = dataclasses.replace(CONFIG, actors={n: CONFIG.actors[n] for n in ("flow", "fql-3")})
+    train(few, data(), tmp_path, **OPTIONS)
+    alone, together = arrays(tmp_path), arrays(run)
+    assert eqx.tree_equal(alone.nets["critic"], together.nets["critic"])
+    assert eqx.tree_equal(alone.optimizers["critic"], together.optimizers["critic"])
+    assert eqx.tree_equal(alone.nets["fql-3"], together.nets["fql-3"], rtol=1e-5, atol=1e-6)
+
+
 def test_seeds_trained_together_are_seeds_trained_apart(run, seeds):
     for one, other in zip(
         jax.tree.leaves(arrays(run)), jax.tree.leaves(arrays(seeds / "seed0")), strict=True
