@@ -220,6 +220,7 @@ TABLE = [
     ("learn/run.py", "run.state = one_of(state, i)", "run.state = one_of(state, 0)", "evaluate/test_team_runs.py::test_seeds_trained_together_are_seeds_trained_apart"),
     ("learn/_devices.py", "PartitionSpec(\"batch\")", "PartitionSpec(\"batch\", \"batch\")", "learn/test_devices.py::test_four_devices_are_one_and_a_run_goes_on_on_another_number"),
     ("learn/_kinds.py", "settings[found.strength] = float(number)", "settings[found.strength] = 1.0", "evaluate/test_team_runs.py::test_a_run_of_several_actors_is_read_back_with_all_of_them"),
+    ("evaluate/_sources.py", "action = self.units.from_action(self.flow_units.to_action(action))", "action = self.flow_units.to_action(action)", "evaluate/test_team_runs.py::test_a_flow_is_guided_by_the_critic_of_another_run_for_another_reward"),
     ("evaluate/_actors.py", "asked_at(critic, policy.act(", "(policy.act(", "evaluate/test_team_runs.py::test_an_actor_draws_the_same_action_by_itself_and_as_a_method"),
     ("learn/critics/td.py", "objectives.td_critic(member, nets.kept,", "objectives.td_critic(member, nets.trained,", "learn/test_critics.py::test_tds_target_is_the_mean_less_half_a_deviation_of_the_targets_members"),
     ("learn/loop.py", "chunk.weight * loss", "loss", "learn/test_loop.py::test_a_chunk_of_no_weight_counts_for_nothing"),

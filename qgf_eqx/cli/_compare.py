@@ -18,6 +18,7 @@ def evaluate(
     tuning_episodes: int = 20,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
+    critics: tuple[Path, ...] = (),
     out: Path | None = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
@@ -36,12 +37,14 @@ def evaluate(
         tuning_episodes: Episodes per run and weight for choosing the weight.
         flow: How an action is drawn.
         task: Where it is not the runs' own.
+        critics: Other runs, one for each, whose critics guide and rank: the same flows, for another
+            reward (`train --actors` with no name trains a critic alone).
         out: The results file; the figures are named after it. Default: results.json in the first
             run's folder.
         workers: How many processes.
         common: What every verb has.
     """
-    check_folders(*runs)
+    check_folders(*runs, *critics)
     at_least(1, processes=workers.processes)
     out = out or runs[0] / "results.json"
     check_new(out)
@@ -60,6 +63,7 @@ def evaluate(
         steps=flow.steps,
         reduce=flow.reduction,
         task=task.env,
+        critics=critics or None,
         record=True,
         processes=workers.processes,
         progress=common.progress,

@@ -37,6 +37,7 @@ def evaluate(
     label: str = "evaluate",
     sha256: str | None = None,
     resume: bool = True,
+    critic: str | Path | None = None,
 ) -> list[list[Episode]]:
     """The episodes of every method on a task, in several processes.
 
@@ -47,7 +48,7 @@ def evaluate(
       an ensemble's, the sampler's `reduce` makes one.
     - `samplers`: what to compare, on the same episodes.
     - `numbers`: of the episodes.
-    - `task`: a `Task`, or a name for `task_of`; of a run by default its own.
+    - `task`: a `Task`, or a name for `task_of`; of a run by default its own, or its critic's.
     - `seed`: of environments and noise.
     - `processes`: how many; all cores by default for a run, one for what is in memory, which
       several processes can only take if it can be pickled.
@@ -55,6 +56,8 @@ def evaluate(
     - `record`: keep the paths.
     - `progress`, `label`: of the progress bar.
     - `sha256`: what `checkpoint_sha256` must find; by default, what it finds at the start.
+    - `critic`: of a run, the folder of another one, whose critic guides and ranks in place of its
+      own: one flow, any reward.
     - `resume`: of a run, keep every outcome in `episodes.jsonl` beside its checkpoint, and do not
       play again what is there. A kill costs the episodes that are being played.
 
@@ -68,7 +71,7 @@ def evaluate(
     Local(processes)
     check_numbers(seed, numbers)
     numbers = [int(number) for number in numbers]  # of NumPy's, say, which JSON does not take
-    judged = as_source(source, sha256)
+    judged = as_source(source, sha256, critic)
     if isinstance(judged, InMemory):
         processes = processes or 1
     if task is None:

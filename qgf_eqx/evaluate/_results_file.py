@@ -57,6 +57,7 @@ def as_json(found: Comparison | Tuned) -> dict[str, Any]:
                 "training seed": run.seed,
                 "updates": run.updates,
                 "checkpoint sha256": run.sha256,
+                **({} if run.of_critic is None else {"critic of": run.of_critic}),
             }
             for run in found.runs
         ],
@@ -198,7 +199,9 @@ def _run(run: dict[str, Any]) -> TrainedRun:
     step = run.get("updates")
     sha256 = _text(run["checkpoint sha256"])
     seed = _integer(run["training seed"])
-    return TrainedRun(_text(run["folder"]), seed, None if step is None else _integer(step), sha256)
+    step = None if step is None else _integer(step)
+    critic = _text(run["critic of"]) if "critic of" in run else None
+    return TrainedRun(_text(run["folder"]), seed, step, sha256, critic)
 
 
 def _text(found: Any) -> str:

@@ -25,15 +25,26 @@ class TrainedRun:
     """How many its checkpoint has made; `None` if an older version saved it."""
     sha256: str
     """Of its checkpoint, which every evaluation must find again."""
+    critic: str | None = None
+    """The folder of another run, whose critic guides and ranks in place of its own."""
 
     @property
     def folder(self) -> str:
         """The folder as it was given, without what is this machine's."""
-        path = Path(self.path)
-        if path.is_absolute():
-            here = Path.cwd()
-            path = path.relative_to(here) if path.is_relative_to(here) else Path(path.name)
-        return path.as_posix()
+        return _plain(self.path)
+
+    @property
+    def of_critic(self) -> str | None:
+        """As `folder`, of the run whose critic it takes."""
+        return None if self.critic is None else _plain(self.critic)
+
+
+def _plain(folder: str) -> str:
+    path = Path(folder)
+    if path.is_absolute():
+        here = Path.cwd()
+        path = path.relative_to(here) if path.is_relative_to(here) else Path(path.name)
+    return path.as_posix()
 
 
 class SeedsOfOne(NamedTuple):

@@ -25,6 +25,8 @@ class Run:
 
     folder: str
     sha256: str
+    critic: "Run | None" = None
+    """Another run, whose critic guides and ranks in place of its own."""
 
     def load(self) -> "InMemory":
         """**Raises:** `CheckpointError` if the checkpoint is not intact, or has another hash."""
@@ -33,6 +35,11 @@ class Run:
         trained = load_run(self.folder)
         self._check(trained.sha256)
         values = Values(trained.values)
+        if self.critic is not None:
+            other = load_run(self.critic.folder)
+            self.critic._check(other.sha256)
+            check_chunks(trained, other)
+            values = Values(other.values, trained.units, other.units)
         return InMemory(trained.policy, values, units=trained.units, trained=trained)
 
     def _check(self, found: str) -> None:
@@ -50,13 +57,14 @@ class Run:
         **Raises:** `CheckpointError` as `load`.
         """
         self._check(checkpoint_sha256(self.folder))
-        return Outcomes(Path(self.folder) / FILE, self.sha256, task, seed, record)
+        hashes = self.sha256 if self.critic is None else f"{self.sha256} {self.critic.sha256}"
+        return Outcomes(Path(self.folder) / FILE, hashes, task, seed, record)
 
     def task(self) -> str:
-        """The name of the task that it was trained on."""
+        """The name of the task that its critic was trained on."""
         from ..learn import load_config
 
-        return load_config(self.folder)[0].env
+        return load_config((self.critic or self).folder)[0].env
 
 
 @dataclass(frozen=True)
@@ -117,15 +125,20 @@ class InMemory:
         return lambda *arguments: to_action(act(*arguments))
 
 
-def as_source(source: Any, sha256: str | None = None) -> Run | InMemory:
-    """What `evaluate` is given.
+def as_source(
+    source: Any, sha256: str | None = None, critic: str | Path | None = None
+) -> Run | InMemory:
+    """What `evaluate` is given; and of a run another one, whose critic takes its own's place.
 
     **Raises:** `TypeError` if it is none of the three; `CheckpointError` for a damaged run.
     """
+    if isinstance(source, str | Path):
+        other = None if critic is None else Run(str(critic), checkpoint_sha256(critic))
+        return Run(str(source), sha256 or checkpoint_sha256(source), other)
+    if critic is not None:
+        raise ValueError("`critic` is for training runs: give your own critic with the policy.")
     if isinstance(source, Run | InMemory):
         return source
-    if isinstance(source, str | Path):
-        return Run(str(source), sha256 or checkpoint_sha256(source))
     if isinstance(source, tuple) and len(source) == 2 and all(map(callable, source)):
         return InMemory(*source)
     if callable(source):
@@ -146,10 +159,31 @@ def checkpoint_sha256(run_dir: str | Path) -> str:
     return checkpoint.read_checkpoint(Path(run_dir) / "checkpoint.safetensors").sha256
 
 
+def check_chunks(flow: Any, critic: Any) -> None:
+    """**Raises:** `ValueError` if the critic of one run cannot take the actions of another."""
+    shapes = [run.saved.spec.action_shape for run in (flow, critic)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`critic` takes chunks of shape {shapes[1]}, and the run makes {shapes[0]}: train "
+            "both with the same `horizon`, on tasks with the same actions."
+        )
+
+
 class Values(eqx.Module):
     """A critic whose members' values are known, to be reduced by a sampler's `reduce`."""
 
-    values: Callable
+    of: Callable
+    """Every member's value of an action in the critic's units."""
+    flow_units: Any = None
+    """`learn.Units` of the actions that are asked for, if they are of another run."""
+    units: Any = None
+    """Those of the critic."""
+
+    def values(self, obs: Obs, action: Action) -> Any:
+        """Every member's value."""
+        if self.units is not None:
+            action = self.units.from_action(self.flow_units.to_action(action))
+        return self.of(obs, action)
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The least of the values."""

@@ -28,7 +28,7 @@ from ._runs import PER_RUN as PER_RUN
 from ._runs import REPORT_FROM as REPORT_FROM
 from ._runs import TrainedRun
 from ._runs import seeds_of_one as _seeds_of_one
-from ._sources import Run
+from ._sources import as_source
 from ._tuning import Choice, Number, tune
 from ._tuning import check_weights as check_weights
 from .names import guided
@@ -50,6 +50,7 @@ def compare(
     reduce: Callable = jnp.min,
     record: bool = False,
     task: Task | str | None = None,
+    critics: Sequence[str | Path] | None = None,
     processes: int | None = None,
     engine: Engine | None = None,
     progress: bool = True,
@@ -75,7 +76,9 @@ def compare(
     - `steps`, `reduce`: of the methods that are named: Euler steps of the flow, and how the
       critics' values are combined, for guidance and ranking alike.
     - `record`: keep the paths, if the task is a maze.
-    - `task`: a `Task`, or a name for `task_of`; by default the runs' own.
+    - `task`: a `Task`, or a name for `task_of`; by default the runs' own, or their critics'.
+    - `critics`: other runs, one for each of `runs`, whose critics guide and rank in place of their
+      own: the same flows, for another reward.
     - `processes`, `engine`, `progress`: as for `evaluate`.
 
     **Returns:** the rows, the differences and all outcomes; `results.write` puts them in a file.
@@ -89,7 +92,7 @@ def compare(
     if not grid.is_single:
         _check_counts(1, tuning_episodes=tuning_episodes)
     with _kept(engine, processes) as options:
-        study = _study(runs, task, {**options, "progress": progress})
+        study = _study(runs, task, {**options, "progress": progress}, critics)
         plain = _samplers(methods, steps, reduce, study.actors)
         return _compare(study, plain, grid, tuning_episodes, episodes, reduce, record)
 
@@ -141,6 +144,7 @@ def tune_weight(
     steps: int = 10,
     reduce: Callable = jnp.min,
     task: Task | str | None = None,
+    critics: Sequence[str | Path] | None = None,
     processes: int | None = None,
     engine: Engine | None = None,
     progress: bool = True,
@@ -161,7 +165,7 @@ def tune_weight(
     grid = _grid(weights, decays, extensions)
     _check_counts(1, episodes=episodes)
     with _kept(engine, processes) as options:
-        study = _study(runs, task, {**options, "progress": progress})
+        study = _study(runs, task, {**options, "progress": progress}, critics)
         (sampler,) = _samplers([method], steps, reduce, study.actors)
         if not sampler.weighted:
             guided(sampler.name)
@@ -284,7 +288,9 @@ class _Study:
         by_run = []
         for i, run in enumerate(self.runs):
             start = first + PER_RUN * i
-            numbers, known = range(start, start + count), {"task": self.given, "sha256": run.sha256}
+            numbers = range(start, start + count)
+            known = {"task": self.given, "sha256": run.sha256}
+            known |= {} if run.critic is None else {"critic": run.critic}
             by_run.append(evaluate(run.path, samplers, numbers, **known, **self.options, **options))
         return [(m, [outcomes[j] for outcomes in by_run]) for j, m in enumerate(samplers)]
 
@@ -312,7 +318,8 @@ class _Study:
         if shared:
             weights = grid.all
             if grid.weights is None:
-                run = Run(self.runs[0].path, self.runs[0].sha256)
+                first = self.runs[0]
+                run: Any = as_source(first.path, first.sha256, first.critic)
                 weights = [*weights_around(run, self.task, shared[0].reduce), *grid.decays]
             yield shared, weights, grid.extensions
         for m in samplers:
@@ -342,8 +349,21 @@ class _Study:
         )
 
 
-def _study(runs: Sequence[str | Path], task: Task | str | None, options: dict[str, Any]) -> _Study:
+def _study(
+    runs: Sequence[str | Path],
+    task: Task | str | None,
+    options: dict[str, Any],
+    critics: Sequence[str | Path] | None = None,
+) -> _Study:
     trained_on, found, actors = _seeds_of_one(runs)
+    if critics is not None:
+        if len(critics) != len(runs):
+            raise ValueError(f"`critics` must be one for each run, got {len(critics)}.")
+        own, _, _ = _seeds_of_one(critics)
+        task = own if task is None else task
+        found = tuple(
+            replace(run, critic=str(critic)) for run, critic in zip(found, critics, strict=True)
+        )
     given = trained_on if task is None else task
     known = task_of(given) if isinstance(given, str) else given
     trained_on = None if given == trained_on else trained_on

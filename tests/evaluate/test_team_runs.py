@@ -19,6 +19,7 @@ import toy_actor
 from qgf_eqx import bounded, cli, guidance, sample
 from qgf_eqx.data import Dataset
 from qgf_eqx.evaluate import load_policy, method
+from qgf_eqx.evaluate._sources import as_source
 from qgf_eqx.evaluate.results import read
 from qgf_eqx.learn import (
     RunError,
@@ -310,6 +311,50 @@ def test_a_td_critic_is_trained_on_a_named_actor_and_guides(tmp_path):
     assert found.value is None and found.values(jnp.ones(2), jnp.zeros((2, 1))).shape == (3,)
     policy = load_policy(tmp_path, method("qgf", weight=0.1), task="toy:make_array_task")
     assert policy(np.ones(2, np.float32), jax.random.key(0)).shape == (2, 1)
+
+
+def test_a_flow_is_guided_by_the_critic_of_another_run_for_another_reward(
+    trained, tmp_path, capsys
+):
+    """One flow, any reward: a critic that was trained alone, on actions in other units."""
+    line = ["train", "--env", "toy:make_array_task", *SMALL, "--actors", "--seeds", "0", "1"]
+    line += ["--iql-expectile", "0.6", "--normalise-actions", "min-max", "--run-dir", str(tmp_path)]
+    cli.main(line)
+    flows = [str(trained / f"seed{seed}") for seed in (0, 1)]
+    critics = [str(tmp_path / f"seed{seed}") for seed in (0, 1)]
+    alone = load_run(critics[0])
+    assert set(alone.saved.state.nets) == {"critic"}
+    with pytest.raises(RunError, match="no actor of this run is a flow"):
+        _ = alone.policy
+    quick = ["--methods", "flow", "qgf", "--weights", "5", "--episodes", "2", "--steps", "2"]
+    out = tmp_path / "table.json"
+    common = [*quick, "--processes", "1", "--out"]
+    cli.main(["evaluate", *flows, "--critics", *critics, *common, str(out)])
+    cli.main(["evaluate", *flows, *common, str(tmp_path / "own.json")])
+    found, own = read(out), read(tmp_path / "own.json")
+    assert [run.critic for run in found.runs] == [Path(c).name for c in critics]
+    assert [run.critic for run in own.runs] == [None, None]
+    returns = lambda table, name: [e.total_reward for es in table.episodes[name] for e in es]  # noqa: E731
+    assert returns(found, "flow") == returns(own, "flow")
+    assert returns(found, "qgf") != returns(own, "qgf")
+    # The critic is asked in its own units.
+    source = as_source(flows[0], critic=critics[0]).load()
+    obs, action = jnp.ones(2), jnp.full((2, 1), 0.4)
+    np.testing.assert_allclose(
+        source.critic.values(obs, action),
+        alone.values(obs, alone.units.from_action(action)),
+        rtol=1e-5,
+    )
+    capsys.readouterr()
+    for more, said in (
+        (critics[:1], "`critics` must be one for each run, got 1"),
+        ([critics[0], str(tmp_path / "no")], "is not a folder"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", *flows, *common, str(tmp_path / "x.json"), "--critics", *more])
+        assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="`critic` is for training runs"):
+        as_source(lambda *_: 0, critic=critics[0])
 
 
 def test_a_critic_of_longer_chunks_guides_the_chunks_that_are_played(tmp_path):
