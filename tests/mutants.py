@@ -257,7 +257,7 @@ TABLE = [
     ("cli/_make.py", "\"transitions\": transitions, \"seed\": seed,", "\"transitions\": transitions,", "test_cli.py::test_the_options_of_collect_reach_the_library"),
     ("cli/_train.py", "{\"save_every\": save_every} |", "{} |", "test_cli.py::test_the_options_of_train_reach_the_library"),
     ("cli/_train.py", "{\"streamed\": True, \"updates_per_call\": 50} if stream", "{} if stream", "test_cli.py::test_the_options_of_train_reach_the_library"),
-    ("cli/_compare.py", "        steps=flow.steps,\n        reduce=flow.reduction,\n        task=task.env,\n        record", "        reduce=flow.reduction,\n        task=task.env,\n        record", "test_cli.py::test_the_options_of_evaluate_and_choose_reach_the_library"),
+    ("cli/_compare.py", "        steps=flow.steps,\n        reduce=flow.reduction,\n        task=task.env,\n        critics", "        reduce=flow.reduction,\n        task=task.env,\n        critics", "test_cli.py::test_the_options_of_evaluate_and_choose_reach_the_library"),
     ("cli/_budget.py", "jax.tree_util.Partial(kind, steps=flow.steps)", "kind", "test_cli.py::test_the_options_of_an_offline_choice_reach_the_library"),
     ("cli/_offline.py", "recorded, \"val\")", "recorded, \"train\")", "test_cli.py::test_the_options_of_an_offline_choice_reach_the_library"),
 ]  # fmt: skip
