@@ -273,7 +273,7 @@ class _Study:
     trained_on: str | None
     options: dict[str, Any]
     """Of `evaluate`."""
-    actors: Mapping[str, Any] = MappingProxyType({})
+    actors: Mapping[str, Any]
     """That the runs have trained."""
 
     def check_intervals(self, name: str, episodes: int) -> None:
