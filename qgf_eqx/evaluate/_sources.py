@@ -134,7 +134,8 @@ def as_source(
     """
     if isinstance(source, str | Path):
         other = None if critic is None else Run(str(critic), checkpoint_sha256(critic))
-        return Run(str(source), sha256 or checkpoint_sha256(source), other)
+        known = checkpoint_sha256(source) if sha256 is None else sha256
+        return Run(str(source), known, other)
     if critic is not None:
         raise ValueError("`critic` is for training runs: give your own critic with the policy.")
     if isinstance(source, Run | InMemory):

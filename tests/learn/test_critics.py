@@ -267,6 +267,8 @@ def test_dqcs_losses_by_hand_and_what_they_do_not_differentiate(x64):
         gap = min(old_short.values(obs, action[:2])) - value(obs)
         np.testing.assert_allclose(found["value_loss"], 0.7 * gap if gap > 0 else -0.3 * gap)
 
+    chunk = chunk._replace(discount=jnp.asarray(0.5))
+
     def of(name):
         return eqx.filter_grad(
             lambda t: learner.losses(nets._replace(trained=t), chunk, None)[name]
