@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import equinox as eqx
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ import toy_actor
 
 from qgf_eqx import bounded, cli, guidance, sample
 from qgf_eqx.data import Dataset
-from qgf_eqx.evaluate import load_policy, method
+from qgf_eqx.evaluate import Task, load_policy, method
 from qgf_eqx.evaluate._sources import as_source
 from qgf_eqx.evaluate.results import read
 from qgf_eqx.learn import (
@@ -161,7 +163,7 @@ def test_the_seed_that_diverges_is_named_and_wrong_seeds_are_refused(tmp_path):
 
 
 def test_an_actor_draws_the_same_action_by_itself_and_as_a_method(run):
-    """Within the environment's bounds, which are narrower than the data's."""
+    """Within the environment's bounds, which may be narrower than the data's."""
     found, obs, key = load_run(run), np.ones(2, np.float32), jax.random.key(5)
     inner = jax.random.fold_in(key, 0)
     for name in ("edp", "fql-30", "qam", "ifql"):
@@ -169,6 +171,11 @@ def test_an_actor_draws_the_same_action_by_itself_and_as_a_method(run):
         np.testing.assert_allclose(
             load_policy(run, method(name), task="toy:make_array_task")(obs, key), wanted, atol=1e-6
         )
+    space = gymnasium.spaces.Box(-0.1, 0.1, (1,))
+    tiny = Task("tiny", lambda: SimpleNamespace(action_space=space, close=lambda: None))
+    wanted = jnp.clip(found.actor("edp").act(obs, inner), -0.1, 0.1)
+    assert (np.abs(wanted) > 0.0999).any()
+    np.testing.assert_allclose(load_policy(run, method("edp"), task=tiny)(obs, key), wanted)
     for weight in (1.0, 5.0):
         wanted = found.actor("cfgrl").act(obs, inner, weight=weight)
         drawn = load_policy(run, method("cfgrl", weight=weight), task="toy:make_array_task")
