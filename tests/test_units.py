@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_train import CONFIG, SPEC, arrays_of, data, init, shared_loops
 
-from qgf_eqx import checkpoint
-from qgf_eqx._fields import given
+from qgf_eqx import checkpoint, sample
+from qgf_eqx._fields import Bounded, given
 from qgf_eqx.checkpoint import CheckpointError
 from qgf_eqx.data.normalise import Normaliser, apply, min_max, standardise
 from qgf_eqx.evaluate import Task, _offline, load_policy, method
@@ -76,6 +76,11 @@ def test_the_networks_are_those_trained_on_data_that_were_normalised_before(run,
 def test_loaded_networks_take_real_observations(run, plain):
     nets, plain = load_run(run), load_run(plain)
     assert nets.config == BOTH and nets.policy.action_shape == (2, 2)
+    assert isinstance(nets.critic, Bounded)  # so that `sample` clips
+    far = sample(
+        nets.policy, nets.critic, jnp.asarray(real().obs[7]), jax.random.key(0), weight=99.0
+    )
+    np.testing.assert_array_equal(far, nets.critic.to_bounds(far))
     obs, seen = jnp.asarray(real().obs[7]), jnp.asarray(by_hand()[0].obs[7])
     action = jnp.full((2, 2), 0.3)
     for ask in (

@@ -85,7 +85,8 @@ def learners(
     **Raises:** `RunError` if there is no such learner.
     """
     names = list(actors)
-    twice = {name for name in names if names.count(name) > 1}
+    known = [short_name(name) for name in names]
+    twice = {name for name in known if known.count(name) > 1}
     if twice:
         raise RunError(f"`actors` has {', '.join(sorted(twice))} twice.")
     return {

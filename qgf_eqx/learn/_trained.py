@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 
 from .. import checkpoint
+from .._fields import Bounded, bounded
 from .._run_folder import RunError
 from .._types import Action, Guidance, Key, Obs, Policy, Value
 from ..checkpoint import CheckpointError
@@ -134,9 +135,10 @@ class Trained:
         return self.policy_of("flow" if "flow" in flows else flows[0])
 
     @property
-    def critic(self) -> Any:
+    def critic(self) -> Bounded:
         """The critic that guides, within the bounds of the data's actions."""
-        return self._real(self._judges.critic)
+        inner = self._judges.critic
+        return bounded(self._real(inner.critic), inner.low, inner.high)
 
     @property
     def values(self) -> Callable:

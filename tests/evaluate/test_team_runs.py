@@ -251,6 +251,7 @@ def test_the_command_line_trains_a_team_and_evaluates_it_by_name(trained, capsys
         (["--actors", "flo"], "unknown learner `flo`; known are cfgrl, dac, distill, edp, flow"),
         (["--actors", "flow-3"], "`flow` takes no number"),
         (["--actors", "flow", "flow"], "`actors` has flow twice"),
+        (["--actors", "toy_actor:Mean", "other:Mean"], "`actors` has Mean twice"),
         (["--actors", "toy_actor:Nothing"], "`Nothing` is no dataclass of `toy_actor`"),
         (["--fql-alpha", "3"], "`--fql-alpha` is of `fql`, which is not trained"),
         (["--critic", "td"], "`next_actor` must name the actor"),

@@ -24,9 +24,9 @@ class Distill(Learner):
     `|| mu(s, z) - clip(guided flow(s, z)) ||^2` with `z ~ N(0, I)`, or, if the student is a flow,
     flow matching on those actions.
 
-    A gain at test time becomes permanent: the one-step student costs one pass, a twentieth of
-    guided sampling and more. As FQL distils a flow, but with guidance in place of a loss on Q, so
-    that no weight of two losses has to be found: only guidance's, which is a test-time number.
+    A gain at test time becomes permanent, and the one-step student costs one pass. As FQL distils a
+    flow, but with guidance in place of a loss on Q: no weight of two losses has to be found, only
+    guidance's, which is a test-time number.
     """
 
     weight: float = 0.1
