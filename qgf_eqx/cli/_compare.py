@@ -16,6 +16,7 @@ def evaluate(
     grid: Grid = Grid(),  # noqa: B008 (frozen)
     episodes: int = 50,
     tuning_episodes: int = 20,
+    tuning_budget: int | None = None,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
     critics: tuple[Path, ...] = (),
@@ -35,6 +36,8 @@ def evaluate(
         grid: Weights to choose from.
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
+        tuning_budget: In place of them: episodes per run and method, divided among its weights, so
+            that no method is tuned more than another.
         flow: How an action is drawn.
         task: Where it is not the runs' own.
         critics: Other runs, one for each, whose critics guide and rank: the same flows, for another
@@ -58,6 +61,7 @@ def evaluate(
         runs,
         methods,
         tuning_episodes=tuning_episodes,
+        tuning_budget=tuning_budget,
         episodes=episodes,
         **grid.options,
         steps=flow.steps,

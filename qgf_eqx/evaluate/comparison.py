@@ -43,7 +43,8 @@ def compare(
     *,
     weights: Sequence[float | LinearDecay] | None = None,
     decays: Sequence[LinearDecay] = (),
-    tuning_episodes: int,
+    tuning_episodes: int = 20,
+    tuning_budget: int | None = None,
     episodes: int,
     extensions: int | None = None,
     steps: int = 10,
@@ -70,7 +71,10 @@ def compare(
     - `weights`: to choose from; by default from a tenth of `analysis.starting_weight` of the first
       run to ten times it.
     - `decays`: further weights to choose from, a grid of its own.
-    - `tuning_episodes`, `episodes`: per run.
+    - `tuning_episodes`: per run and weight.
+    - `tuning_budget`: in place of them, so that no method is tuned more than another: the tuning
+      episodes of each method per run, divided among its weights. A grid does not go on then.
+    - `episodes`: reported ones, per run.
     - `extensions`: of a method's grid, at most; a row's `edge` says where one more might help. By
       default 3, or 12 where no weights are given.
     - `steps`, `reduce`: of the methods that are named: Euler steps of the flow, and how the
@@ -91,6 +95,9 @@ def compare(
     _check_counts(1, episodes=episodes)
     if not grid.is_single:
         _check_counts(1, tuning_episodes=tuning_episodes)
+    if tuning_budget is not None:
+        _check_counts(1, tuning_budget=tuning_budget)
+    grid = grid._replace(budget=tuning_budget)
     with _kept(engine, processes) as options:
         study = _study(runs, task, {**options, "progress": progress}, critics)
         plain = _samplers(methods, steps, reduce, study.actors)
@@ -200,6 +207,8 @@ class _Grid(NamedTuple):
     """None for a grid around `starting_weight`."""
     decays: list[Number]
     extensions: int
+    budget: int | None = None
+    """Episodes of a method, divided among its weights."""
 
     @property
     def all(self) -> list[Number]:
@@ -305,8 +314,15 @@ class _Study:
             if len(weights) == 1 and not single:
                 chosen |= {m.name: Choice(weights[0]) for m in group}
                 continue
-            self.check_intervals("tuning_episodes", episodes)
-            found, tried = self._tune(group, weights, extensions, episodes)
+            count = episodes if grid.budget is None else grid.budget // len(weights)
+            if count == 0:
+                raise ValueError(
+                    f"`tuning_budget` must be at least {len(weights)}, an episode for each weight "
+                    f"of {group[0].name}, got {grid.budget}."
+                )
+            self.check_intervals("tuning_episodes", count)
+            most = extensions if grid.budget is None else 0
+            found, tried = self._tune(group, weights, most, count)
             chosen, played = chosen | found, played + tried
         return chosen, played
 

@@ -18,7 +18,7 @@ from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.results import format_table, read, write
 from qgf_eqx.weights import LinearDecay
 
-MEANS = {0.0: -9.0, 0.1: -5.0, 0.3: -3.0, 1.0: -4.0}  # by weight
+MEANS = {0.0: -9.0, 0.01: -8.0, 0.1: -5.0, 0.3: -3.0, 1.0: -4.0}  # by weight
 
 
 @pytest.fixture
@@ -162,3 +162,14 @@ def test_decays_are_tried_beside_a_grid_that_nobody_gave(monkeypatch):
     tried.clear()
     comparison.compare("a", ["qgf"], weights=(), decays=decays, tuning_episodes=2, episodes=2)
     assert tried == [LinearDecay(0.3)]  # a single one is used as it is
+
+
+def test_a_budget_gives_every_method_as_many_tuning_episodes(compare):
+    """However many weights it has; and its grid does not go on."""
+    results = compare("ab", weights=(0.01, 0.1, 0.3), tuning_budget=7)
+    assert {row.weight: row.n for row in results.tuning} == {0.01: 4, 0.1: 4, 0.3: 4}
+    assert results.row("qgf").weight == 0.3 and results.row("qgf").choice.edge == "upper"
+    with pytest.raises(ValueError, match="`tuning_budget` must be at least 3, an episode for each"):
+        compare("a", tuning_budget=2)
+    with pytest.raises(ValueError, match="`tuning_budget`"):
+        compare("a", tuning_budget=0)
