@@ -15,7 +15,7 @@ import tyro
 
 from .. import learn
 from ..learn import Learner, TrainConfig
-from ..learn._kinds import ACTORS, CRITICS, learners, short_name
+from ..learn._kinds import ACTORS, CRITICS, learners
 from ._options import Common, DataFiles, Devices, Workers
 from ._refuse import as_arguments, at_least
 
@@ -218,6 +218,15 @@ def _base(file: Path | None, name: str | None) -> TrainConfig | None:
     return learn.read_config(found, file)
 
 
+def _as_in(kept: dict[str, Any], name: str, actor: Any) -> Any:
+    """An actor with the settings of the base's, or of one there that differs in its strength."""
+    like = next((one for one in kept.values() if type(one) is type(actor)), None)
+    if name in kept or like is None:
+        return kept.get(name, actor)
+    strength = {actor.strength: getattr(actor, actor.strength)} if actor.strength else {}
+    return dataclasses.replace(like, **strength)
+
+
 def _chosen(
     base: TrainConfig | None,
     critic: str | None,
@@ -233,7 +242,9 @@ def _chosen(
     )
     if base is None and "env" not in given:
         raise ValueError("`env` is missing: name a task, or settings by --config or --preset.")
-    found = learners(critic or "iql", ("flow",) if actors is None else actors, **all_of_them)
+    sizes = {} if base is None else {name: getattr(base.critic, name) for name in shared}
+    every = {**sizes, **all_of_them}  # new learners are as large as the base's
+    found = learners(critic or "iql", ("flow",) if actors is None else actors, **every)
     if base is not None:
         known: dict[str, Any] = dict(base.actors)
         kept = {n: dataclasses.replace(one, **all_of_them) for n, one in known.items()}
@@ -243,7 +254,7 @@ def _chosen(
         if actors is None:
             found["actors"] = kept
         else:
-            found["actors"] |= {n: kept[n] for n in map(short_name, actors) if n in kept}
+            found["actors"] = {n: _as_in(kept, n, one) for n, one in found["actors"].items()}
     changed = {name: dict[str, Any]() for name in CRITICS | ACTORS}
     for option, value in of_one.items():
         # The longest name: `robust_q_linex` is of `robust-q`.

@@ -35,7 +35,7 @@ from qgf_eqx.learn import (
     train_seeds,
 )
 from qgf_eqx.learn import run as module
-from qgf_eqx.learn._kinds import ACTORS
+from qgf_eqx.learn._kinds import ACTORS, CRITICS, learner
 from qgf_eqx.learn.actors import BC, FQL
 from qgf_eqx.learn.critics import IQL
 
@@ -276,12 +276,19 @@ def test_a_file_of_settings_is_a_default_that_options_override(run, tmp_path, mo
     file = ["train", "--config", str(run / "config.json"), "--run-dir", str(tmp_path)]
     cli.main(file)
     cli.main([*file, "--updates", "9", "--width", "16", "--fql-steps", "5", "--seed", "2"])
-    cli.main([*file, "--actors", "flow", "fql-3", "dac"])
+    cli.main([*file, "--actors", "flow", "fql-3", "fql-7", "dac"])
+    cli.main([*file, "--actors", "flow", "qsm", "--critic", "sarsa", "--depth", "3"])
     assert asked[0] == CONFIG
     assert (asked[1].updates, asked[1].seed, asked[1].batch) == (9, 2, 8)
     assert asked[1].actors["fql-30"] == FQL(width=16, depth=1, alpha=30.0, steps=5)
-    assert set(asked[2].actors) == {"flow", "fql-3", "dac"}
-    assert asked[2].actors["fql-3"] == CONFIG.actors["fql-3"]
+    assert set(asked[2].actors) == {"flow", "fql-3", "fql-7", "dac"}
+    old = CONFIG.actors["fql-3"]
+    assert asked[2].actors["fql-3"] == old
+    # New learners have the sizes of those in the file, and the settings of one of their kind.
+    assert asked[2].actors["fql-7"] == dataclasses.replace(old, alpha=7.0)
+    assert asked[2].actors["dac"] == learner("dac", ACTORS, width=8, depth=1)
+    assert asked[3].actors["qsm"] == learner("qsm", ACTORS, width=8, depth=3)
+    assert asked[3].critic == learner("sarsa", CRITICS, width=8, depth=3)
 
 
 def test_presets_are_settings_that_options_override(tmp_path, monkeypatch, capsys):
