@@ -1,8 +1,8 @@
 """From a point on the flow to a clean action: one Euler leap, or the whole way."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,9 @@ from jax.core import Tracer
 from ._checks import as_floats, as_number, check_count
 from ._fields import given, velocity
 from ._types import Action, Obs, Time, Velocity
+
+if TYPE_CHECKING:
+    import diffrax  # takes as long to import as all of this package
 
 
 def one_step(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
@@ -31,8 +34,8 @@ def denoise(
     t: Time,
     *,
     steps: int = 10,
-    solver: diffrax.AbstractSolver | None = None,
-    adjoint: diffrax.AbstractAdjoint | None = None,
+    solver: "diffrax.AbstractSolver | None" = None,
+    adjoint: "diffrax.AbstractAdjoint | None" = None,
 ) -> Action:
     """The end of the flow's ODE `da/dt = v(obs, a, t)` from `(a_t, t)` to time 1.
 
@@ -87,6 +90,8 @@ def denoise(
 
 
 def _solve(policy, obs, a_t, t, dt, steps, solver, adjoint):
+    import diffrax
+
     return diffrax.diffeqsolve(
         diffrax.ODETerm(lambda time, a, _: velocity(policy, obs, a, jnp.asarray(time))),
         solver,

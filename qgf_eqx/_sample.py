@@ -1,8 +1,8 @@
 """The sampler: the guided field, a step of it, its flow by Euler or any solver, and actions."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from ._fields import critic as value_of
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
 from .weights import weight_at
+
+if TYPE_CHECKING:
+    import diffrax  # takes as long to import as all of this package
 
 
 class Guided(eqx.Module):
@@ -172,8 +175,8 @@ def guided_solve(
     guidance: Guidance = qgf,
     weight: Weight = 0.1,
     steps: int = 10,
-    solver: diffrax.AbstractSolver | None = None,
-    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    solver: "diffrax.AbstractSolver | None" = None,
+    stepsize_controller: "diffrax.AbstractStepSizeController | None" = None,
     max_steps: int = 4096,
 ) -> Action:
     """The guided flow from noise to action, by any explicit Diffrax solver.
@@ -194,6 +197,8 @@ def guided_solve(
 
     **Raises:** as `guided_flow`.
     """
+    import diffrax
+
     steps = check_count("steps", steps, "it sets the first step")
     noise = as_floats("noise", noise)
     field = Guided(policy, critic, guidance, weight).given(obs)
@@ -273,8 +278,8 @@ def sample(
     `best_of=1` does not ask for the value.
 
     ```python
-    act = jax.jit(lambda obs, key: qgf_eqx.sample(policy, critic, obs, key, weight=0.1))
-    actions = jax.vmap(act)(batch_of_obs, jax.random.split(key, n))
+    act = lambda obs, key: qgf_eqx.sample(policy, critic, obs, key, weight=0.1)
+    actions = jax.jit(jax.vmap(act))(batch_of_obs, jax.random.split(key, n))
     ```
 
     **Arguments:** `policy`, `critic`, `obs`, `guidance`, `weight`, `steps` as for

@@ -22,6 +22,7 @@ import numpy as np
 
 from ._files import write_atomically
 from ._static import is_array, structure_of
+from .nn._old import with_dense, with_linear
 
 try:
     import safetensors
@@ -31,8 +32,9 @@ except ImportError as error:
         f"qgf_eqx.checkpoint needs safetensors ({error}): pip install 'qgf_eqx[train]'"
     ) from error
 
-FORMAT = "qgf_eqx 2"
+FORMAT = "qgf_eqx 3"
 _FIRST_FORMAT = "qgf_eqx 1"  # its structure is one text, in which functions have no module
+_OLD_FORMATS = (_FIRST_FORMAT, "qgf_eqx 2")  # the networks' layers are `eqx.nn.Linear`
 _STORED = re.compile(r"float(16|32|64)|u?int(8|16|32|64)|bool")
 
 _Tree = TypeVar("_Tree")
@@ -60,6 +62,11 @@ class Held:
 
     def into(self, like: _Tree) -> _Tree:
         """The saved arrays in a tree just like the one that was saved; see `load`."""
+        if self.header["format"] in _OLD_FORMATS:
+            return with_dense(like, self._into(with_linear(like)))
+        return self._into(like)
+
+    def _into(self, like: _Tree) -> _Tree:
         arrays, path = self.arrays, self.path
         expected = _named_arrays(like)
         for name in [*expected, *arrays]:
@@ -182,7 +189,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
         arrays = safetensors.numpy.load(data)
         claimed = header.pop("sha256")
         intact = claimed == _digest(arrays, header)
-        known = header["format"] in (FORMAT, _FIRST_FORMAT)
+        known = header["format"] in (FORMAT, *_OLD_FORMATS)
         kind = str if header["format"] == _FIRST_FORMAT else dict
         if known and not isinstance(header["structure"], kind):
             raise TypeError("structure")

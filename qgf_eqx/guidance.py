@@ -21,8 +21,8 @@ Options are bound with `equinox.Partial`, which, unlike a lambda, does not recom
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -41,6 +41,9 @@ from ._fields import Bounded, action_gradient, asked_at, timed_value, values_of,
 from ._fields import critic as value_of
 from ._norms import norm, spread
 from ._types import Action, Critic, Guidance, Key, Obs, Time, TimedCritic, Velocity
+
+if TYPE_CHECKING:
+    import diffrax
 
 
 def ood(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
@@ -117,7 +120,7 @@ def qgf_chain(
     t: Time,
     *,
     steps: int = 10,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: "diffrax.AbstractSolver | None" = None,
 ) -> Action:
     """`qgf` at the end of the ODE: `g = grad Q(obs, denoise(a_t))`, with `J = I`.
 
@@ -137,8 +140,8 @@ def bptt(
     t: Time,
     *,
     steps: int = 10,
-    solver: diffrax.AbstractSolver | None = None,
-    adjoint: diffrax.AbstractAdjoint | None = None,
+    solver: "diffrax.AbstractSolver | None" = None,
+    adjoint: "diffrax.AbstractAdjoint | None" = None,
 ) -> Action:
     """The exact gradient of the outcome: `g = d Q(obs, denoise(a_t)) / d a_t`.
 

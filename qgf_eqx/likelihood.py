@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Scalar
@@ -21,6 +20,9 @@ from ._fields import Bounded, velocity
 from ._types import Action, Key, Obs, Policy, Velocity
 from .guidance import curvature, random_direction
 from .weights import NormMatched
+
+if TYPE_CHECKING:
+    import diffrax
 
 Divergence: TypeAlias = Callable[[Callable[[Action], Action], Action], tuple[Action, Scalar]]
 """From a field and a point to the field and its divergence there."""
@@ -70,7 +72,7 @@ def log_prob(
     action: Action,
     *,
     steps: int = 50,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: "diffrax.AbstractSolver | None" = None,
     divergence: Divergence = exact_divergence,
 ) -> Scalar:
     """The log density of an action under a flow, by the instantaneous change of variables:
@@ -117,7 +119,7 @@ def kl_to_reference(
     *,
     samples: int = 64,
     steps: int = 50,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: "diffrax.AbstractSolver | None" = None,
     divergence: Divergence = exact_divergence,
 ) -> tuple[Scalar, Scalar]:
     """How far a policy has moved: `KL(policy || reference) = E[log policy(a) - log reference(a)]`.
@@ -149,6 +151,8 @@ def kl_to_reference(
 
 def _walk(policy, obs, start, t0, t1, steps, solver, divergence):
     """The ODE's end from `start`, and the integral of the divergence along the way."""
+    import diffrax
+
     steps = check_count("steps", steps, "it sets the length of a step")
     _refuse_jumps(policy)
 

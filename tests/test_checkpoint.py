@@ -53,9 +53,9 @@ def test_any_pytree_of_arrays_is_kept(tmp_path):
     [
         (
             lambda: value(width=5),
-            r"`\.mlp\.layers\[0\]\.weight` is float32\[4, 3\] in the file, but",
+            r"`\.mlp\.layers\[0\]\.kernel` is float32\[3, 4\] in the file, but",
         ),
-        (lambda: value(depth=3), r"`\.mlp\.layers\[2\]\.weight` is missing in the file"),
+        (lambda: value(depth=3), r"`\.mlp\.layers\[2\]\.kernel` is missing in the file"),
         (lambda: value(depth=1), r"is float32.* in the file, but missing in the model"),
         (lambda: CriticMLP(2, (1,), width=4, depth=2, key=KEY), "static parts.*ValueMLP"),
         (lambda: eqx.tree_at(lambda m: m.mlp.head.bias, value(), jnp.zeros(1, int)), "head.bias"),

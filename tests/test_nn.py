@@ -41,10 +41,10 @@ def test_the_network_is_dense_norm_gelu_and_a_head(x64):
     x = np.array([0.1, -2.0, 0.7])
     h = x
     for layer in value.mlp.layers:
-        h = np.asarray(layer.weight) @ h + np.asarray(layer.bias)
+        h = h @ np.asarray(layer.kernel) + np.asarray(layer.bias)
         h = (h - h.mean()) / np.sqrt(h.var() + 1e-6)
         h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
-    expected = np.asarray(value.mlp.head.weight)[0] @ h + value.mlp.head.bias[0]
+    expected = h @ np.asarray(value.mlp.head.kernel)[:, 0] + value.mlp.head.bias[0]
     np.testing.assert_allclose(value(x), expected, rtol=1e-12)
 
 
@@ -55,11 +55,11 @@ def test_the_policys_last_hidden_layer_has_no_norm():
 
 def test_initial_kernels_have_the_papers_scales():
     policy = VelocityMLP(3, (5,), width=512, key=KEY)
-    hidden = np.asarray(policy.mlp.layers[1].weight)
+    hidden = np.asarray(policy.mlp.layers[1].kernel)
     assert np.abs(hidden).max() <= np.sqrt(3 / 512) and hidden.std() == pytest.approx(
         np.sqrt(1 / 512), rel=0.01
     )
-    head = np.asarray(policy.mlp.head.weight)
+    head = np.asarray(policy.mlp.head.kernel)
     assert head.std() == pytest.approx(np.sqrt(1 / 512), rel=0.05)
     assert all(np.all(layer.bias == 0) for layer in policy.mlp.layers)
 

@@ -667,6 +667,26 @@ def test_a_run_of_version_0_1_is_read_and_goes_on(name, tmp_path):
     assert counts == [9, 9] and not eqx.tree_equal(after.saved.state.nets, before.nets)
 
 
+def test_a_run_whose_layers_were_equinoxs_is_read_and_goes_on(tmp_path):
+    """Their weights lay as (out, in)."""
+    folder = Path(shutil.copytree(OLD_RUNS / "team", tmp_path / "run"))
+    expected = json.loads((folder / "expected.json").read_text())
+    found = load_run(folder)
+    obs, action = jnp.asarray([0.3, -0.2, 0.5]), jnp.asarray([[0.1, -0.4], [0.6, 0.2]])
+    for known, value in (
+        ("velocity", found.policy(obs, action, 0.3)),
+        ("values", found.values(obs, action)),
+        ("online", found._judges.online(obs, action)),
+        ("value", found.value(obs)),
+        ("fql-3", found.actor("fql-3").act(obs, jax.random.key(0))),
+    ):
+        np.testing.assert_allclose(value, expected[known], rtol=1e-5, atol=1e-6)
+    run(folder, dataclasses.replace(found.config, updates=9), save_every=9)
+    after = load_run(folder)
+    counts = [after.saved.state.optimizers[n][0].count for n in ("critic", "flow", "fql-3")]
+    assert after.step == 9 and counts == [9, 9, 9]
+
+
 def test_a_config_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(RunError, match="is not JSON"):
@@ -828,7 +848,7 @@ def test_the_noise_of_an_update_is_its_own():
 
 def test_another_seed_begins_with_other_networks():
     weights = [
-        nets_of(init(changed(CONFIG, seed=seed)))["policy"].mlp.head.weight for seed in (0, 0, 1)
+        nets_of(init(changed(CONFIG, seed=seed)))["policy"].mlp.head.kernel for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(weights[0], weights[1])
     assert np.all(weights[0] != weights[2])

@@ -102,17 +102,16 @@ def bare_products(nets: Nets, rows: int) -> tuple[Callable, list, Array]:
     the device can do at these shapes."""
     kernels = []
     for net in jax.tree.leaves(nets, is_leaf=lambda x: hasattr(x, "mlp")):
-        layers = [layer.weight for layer in (*net.mlp.layers, net.mlp.head)]
+        layers = [layer.kernel for layer in (*net.mlp.layers, net.mlp.head)]
         kernels.append(layers)
-    widest = max(layers[0].shape[1] for layers in kernels)
+    widest = max(len(layers[0]) for layers in kernels)
 
     def run(kernels, x):
         def step(x, _):
             for layers in kernels:
-                h = x[:, : layers[0].shape[1]]
+                h = x[:, : len(layers[0])]
                 for kernel in layers:
-                    # `h @ kernel.T` would transpose every kernel in every step.
-                    h = jax.lax.dot_general(h, kernel, (((1,), (1,)), ((), ())))
+                    h = h @ kernel
                 x = x + 1e-3 * jnp.mean(h, axis=1, keepdims=True)
             return x, None
 
