@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.cost import plain
+from benchmarks.cost import lean, plain
 from benchmarks.cost.measure import Program, refusal
 from benchmarks.cost.methods import METHODS, OBS, make_nets
 from benchmarks.cost.report import shown
@@ -60,20 +60,31 @@ def small_nets():
     return policy, critic, jax.random.normal(obs_key, (7,))
 
 
+LEAN = {
+    "flow": partial(lean.flow, **steps),
+    "best-of-4": partial(lean.best_of, lean.flow, 4, **steps),
+    "qgf-best-of-4": partial(lean.best_of, lean.qgf, 4, **guided),
+    **{n: partial(lean.SAMPLERS[n], **guided) for n in ("ood", "qgf", "qgf-jacobian")},
+}
+ALL = [*CASES, *(f"lean {name}" for name in LEAN)]
+
+
 def both(name):
     policy, critic, obs = small_nets()
-    ours, theirs = CASES[name]
+    kind, _, lean_name = name.rpartition(" ")
+    ours, theirs = CASES[lean_name]
+    theirs = LEAN[lean_name] if kind else theirs
     act = lambda f, q: np.asarray(eqx.filter_jit(f)(policy, q, obs, jax.random.key(1)))  # noqa: E731
     return act(ours, critic), act(theirs, plain.stack(critic))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_plain_sampler_is_the_librarys(name):
+@pytest.mark.parametrize("name", ALL)
+def test_a_plain_or_lean_sampler_is_the_librarys(name):
     ours, theirs = both(name)
     np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5 * np.abs(ours).max())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 def test_in_float64_the_two_agree_to_nine_digits(name, x64):
     ours, theirs = both(name)
     assert ours.dtype == np.float64
@@ -82,9 +93,9 @@ def test_in_float64_the_two_agree_to_nine_digits(name, x64):
 
 def kernel_entries(net):
     """Of one network, or of all members of an ensemble."""
-    is_linear = lambda x: isinstance(x, eqx.nn.Linear)  # noqa: E731
-    layers = [x for x in jax.tree.leaves(net, is_leaf=is_linear) if is_linear(x)]
-    return sum(layer.weight.size for layer in layers)
+    is_dense = lambda x: hasattr(x, "kernel")  # noqa: E731
+    layers = [x for x in jax.tree.leaves(net, is_leaf=is_dense) if is_dense(x)]
+    return sum(layer.kernel.size for layer in layers)
 
 
 def test_the_methods_are_those_of_the_table_in_its_order():
@@ -93,7 +104,7 @@ def test_the_methods_are_those_of_the_table_in_its_order():
     assert [name for name in TABLE if name in METHODS] == [
         name for name in METHODS if name in TABLE
     ]
-    assert set(plain.SAMPLERS) < set(METHODS)
+    assert set(lean.SAMPLERS) < set(plain.SAMPLERS) < set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)

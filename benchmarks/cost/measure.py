@@ -186,7 +186,7 @@ def throughput(clock: np.ndarray, cpu: float, batch: int) -> dict[str, float]:
     }
 
 
-def ratio(ours: Program, other: Program, batch: int, job: Job) -> Found:
+def ratio(ours: Program, other: Program, batch: int, job: Job, name: str) -> Found:
     """The two alternate; a round is up to 20 ticks of each. At least 3 rounds, however slow."""
     pairs, started = [], time.perf_counter()
     while len(pairs) < job["rounds"]:
@@ -196,17 +196,17 @@ def ratio(ours: Program, other: Program, batch: int, job: Job) -> Found:
         for program in (ours, other):
             clock, cpu = ticks(program.step, batch, 20, job["seconds"] / job["rounds"] / 2)
             pairs[-1].append((np.median(clock), cpu))
-    return compare(np.array(pairs))
+    return compare(np.array(pairs), name)
 
 
-def compare(times: np.ndarray) -> Found:
-    """The shares ours / plain, medians over rounds with quartiles; `times[round, which, clock]`."""
+def compare(times: np.ndarray, other: str = "plain") -> Found:
+    """The shares ours / other, medians over rounds with quartiles; `times[round, which, clock]`."""
     found: Found = {"rounds": len(times)}
     for k, name in enumerate(("clock", "CPU")):
         low, middle, high = np.percentile(times[:, 0, k] / times[:, 1, k], (25, 50, 75))
-        found[f"ours / plain, {name}"] = middle
-        found[f"ours / plain, {name}, quartiles"] = [low, high]
-        found[f"plain time, {name} (ms)"] = 1e3 * np.median(times[:, 1, k])
+        found[f"ours / {other}, {name}"] = middle
+        found[f"ours / {other}, {name}, quartiles"] = [low, high]
+        found[f"{other} time, {name} (ms)"] = 1e3 * np.median(times[:, 1, k])
     return found
 
 
@@ -241,7 +241,7 @@ def measure(job: Job) -> Found:
 def measure_batches(
     job: Job, method: Method, act: Callable, nets: Nets, first: Program, flop: int
 ) -> dict[int, Found]:
-    """The plain formulation comes last: the peak of memory is the process's, and only grows."""
+    """The other formulations come last: the peak of memory is the process's, and only grows."""
     found: dict[int, Found] = {}
     ran: dict[int, tuple[Program, float]] = {}
     for batch in job["batches"]:
@@ -260,17 +260,20 @@ def measure_batches(
         found[batch] |= latency(clock, cpu) if batch == 1 else throughput(clock, cpu, batch)
         found[batch]["multiple of the floor"] = float(np.median(clock)) / estimate
         found[batch] |= peak_memory()
-    from . import plain  # only here: it is no part of a cold start
+    from . import lean, plain  # only here: they are no part of a cold start
 
-    sampler = plain.SAMPLERS.get(job["method"])
-    if sampler and not job["half"]:  # as written, it would promote bfloat16 to float32
-        as_written = lambda nets, obs, key: sampler(nets.policy, nets.critic, obs, key)  # noqa: E731
-        stacked = nets if nets.critic is None else nets._replace(critic=plain.stack(nets.critic))
+    stacked = nets if nets.critic is None else nets._replace(critic=plain.stack(nets.critic))
+    for other in (plain, lean):
+        name = other.__name__.rpartition(".")[2]
+        sampler = other.SAMPLERS.get(job["method"])
+        if sampler is None or job["half"]:  # as written, it would promote bfloat16 to float32
+            continue
+        written = lambda nets, obs, key, f=sampler: f(nets.policy, nets.critic, obs, key)  # noqa: E731
         for batch, (program, estimate) in ran.items():
-            other = control_step(as_written, stacked, batch)
-            reason = refusal(other, estimate, job["seconds"])
-            times = {"skipped": reason} if reason else ratio(program, other, batch, job)
-            found[batch]["plain"] = other.facts | times
+            theirs = control_step(written, stacked, batch)
+            reason = refusal(theirs, estimate, job["seconds"])
+            times = {"skipped": reason} if reason else ratio(program, theirs, batch, job, name)
+            found[batch][name] = theirs.facts | times
     return found
 
 

@@ -7,6 +7,9 @@ from qgf_eqx.evaluate.names import label
 
 from .methods import METHODS
 
+OTHERS = ("plain", "lean")
+"""The formulations that the library is run against."""
+
 UNNAMED = ("robust", "cfgrl")  # these take networks of their own, and are not in the table
 
 
@@ -32,7 +35,7 @@ def table(results: dict[str, Any]) -> str:
     batches = [(r, b, m) for r in results["rows"] for b, m in r.get("batches", {}).items()]
     columns = {k: v for k, v in columns.items() if any(k in m for _, _, m in batches)}
     first = ["method", "width", "variant", "batch", "GFLOP", "weights (MB)"]
-    last = ["ours / plain, clock", "ours / plain, CPU"]
+    last = [f"ours / {other}, {by}" for other in OTHERS for by in ("clock", "CPU")]
     header = [*first, *columns.values(), *last]
     lines = [header, ["---"] * len(header)]
     for row, batch, found in batches:
@@ -40,7 +43,7 @@ def table(results: dict[str, Any]) -> str:
         cells += [number(row.get(k)) for k in GIVEN]
         measured = [number(found.get(k)) for k in columns]
         cells += [found["skipped"], *measured[1:]] if "skipped" in found else measured
-        cells += [share(found.get("plain", {}), k) for k in ("clock", "CPU")]
+        cells += [share(found, other, by) for other in OTHERS for by in ("clock", "CPU")]
         lines.append(cells)
     return "\n".join([markdown(lines), "", starts(results)])
 
@@ -66,7 +69,7 @@ def starts(results: dict[str, Any]) -> str:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Three short tables for the documentation: latency, throughput, and ratios to plain."""
+    """Short tables for the documentation: latency, throughput, and ratios to plain and to lean."""
     rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
     widths = sorted({width for name, width in rows if name != "training"})
     names = list(dict.fromkeys(name for name, _ in rows if name != "training"))
@@ -79,7 +82,8 @@ def tables(results: dict[str, Any]) -> str:
 
     latency = [["method", *(f"GFLOP, {h}" for h in heads), *(f"ms, {h}: p50, p95" for h in heads)]]
     throughput = [["actions per second", *(f"{b}, {h}" for h in heads for b in batches)]]
-    ratios = [["method", "nets", *(f"batch {batch}" for batch in [1, *batches])]]
+    header = ["method", "nets", *(f"batch {batch}" for batch in [1, *batches])]
+    ratios = {other: [header] for other in OTHERS}
     for name in names:
         flop = [rows.get((name, w), {}).get("GFLOP per action") for w in widths]
         times = [
@@ -91,30 +95,33 @@ def tables(results: dict[str, Any]) -> str:
         rates = [found(name, w, b).get(key) for w in widths for b in batches]
         throughput.append([shown(name), *("" if x is None else f"{x:.0f}" for x in rates)])
         for width, head in zip(widths, heads, strict=True):
-            plain = [found(name, width, b).get("plain", {}) for b in [1, *batches]]
-            cells = [speedups(p) for p in plain]
-            if any(cells):
-                ratios.append([shown(name), head, *cells])
-    ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in (latency, throughput, ratios))
+            for other, lines in ratios.items():
+                cells = [speedups(found(name, width, b), other) for b in [1, *batches]]
+                if any(cells):
+                    lines.append([shown(name), head, *cells])
+    parts = (latency, throughput, *ratios.values())
+    ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in parts)
     return "\n\n".join(map(markdown, ruled))
 
 
-def speedups(plain: dict[str, Any]) -> str:
-    """How many times faster than plain: by the clock, and by CPU time."""
-    if "ours / plain, clock" not in plain:
+def speedups(found: dict[str, Any], other: str) -> str:
+    """How many times faster than another formulation: by the clock, and by CPU time."""
+    of = found.get(other, {})
+    if f"ours / {other}, clock" not in of:
         return ""
-    return ", ".join(f"{1 / plain[f'ours / plain, {by}']:.2f}" for by in ("clock", "CPU"))
+    return ", ".join(f"{1 / of[f'ours / {other}, {by}']:.2f}" for by in ("clock", "CPU"))
 
 
 def number(x: float | None) -> str:
     return "" if x is None else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
 
 
-def share(found: dict[str, Any], clock: str) -> str:
-    if f"ours / plain, {clock}" not in found:
+def share(found: dict[str, Any], other: str, clock: str) -> str:
+    of, name = found.get(other, {}), f"ours / {other}, {clock}"
+    if name not in of:
         return ""
-    low, high = found[f"ours / plain, {clock}, quartiles"]
-    return f"{found[f'ours / plain, {clock}']:.2f} [{low:.2f}, {high:.2f}]"
+    low, high = of[f"{name}, quartiles"]
+    return f"{of[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def figure(results: dict[str, Any], path: Path) -> None:
