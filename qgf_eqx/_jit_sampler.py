@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -14,17 +15,23 @@ from ._sample import sample
 from ._types import Action, Critic, Key, Obs, Policy
 from .nn import Ensemble, LeastMember
 
+CONSTANT = 4_000_000
+"""Bytes of networks that are constants of the program, at most."""
+
 
 def jit_sampler(
     policy: Policy, critic: Critic, **options: Any
 ) -> Callable[[Obs, Key], tuple[Action, Key]]:
     """A compiled `act(obs, key) -> (action, key)` for a control loop: one action at a time.
 
-    The same actions as `sample` with the half of the split key. The networks are constants of the
-    compiled program, so that a call flattens nothing but the observation; the key is split
-    inside, and the other half comes back for the next call. The minimum of an `nn.Ensemble`
-    becomes `nn.LeastMember`, which is faster for one action. For new parameters make a new
-    sampler; for batches `jax.vmap` `sample`.
+    The same actions as `sample` with the half of the split key, which is split inside; the other
+    half comes back for the next call. The minimum of an `nn.Ensemble` becomes `nn.LeastMember`,
+    which is faster for one action. For new parameters make a new sampler; for batches `jax.vmap`
+    `sample`.
+
+    Small networks are constants of the compiled program, so that a call flattens nothing but the
+    observation. Those of more than 4 MB (three networks of 4 x 512 have 10) are its arguments: the
+    program is then the same for every checkpoint, and is found in JAX's compilation cache.
 
     ```python
     act = qgf_eqx.jit_sampler(policy, critic, weight=0.1)
@@ -47,21 +54,28 @@ def jit_sampler(
     if options.get("best_of", 1) == 1:
         critic = _for_one(critic)
 
-    unguided: dict[str, Any] = options | {"weight": 0}
+    arrays, static = eqx.partition((policy, critic, options), eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
 
-    @jax.jit
-    def run(obs, key):
+    def run(leaves, obs, key):
         check_key(key)  # while it is traced, so that a call does not pay for it
+        arrays = jax.tree.unflatten(structure, leaves)
+        policy, critic, options = eqx.combine(arrays, static)
         key, draw = jax.random.split(key)
         guided = sample(policy, critic, obs, draw, **options)
         sound = jnp.all(jnp.isfinite(guided))
-        plain = partial(sample, policy, critic, obs, draw, **unguided)
+        plain = partial(sample, policy, critic, obs, draw, **options | {"weight": 0})
         action = jax.lax.cond(sound, lambda: guided, plain)
         return action, key, sound, jnp.all(jnp.isfinite(action))
 
+    if sum(leaf.nbytes for leaf in leaves) > CONSTANT:
+        compiled = partial(jax.jit(run), leaves)
+    else:
+        compiled = jax.jit(partial(run, leaves))
+
     def act(obs: Obs, key: Key) -> tuple[Action, Key]:
         check_readable(obs)
-        action, key, sound, finite = run(obs, key)
+        action, key, sound, finite = compiled(obs, key)
         if not sound:
             if not finite:
                 raise ValueError("`policy` gave an action that is not finite: refusing to act.")

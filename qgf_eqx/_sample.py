@@ -1,5 +1,6 @@
 """The sampler: the guided field, a step of it, its flow by Euler or any solver, and actions."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -228,6 +229,7 @@ def candidates(
     guidance: Guidance = qgf,
     weight: Weight = 0.1,
     steps: int = 10,
+    batch_size: int | None = None,
 ) -> Float[Array, "count ..."]:
     """Draws `count` actions: noise, and the guided flow from it.
 
@@ -240,18 +242,26 @@ def candidates(
     **Returns:** actions along a new first axis.
     """
     count = check_count("count", count, "it sets the number of candidates")
-    return _draw_several(Guided(policy, critic, guidance, weight), obs, key, steps, count)
+    draw = partial(_draw, Guided(policy, critic, guidance, weight), obs, key, steps)
+    return _each(draw, jnp.arange(count), batch_size)
 
 
-def best(critic: Critic, obs: Obs, actions: Float[Array, "count ..."]) -> Action:
+def best(
+    critic: Critic,
+    obs: Obs,
+    actions: Float[Array, "count ..."],
+    *,
+    batch_size: int | None = None,
+) -> Action:
     """The action of the highest value `Q(obs, action)`: the first of them, if several have it.
 
-    A value that is NaN ranks last, below `-inf` too. Costs the critic once per action.
+    A value that is NaN ranks last, below `-inf` too. Costs the critic once per action, for
+    `batch_size` of them at a time; by default for all at once.
 
     **Raises:** `ValueError` if there are no actions.
     """
     actions = as_rows("actions", actions)
-    values = jax.vmap(partial(value_of, critic, obs))(actions)
+    values = _each(partial(value_of, critic, obs), actions, batch_size)
     known = ~jnp.isnan(values)
     highest = jnp.max(values, where=known, initial=-jnp.inf)
     return actions[jnp.argmax(known & (values == highest))]
@@ -267,6 +277,7 @@ def sample(
     weight: Weight = 0.1,
     steps: int = 10,
     best_of: int = 1,
+    batch_size: int | None = None,
 ) -> Action:
     """Draws one action: noise, the guided flow, and the best of `best_of` candidates.
 
@@ -291,6 +302,9 @@ def sample(
       kind gives noise that depends on the batch under `jax.vmap`, as JAX documents.
     - `best_of`: how many candidates; 1 is a single guided chain, and with `weight=0` this is
       best-of-N of the plain flow.
+    - `batch_size`: how many candidates are drawn and ranked at a time, at most; by default all at
+      once. It bounds the memory, which grows with their number times the batch of a `jax.vmap`
+      around. Candidates are the same, up to the last bits of a product.
 
     **Returns:** an action of shape `policy.action_shape`.
 
@@ -301,7 +315,8 @@ def sample(
     guided = Guided(policy, critic, guidance, weight)
     if best_of == 1:
         return _draw(guided, obs, key, steps, 0)
-    return best(critic, obs, _draw_several(guided, obs, key, steps, best_of))
+    actions = _each(partial(_draw, guided, obs, key, steps), jnp.arange(best_of), batch_size)
+    return best(critic, obs, actions, batch_size=batch_size)
 
 
 def _draw(guided: Guided, obs: Obs, key: Key, steps: int, i: int | Array) -> Action:
@@ -311,9 +326,12 @@ def _draw(guided: Guided, obs: Obs, key: Key, steps: int, i: int | Array) -> Act
     return asked_at(guided.critic, _walk(guided, obs, noise, steps))
 
 
-def _draw_several(guided: Guided, obs: Obs, key: Key, steps: int, count: int) -> Array:
-    draw = partial(_draw, guided, obs, key, steps)
-    return jax.vmap(draw)(jnp.arange(count))
+def _each(function: Callable, rows: Array, batch_size: int | None) -> Array:
+    """`function` of every row, for all of them at once, or for so many at a time."""
+    if batch_size is None:
+        return jax.vmap(function)(rows)
+    size = check_count("batch_size", batch_size, "it counts the candidates at a time")
+    return jax.lax.map(function, rows, batch_size=min(size, len(rows)))
 
 
 def _is_zero(weight: Weight) -> bool:

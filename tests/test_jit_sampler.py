@@ -1,3 +1,4 @@
+import functools
 import inspect
 import re
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import qgf_eqx._jit_sampler
 from qgf_eqx import Flow, action_gradient, bounded, guidance, jit_sampler, sample
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.nn import CriticMLP, Ensemble, LeastMember, VelocityMLP
@@ -91,12 +93,32 @@ def test_only_one_critics_backward_pass_is_run():
     assert "conditional" not in plain
 
 
-def test_no_array_of_the_networks_is_an_argument_of_the_call():
-    policy, critic = nets()
-    act = jit_sampler(policy, critic)
-    program = inspect.getclosurevars(inspect.unwrap(act)).nonlocals["run"].lower(OBS, KEY).as_text()
+def arguments(act):
+    """Of the compiled program, and its text."""
+    inner = inspect.getclosurevars(inspect.unwrap(act)).nonlocals["compiled"]
+    given = inner.args if isinstance(inner, functools.partial) else ()
+    jitted = inner.func if isinstance(inner, functools.partial) else inner
+    program = jitted.lower(*given, OBS, KEY).as_text()
     signature = program[program.index("@main(") :].split(")")[0]
-    assert len(re.findall(r"%arg\d+", signature)) == 2
+    return len(re.findall(r"%arg\d+", signature)), program
+
+
+def test_no_array_of_small_networks_is_an_argument_of_the_call():
+    assert arguments(jit_sampler(*nets()))[0] == 2
+
+
+def test_large_networks_are_arguments_so_that_every_checkpoint_has_one_program(monkeypatch):
+    policy, critic = nets()
+    expected, _ = jit_sampler(policy, critic)(OBS, KEY)
+    monkeypatch.setattr(qgf_eqx._jit_sampler, "CONSTANT", 100)
+    act = jit_sampler(policy, critic)
+    np.testing.assert_allclose(act(OBS, KEY)[0], expected, rtol=1e-6)
+    count, program = arguments(act)
+    leaves = jax.tree.leaves(eqx.filter((policy, critic), eqx.is_array))
+    assert count == len(leaves) + 2
+    trained = jax.tree.map(lambda x: 2 * x if eqx.is_array(x) else x, policy)
+    assert arguments(jit_sampler(trained, critic))[1] == program
+    assert not np.allclose(jit_sampler(trained, critic)(OBS, KEY)[0], expected)
 
 
 @pytest.mark.parametrize(

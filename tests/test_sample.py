@@ -515,6 +515,34 @@ def test_candidates_share_their_noises_between_weights(nets):
         candidates(policy, critic, OBS, key, count=0)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 9])
+def test_candidates_a_few_at_a_time_are_those_of_all_at_once(nets, batch_size):
+    policy, critic = nets
+    key, options = jax.random.key(3), {"weight": 0.3, "batch_size": batch_size}
+    found = candidates(policy, critic, OBS, key, count=5, **options)
+    np.testing.assert_allclose(
+        found, candidates(policy, critic, OBS, key, count=5, weight=0.3), atol=1e-6
+    )
+    chosen = sample(policy, critic, OBS, key, best_of=5, **options)
+    np.testing.assert_allclose(chosen, best(critic, OBS, found), atol=1e-6)
+    np.testing.assert_array_equal(best(critic, OBS, found, batch_size=2), best(critic, OBS, found))
+
+
+def test_candidates_a_few_at_a_time_need_little_memory(nets):
+    policy, critic = nets
+    keys, obs = jax.random.split(jax.random.key(0), 64), jnp.zeros((64, 2))
+
+    def planned(batch_size):
+        options = {"weight": 0.3, "best_of": 32, "batch_size": batch_size}
+        act = jax.vmap(lambda o, k: sample(policy, critic, o, k, **options))
+        return jax.jit(act).lower(obs, keys).compile().memory_analysis().temp_size_in_bytes
+
+    assert planned(2) < planned(None) / 4
+    for wrong in (0, -1, True):
+        with pytest.raises((TypeError, ValueError), match="`batch_size`"):
+            sample(policy, critic, OBS, keys[0], best_of=2, batch_size=wrong)
+
+
 @pytest.mark.parametrize(
     ("values", "first"),
     [

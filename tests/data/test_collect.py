@@ -154,6 +154,20 @@ def test_wrong_counts_are_named_before_anything_is_made(tmp_path, arguments, mes
     assert not list(tmp_path.iterdir())
 
 
+def test_the_way_to_a_goal_depends_on_the_two_cells_alone():
+    """So that it need not be searched for at every step: OGBench's answer, anywhere in a cell."""
+    with closing(make_env("pointmaze-medium-v0")) as env:
+        env.reset(seed=0)
+        maze, rng = env.unwrapped, np.random.default_rng(0)
+        cells, _ = module._cells(maze.maze_map)
+        subgoal_of = module._subgoals(maze)
+        for _ in range(200):
+            start, goal = (maze.ij_to_xy(cells[rng.integers(len(cells))]) for _ in range(2))
+            start, goal = (np.add(xy, rng.uniform(-1.9, 1.9, 2)) for xy in (start, goal))
+            wanted, _ = maze.get_oracle_subgoal(start, goal)
+            np.testing.assert_array_equal(subgoal_of(start, goal), wanted)
+
+
 def test_a_file_that_is_gone_is_made_again(maze, tmp_path):
     for gone, kept in [("-val", ""), ("", "-val")]:
         folder = tmp_path / f"without{gone}"

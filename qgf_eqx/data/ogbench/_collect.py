@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -75,11 +76,22 @@ def _make_env(made: Recipe):
 def _episode_maker(env, made: Recipe) -> Callable[[int, int], Recorded]:
     """A function from (seed, index) to one episode of the environment."""
     if made.kind == "navigate":
-        return partial(_navigate, env)
+        return partial(_navigate, env, _subgoals(env.unwrapped))
     return partial(_manipulate, env, made, _oracles(env, made))
 
 
-def _navigate(env, seed: int, index: int) -> Recorded:
+def _subgoals(maze: Any) -> Callable:
+    """OGBench's `get_oracle_subgoal`, which searches the maze anew at every step: its answer
+    depends on the two cells alone."""
+
+    @cache
+    def of_cells(start: tuple[int, int], goal: tuple[int, int]):
+        return maze.get_oracle_subgoal(maze.ij_to_xy(start), maze.ij_to_xy(goal))[0]
+
+    return lambda start, goal: of_cells(maze.xy_to_ij(start), maze.xy_to_ij(goal))
+
+
+def _navigate(env, subgoal_of: Callable, seed: int, index: int) -> Recorded:
     reset_seed = seed_everything(env, seed, index)
     rng = np.random.default_rng([seed, index])
     maze = env.unwrapped
@@ -90,7 +102,7 @@ def _navigate(env, seed: int, index: int) -> Recorded:
     rows, done = defaultdict(list), False
     while not done:
         position = maze.get_xy()
-        subgoal, _ = maze.get_oracle_subgoal(position, maze.cur_goal_xy)
+        subgoal = subgoal_of(position, maze.cur_goal_xy)
         direction = (subgoal - position) / (np.linalg.norm(subgoal - position) + 1e-6)
         action = np.clip(direction + rng.normal(0, 0.5, direction.shape), -1, 1)
         next_obs, _, terminated, truncated, info = env.step(action)
