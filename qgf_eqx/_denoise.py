@@ -61,6 +61,22 @@ def denoise(
     **Raises:** `TypeError` or `ValueError` for `steps` that is no positive int, and for an
     `adjoint` without a `solver`.
     """
+    return walk_to_end(policy, obs, a_t, t, steps, solver, adjoint)
+
+
+def walk_to_end(
+    policy: Velocity,
+    obs: Obs,
+    a_t: Action,
+    t: Time,
+    steps: int,
+    solver: "diffrax.AbstractSolver | None" = None,
+    adjoint: "diffrax.AbstractAdjoint | None" = None,
+    *,
+    skip: bool = False,
+) -> Action:
+    """As `denoise`. With `skip`, steps past the end are not computed where `t` is traced: for those
+    who do not differentiate it. (A gradient through the branch copies its weights in each step.)"""
     steps = check_count("steps", steps, "it sets the length of the scan")
     a_t = as_floats("a_t", a_t)
     policy = given(policy, obs)
@@ -83,8 +99,12 @@ def denoise(
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
     def step(a, now):
         k, time = now
-        moved = a + dt * velocity(policy, obs, a, time)
-        return (jnp.where(k < count, moved, a) if traced else moved), None
+        move = lambda a: a + dt * velocity(policy, obs, a, time)  # noqa: E731
+        if not traced:
+            return move(a), None
+        if skip:
+            return jax.lax.cond(k < count, move, lambda a: a, a), None
+        return jnp.where(k < count, move(a), a), None
 
     return jax.lax.scan(step, a_t, (jnp.asarray(k), times))[0]
 

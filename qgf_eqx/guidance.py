@@ -36,7 +36,7 @@ from ._checks import (
     check_count,
     check_key,
 )
-from ._denoise import denoise, one_step
+from ._denoise import denoise, one_step, walk_to_end
 from ._fields import Bounded, action_gradient, asked_at, timed_value, values_of, velocity
 from ._fields import critic as value_of
 from ._norms import norm, spread
@@ -128,7 +128,7 @@ def qgf_chain(
     sampler's `steps` to follow its grid. Costs the remaining steps of the policy and the
     critic forward and backward.
     """
-    action = denoise(policy, obs, a_t, t, steps=steps, solver=solver)
+    action = walk_to_end(policy, obs, a_t, t, steps, solver, skip=True)
     return action_gradient(critic, obs, action)
 
 
