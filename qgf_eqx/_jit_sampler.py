@@ -17,6 +17,8 @@ from .nn import Ensemble, LeastMember
 
 CONSTANT = 4_000_000
 """Bytes of networks that are constants of the program, at most."""
+FEW = 4
+"""Candidates that are drawn one after another if the networks are large."""
 
 
 def jit_sampler(
@@ -26,7 +28,8 @@ def jit_sampler(
 
     The same actions as `sample` with the half of the split key, which is split inside; the other
     half comes back for the next call. The minimum of an `nn.Ensemble` becomes `nn.LeastMember`,
-    which is faster for one action. For new parameters make a new sampler; for batches `jax.vmap`
+    which is faster for one action, and up to four candidates of wide networks (above 4 x 700) are
+    drawn one after another on a CPU. For new parameters make a new sampler; for batches `jax.vmap`
     `sample`.
 
     Small networks are constants of the compiled program, so that a call flattens nothing but the
@@ -51,9 +54,7 @@ def jit_sampler(
     then, and not act on it. The errors name the place.
     """
     check_finite_weight(options.get("weight", 0.0))
-    if options.get("best_of", 1) == 1:
-        critic = _for_one(critic)
-
+    policy, critic, options = for_one(policy, critic, options)
     arrays, static = eqx.partition((policy, critic, options), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
 
@@ -90,9 +91,26 @@ def jit_sampler(
     return act
 
 
-def _for_one(critic: Critic) -> Critic:
+def for_one(policy: Policy, critic: Critic, options: dict) -> tuple[Policy, Critic, dict]:
+    """What draws the same action faster where no `jax.vmap` is around."""
+    one_by_one = options.get("batch_size") is None and _reads_dominate((policy, critic))
+    if one_by_one and 1 < options.get("best_of", 1) <= FEW:
+        options = options | {"batch_size": 1}
+    if 1 in (options.get("best_of", 1), options.get("batch_size")):
+        critic = _least(critic)
+    return policy, critic, options
+
+
+def _reads_dominate(nets: Any) -> bool:
+    """Whether a product of a few rows takes longer than as many products of one: on a CPU, with
+    kernels that are larger than its cache."""
+    largest = max((x.nbytes for x in jax.tree.leaves(nets) if eqx.is_array(x)), default=0)
+    return jax.default_backend() == "cpu" and largest > 2_000_000
+
+
+def _least(critic: Critic) -> Critic:
     if isinstance(critic, Bounded):
-        return bounded(_for_one(critic.critic), critic.low, critic.high, clip=critic.clip)
+        return bounded(_least(critic.critic), critic.low, critic.high, clip=critic.clip)
     if isinstance(critic, Ensemble) and critic.reduce is jnp.min:
         return LeastMember(critic)
     return critic

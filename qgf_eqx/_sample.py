@@ -331,7 +331,8 @@ def _each(function: Callable, rows: Array, batch_size: int | None) -> Array:
     if batch_size is None:
         return jax.vmap(function)(rows)
     size = check_count("batch_size", batch_size, "it counts the candidates at a time")
-    return jax.lax.map(function, rows, batch_size=min(size, len(rows)))
+    # One by one without an axis of one, under which both branches of a conditional would run.
+    return jax.lax.map(function, rows, batch_size=None if size == 1 else min(size, len(rows)))
 
 
 def _is_zero(weight: Weight) -> bool:

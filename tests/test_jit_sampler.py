@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import qgf_eqx._jit_sampler
-from qgf_eqx import Flow, action_gradient, bounded, guidance, jit_sampler, sample
+from qgf_eqx import Flow, _jit_sampler, action_gradient, bounded, guidance, jit_sampler, sample
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.nn import CriticMLP, Ensemble, LeastMember, VelocityMLP
 
@@ -110,7 +109,7 @@ def test_no_array_of_small_networks_is_an_argument_of_the_call():
 def test_large_networks_are_arguments_so_that_every_checkpoint_has_one_program(monkeypatch):
     policy, critic = nets()
     expected, _ = jit_sampler(policy, critic)(OBS, KEY)
-    monkeypatch.setattr(qgf_eqx._jit_sampler, "CONSTANT", 100)
+    monkeypatch.setattr(_jit_sampler, "CONSTANT", 100)
     act = jit_sampler(policy, critic)
     np.testing.assert_allclose(act(OBS, KEY)[0], expected, rtol=1e-6)
     count, program = arguments(act)
@@ -205,6 +204,27 @@ def test_a_weight_that_is_not_numbers_is_refused(weight):
 def test_a_weight_that_is_not_finite_is_refused(weight):
     with pytest.raises(ValueError, match="`weight` must be finite"):
         jit_sampler(*nets(), weight=weight)
+
+
+def test_few_candidates_of_wide_networks_are_drawn_one_by_one_through_the_least_member():
+    """Each reads the kernels alone, which is faster than a product of four rows."""
+    policy, critic = nets()
+    wide = eqx.tree_at(lambda p: p.mlp.head.bias, policy, jnp.zeros(600_000))
+    for net, best_of, one_by_one in (
+        (wide, 4, True),
+        (wide, 1, False),
+        (wide, 5, False),
+        (policy, 4, False),
+    ):
+        _, asked, options = _jit_sampler.for_one(net, critic, {"best_of": best_of})
+        assert options.get("batch_size") == (1 if one_by_one else None)
+        assert isinstance(asked.critic, LeastMember) == (one_by_one or best_of == 1)
+    given = _jit_sampler.for_one(wide, critic, {"best_of": 4, "batch_size": 2})
+    assert given[2]["batch_size"] == 2 and given[1] is critic
+    options = {"weight": 0.5, "best_of": 4}
+    _, draw = jax.random.split(KEY)
+    action, _ = jit_sampler(policy, critic, **options, batch_size=1)(OBS, KEY)
+    np.testing.assert_allclose(action, sample(policy, critic, OBS, draw, **options), rtol=1e-5)
 
 
 @pytest.mark.parametrize("key", [None, 0, jnp.zeros(3)])

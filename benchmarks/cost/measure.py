@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from qgf_eqx._jit_sampler import for_one
 from qgf_eqx.flops import count
-from qgf_eqx.nn import LeastMember
 
 from .methods import METHODS, OBS, SHAPE, STEPS, Method, Nets, bytes_read, make_nets
 
@@ -69,13 +69,14 @@ def control_step(act: Callable, nets: Nets, batch: int) -> Program:
 
 
 def alone(act: Callable, method: Method) -> Callable:
-    """For one action at a time, as `jit_sampler` does: through the least critic only."""
-    if method.rows > 1:
-        return act
+    """For one action at a time, as `jit_sampler` does."""
 
     def alone(nets, obs, key):
-        least = None if nets.critic is None else LeastMember(nets.critic)
-        return act(nets._replace(critic=least), obs, key)
+        if nets.critic is None:
+            return act(nets, obs, key)
+        found = for_one(nets.policy, nets.critic, {"best_of": method.best_of})
+        more = {"batch_size": 1} if "batch_size" in found[2] else {}
+        return act(nets._replace(critic=found[1]), obs, key, **more)
 
     return alone
 

@@ -34,6 +34,7 @@ class Method(NamedTuple):
     passes: dict[str, int]  # over the weights of each net, forward and backward, per action
     rows: int = 1  # that share a pass
     unrolls: bool = False
+    best_of: int = 1
 
 
 def chain(nets: Nets, obs: Obs, key: Key, unroll: bool, **options) -> Action:
@@ -71,18 +72,20 @@ def cfgrl(nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
     return chain(nets._replace(policy=free), obs, key, unroll, weight=0)
 
 
-def best_of(options: dict, nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
-    return chain(nets, obs, key, False, **options)
+def best_of(
+    options: dict, nets: Nets, obs: Obs, key: Key, unroll: bool, batch_size: int | None = None
+) -> Action:
+    return chain(nets, obs, key, False, **options, batch_size=batch_size)
 
 
 def best_of_flow(n: int) -> Method:
     passes = {"policy": STEPS, "critic": 1}
-    return Method(partial(best_of, {"weight": 0, "best_of": n}), passes, n)
+    return Method(partial(best_of, {"weight": 0, "best_of": n}), passes, n, best_of=n)
 
 
 def best_of_qgf(n: int) -> Method:
     passes = {"policy": STEPS, "critic": 2 * STEPS + 1}
-    return Method(partial(best_of, {"best_of": n}), passes, n)
+    return Method(partial(best_of, {"best_of": n}), passes, n, best_of=n)
 
 
 def guided(estimator: Callable, **passes: int) -> Method:
