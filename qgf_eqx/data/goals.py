@@ -1,0 +1,155 @@
+"""Hindsight goals: states, taken for what a recording was meant to reach, whether it did or not.
+
+Everything here is a pure function of a key and the rows that it is asked for, so that the goals of
+an update are a function of the seed and its number, as its chunks are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from .._checks import check_key
+from .._types import Key, Obs
+from ._chunks import Chunk, Rows, make_chunk
+from ._dataset import Dataset
+
+
+@dataclass(frozen=True)
+class GoalDraw:
+    """Where the goal of a state comes from. The defaults are OGBench's for critics.
+
+    Source: OGBench (arXiv 2410.20092), its sampler of hindsight goals.
+    """
+
+    current: float = 0.2
+    """The share of goals that are the state itself."""
+    future: float = 0.5
+    """The share that lie ahead in the same episode; the rest are states of all the data."""
+    geometric: bool = True
+    """How far ahead: geometric with `1 - gamma`, cut at the episode's end; or uniform up to it."""
+
+    def __post_init__(self):
+        if not (self.current >= 0 and self.future >= 0 and self.current + self.future <= 1 + 1e-9):
+            raise ValueError(
+                "`current` and `future` must be shares that are 1 together at most, got "
+                f"{self.current} and {self.future}."
+            )
+
+
+FOR_ACTORS = GoalDraw(current=0.0, future=1.0, geometric=False)
+"""OGBench's for actors: uniform over what follows in the episode."""
+
+
+def last_rows(episode_end: Any) -> Int[np.ndarray, " rows"]:
+    """Of every row the last one of its episode."""
+    ended = np.flatnonzero(np.asarray(episode_end))
+    ended = np.unique(np.append(ended, len(episode_end) - 1))
+    return ended[np.searchsorted(ended, np.arange(len(episode_end)))].astype(np.int32)
+
+
+def draw_goals(
+    draw: GoalDraw,
+    key: Key,
+    starts: Int[Array, " batch"],
+    last: Int[Array, " batch"],
+    *,
+    rows: int,
+    gamma: float,
+) -> Int[Array, " batch"]:
+    """The row of each start's goal.
+
+    **Arguments:**
+
+    - `draw`: where goals come from.
+    - `key`: of this batch.
+    - `starts`: the rows of the states.
+    - `last`: the last row of each one's episode, `last_rows(episode_end)[starts]`.
+    - `rows`: of the dataset.
+    - `gamma`: the discount of one step.
+    """
+    check_key(key)
+    kind_key, far_key, any_key = jax.random.split(key, 3)
+    kind = jax.random.uniform(kind_key, starts.shape)
+    share = jax.random.uniform(far_key, starts.shape)
+    if draw.geometric:
+        ahead = 1 + jnp.floor(jnp.log1p(-share) / np.log(gamma)).astype(starts.dtype)
+    else:
+        way = (last - starts).astype(share.dtype)
+        ahead = 1 + jnp.floor(share * way).astype(starts.dtype)
+    future = jnp.minimum(starts + ahead, last)
+    anywhere = jax.random.randint(any_key, starts.shape, 0, rows, starts.dtype)
+    from_episode = jnp.where(kind < draw.current, starts, future)
+    return jnp.where(kind < draw.current + draw.future, from_episode, anywhere)
+
+
+def is_same(state: Obs, goal: Obs) -> Bool[Array, ""]:
+    """Whether a state is the goal, number by number."""
+    same = jax.tree.map(lambda s, g: jnp.all(s == g), state, goal)
+    return jnp.stack(jax.tree.leaves(same)).all()
+
+
+def itself(state: Obs) -> Obs:
+    """The state as the goal."""
+    return state
+
+
+def read_states(dataset: Dataset, starts: Any, horizon: int) -> Obs:
+    """The states of a chunk, its first to its last: `horizon + 1` along a new second axis."""
+    xp = jnp if isinstance(starts, jax.Array) else np
+    rows = xp.minimum(xp.add.outer(starts, xp.arange(horizon + 1)), len(dataset.episode_end) - 1)
+    return jax.tree.map(lambda field: field[rows], dataset.obs)
+
+
+def with_goal(
+    rows: Rows,
+    states: Obs,
+    goal: Obs,
+    *,
+    reached: Callable[[Obs, Obs], Bool[Array, ""]] = is_same,
+    goal_of: Callable[[Obs], Obs] = itself,
+) -> Rows:
+    """The rows of a chunk, without leading axes, whose task is to reach a goal.
+
+    The reward is -1 a step until the goal is reached, and 0 from there, where the task ends: as in
+    OGBench, that of the state in which an action is taken. A chunk that reaches the goal, its last
+    state included, is whole though its episode ends inside it, since nothing after counts.
+
+    **Arguments:**
+
+    - `rows`: as `read_rows` gives them. Their own rewards and ends of the task are not used.
+    - `states`: the chunk's states, `horizon + 1` along the first axis.
+    - `goal`: what `goal_of` makes of the goal's state.
+    - `reached`: whether a goal is reached, from `goal_of(state)` and the goal.
+    - `goal_of`: the part of a state that a goal is about, such as a position.
+
+    **Returns:** rows whose observations are `(obs, goal)`.
+    """
+    met = jax.vmap(lambda state: reached(goal_of(state), goal))(states)
+    ended = jnp.cumsum(rows.episode_end) > 0
+    over = jnp.concatenate([jnp.zeros(1, bool), ended])  # another episode's, which reach nothing
+    seen = jax.lax.cummax((met & ~over).astype(rows.rewards.dtype))
+    # The last state of an episode has no action: no chunk begins there.
+    after = seen[:-1].at[0].set(0)
+    return rows._replace(
+        obs=(rows.obs, goal),
+        next_obs=(rows.next_obs, goal),
+        actions=jnp.where(ended[:, None], 0, rows.actions),
+        rewards=seen[:-1] - 1,
+        terminated=seen[:-1],
+        next_terminated=seen[-1],
+        episode_end=rows.episode_end * (1 - after),
+        inside=rows.inside | (seen[-1] > 0),
+    )
+
+
+def make_goal_chunk(rows: Rows, *, gamma: float) -> Chunk:
+    """As `make_chunk`, of the rows of `with_goal`: nothing is bootstrapped from a chunk that
+    reaches the goal, its last state included."""
+    chunk = make_chunk(rows, gamma=gamma)
+    assert chunk.success is not None
+    return chunk._replace(discount=jnp.where(chunk.success > 0, 0, chunk.discount))
