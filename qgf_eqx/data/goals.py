@@ -6,7 +6,7 @@ an update are a function of the seed and its number, as its chunks are.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,28 @@ from jaxtyping import Array, Bool, Int
 
 from .._checks import check_key
 from .._types import Key, Obs
-from ._chunks import Chunk, Rows, make_chunk
+from ._chunks import Chunk, Rows, make_chunk, read_rows
 from ._dataset import Dataset
+
+
+def is_same(state: Obs, goal: Obs) -> Bool[Array, ""]:
+    """Whether a state is the goal, number by number."""
+    same = jax.tree.map(lambda s, g: jnp.all(s == g), state, goal)
+    return jnp.stack(jax.tree.leaves(same)).all()
+
+
+def itself(state: Obs) -> Obs:
+    """The state as the goal."""
+    return state
+
+
+class Goal(NamedTuple):
+    """What a goal is. By default a state, and reached in that state alone."""
+
+    of: Callable[[Obs], Obs] = itself
+    """The part of a state that a goal is about, such as a position."""
+    reached: Callable[[Obs, Obs], Bool[Array, ""]] = is_same
+    """Whether a goal is reached, from `of(state)` and the goal."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +65,14 @@ FOR_ACTORS = GoalDraw(current=0.0, future=1.0, geometric=False)
 """OGBench's for actors: uniform over what follows in the episode."""
 
 
-def last_rows(episode_end: Any) -> Int[np.ndarray, " rows"]:
-    """Of every row the last one of its episode."""
-    ended = np.flatnonzero(np.asarray(episode_end))
-    ended = np.unique(np.append(ended, len(episode_end) - 1))
-    return ended[np.searchsorted(ended, np.arange(len(episode_end)))].astype(np.int32)
+def last_rows(episode_end: Any) -> Any:
+    """Of every row the last one of its episode: on the device, or of a file by NumPy."""
+    if isinstance(episode_end, jax.Array):
+        rows = jnp.arange(len(episode_end), dtype=jnp.int32)
+        return jax.lax.cummin(jnp.where(episode_end > 0, rows, rows[-1]), reverse=True)
+    rows = np.arange(len(episode_end), dtype=np.int32)
+    ends = np.where(np.asarray(episode_end) > 0, rows, rows[-1])
+    return np.minimum.accumulate(ends[::-1])[::-1]
 
 
 def draw_goals(
@@ -87,17 +110,6 @@ def draw_goals(
     return jnp.where(kind < draw.current + draw.future, from_episode, anywhere)
 
 
-def is_same(state: Obs, goal: Obs) -> Bool[Array, ""]:
-    """Whether a state is the goal, number by number."""
-    same = jax.tree.map(lambda s, g: jnp.all(s == g), state, goal)
-    return jnp.stack(jax.tree.leaves(same)).all()
-
-
-def itself(state: Obs) -> Obs:
-    """The state as the goal."""
-    return state
-
-
 def read_states(dataset: Dataset, starts: Any, horizon: int) -> Obs:
     """The states of a chunk, its first to its last: `horizon + 1` along a new second axis."""
     xp = jnp if isinstance(starts, jax.Array) else np
@@ -105,13 +117,32 @@ def read_states(dataset: Dataset, starts: Any, horizon: int) -> Obs:
     return jax.tree.map(lambda field: field[rows], dataset.obs)
 
 
+class GoalRows(NamedTuple):
+    """What chunks with goals are made of, as it lies in the dataset; with any leading axes."""
+
+    rows: Rows
+    states: Obs
+    """Of the chunk, as `read_states` gives them."""
+    critics: Obs
+    """The state of the critic's goal."""
+    actors: Obs
+    """The state of the actors' goal."""
+
+
+def read_goal_rows(
+    dataset: Dataset, starts: Any, critics: Any, actors: Any, horizon: int
+) -> GoalRows:
+    """The rows of chunks that start at `starts`, and of their goals, as `read_rows` reads them."""
+    goals = (jax.tree.map(lambda field, r=r: field[r], dataset.obs) for r in (critics, actors))
+    states = read_states(dataset, starts, horizon)
+    return GoalRows(read_rows(dataset, starts, horizon), states, *goals)
+
+
 def with_goal(
     rows: Rows,
     states: Obs,
     goal: Obs,
-    *,
-    reached: Callable[[Obs, Obs], Bool[Array, ""]] = is_same,
-    goal_of: Callable[[Obs], Obs] = itself,
+    what: Goal = Goal(),  # noqa: B008 (a tuple)
 ) -> Rows:
     """The rows of a chunk, without leading axes, whose task is to reach a goal.
 
@@ -123,13 +154,12 @@ def with_goal(
 
     - `rows`: as `read_rows` gives them. Their own rewards and ends of the task are not used.
     - `states`: the chunk's states, `horizon + 1` along the first axis.
-    - `goal`: what `goal_of` makes of the goal's state.
-    - `reached`: whether a goal is reached, from `goal_of(state)` and the goal.
-    - `goal_of`: the part of a state that a goal is about, such as a position.
+    - `goal`: what `what.of` makes of the goal's state.
+    - `what`: what a goal is.
 
     **Returns:** rows whose observations are `(obs, goal)`.
     """
-    met = jax.vmap(lambda state: reached(goal_of(state), goal))(states)
+    met = jax.vmap(lambda state: what.reached(what.of(state), goal))(states)
     ended = jnp.cumsum(rows.episode_end) > 0
     over = jnp.concatenate([jnp.zeros(1, bool), ended])  # another episode's, which reach nothing
     seen = jax.lax.cummax((met & ~over).astype(rows.rewards.dtype))

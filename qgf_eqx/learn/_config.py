@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .._run_folder import RunError
+from ..data.goals import GoalDraw
 from ._kinds import as_dict, from_dict
 from ._learner import ActorLearner, CriticLearner
 from ._settings import check, plain, setting
@@ -86,6 +87,14 @@ class TrainConfig:
     """What the networks see of every feature: `none` (as it is), `standardise` or `min-max`."""
     normalise_actions: str = setting("none", options=NORMALISERS)
     """As `normalise_obs`: what the flow makes, which becomes an action on its way out."""
+    goals: bool = False
+    """Train on hindsight goals in place of the data's rewards: the critic learns to reach any."""
+    goal_current: float = setting(0.2, least=0, most=1)
+    """The share of a critic's goals that are the state itself."""
+    goal_future: float = setting(0.5, least=0, most=1)
+    """The share that lie ahead in the same episode; the rest are states of all the data."""
+    goal_distance: str = setting("geometric", options=("geometric", "uniform"))
+    """How far ahead: geometric with 1 - gamma, or uniform up to the episode's end."""
     critic: CriticLearner = IQL()  # noqa: RUF009 (frozen)
     """What actors are trained and guided by."""
     actors: Mapping[str, ActorLearner] = dataclasses.field(default_factory=lambda: {"flow": BC()})
@@ -106,7 +115,7 @@ class TrainConfig:
                 )
         object.__setattr__(self, "actors", dict(self.actors))
         try:
-            _ = self.team
+            _ = self.team, self.goal_draw
         except ValueError as error:
             raise RunError(str(error)) from None
 
@@ -117,6 +126,12 @@ class TrainConfig:
     def team(self) -> Team:
         """What is trained together."""
         return Team(self.critic, self.actors, self.next_actor)
+
+    @property
+    def goal_draw(self) -> GoalDraw:
+        """Where the critic's goals come from."""
+        geometric = self.goal_distance == "geometric"
+        return GoalDraw(self.goal_current, self.goal_future, geometric)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -75,9 +75,21 @@ class RealObs(eqx.Module):
 
     obs: Normaliser | None
     layout: tuple[Part, ...] = eqx.field(static=True, default=())
+    with_goal: bool = eqx.field(static=True, default=False)
+    """Whether an observation is a state and its goal."""
 
     def __call__(self, obs: Obs) -> Any:
         """What a network was trained on, of a real observation."""
+        if not self.with_goal:
+            return self._state(obs)
+        try:
+            state, goal = obs
+        except (TypeError, ValueError):
+            raise ValueError("`obs` must be `(state, goal)`: this run has goals.") from None
+        goal = jnp.ravel(goal if self.obs is None else apply(self.obs, goal))
+        return jnp.concatenate([self._state(state), goal])
+
+    def _state(self, obs: Obs) -> Any:
         if self.layout:
             parts, _ = jax.tree_util.tree_flatten_with_path(obs)
             found = [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in parts]

@@ -20,7 +20,7 @@ class Spec(NamedTuple):
     """What networks are made for."""
 
     obs_size: int
-    """How many numbers an observation holds, beside its pictures."""
+    """How many numbers an observation holds, beside its pictures; its goal's are the last."""
     action_shape: tuple[int, ...]
     """Of a chunk, `(horizon, action_size)`."""
     low: float | tuple[float, ...] = -1.0
@@ -30,21 +30,41 @@ class Spec(NamedTuple):
     """Of an observation that is a tuple of its numbers and these."""
     features: int = 512
     """Numbers that every picture becomes."""
+    goal_size: int = 0
+    """How many of the observation's numbers are those of a goal."""
+
+    @property
+    def state_size(self) -> int:
+        """How many numbers a state holds, without a goal."""
+        return self.obs_size - self.goal_size
 
     @property
     def bounds(self) -> tuple[jax.Array, jax.Array]:
         """The least and the largest action, as arrays."""
         return jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
 
-    def net(self, make: Callable, key: Key, *, more: int = 0) -> Any:
+    def net(self, make: Callable, key: Key, *, more: int = 0, goal: bool = True) -> Any:
         """The network `make(obs_size, key=key)`, of `more` numbers than an observation holds; with
-        an encoder of its own for each picture, if there are some."""
+        an encoder of its own for each picture, if there are some; without its `goal`, if it has
+        one."""
+        if self.goal_size and not goal:
+            return Encoded(StateOf(self.state_size), make(self.state_size, key=key))
         if not self.pictures:
             return make(self.obs_size + more, key=key)
         key, encoder_key = jax.random.split(key)
         sizes = self.obs_size + more, self.pictures
         encoder = ObsEncoder(*sizes, features=self.features, key=encoder_key)
         return Encoded(encoder, make(encoder.size, key=key))
+
+
+class StateOf(eqx.Module):
+    """The state of an observation that ends with a goal."""
+
+    size: int = eqx.field(static=True)
+
+    def __call__(self, obs: Obs) -> Obs:
+        """Its first numbers."""
+        return obs[: self.size]
 
 
 class Networks(NamedTuple):
@@ -91,6 +111,8 @@ class Learner:
     """In figures."""
     strength: ClassVar[str] = ""
     """The setting that a number in a name sets, as in `fql-30`: what is tuned of the method."""
+    sees_goal: ClassVar[bool] = True
+    """Whether its networks see the goal, in a run that has goals."""
 
     def __post_init__(self):
         check(self)

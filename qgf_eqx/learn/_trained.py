@@ -93,8 +93,9 @@ def _as_tuple(value: Any) -> Any:
 @dataclass(frozen=True)
 class Trained:
     """The networks of a run, which take real observations: dicts and other PyTrees are laid end to
-    end, and normalised, if the run does. Actions are in the flow's units, whose noise has size one;
-    `units.to_action` brings them to the environment's.
+    end, and normalised, if the run does; of a run with goals an observation is `(state, goal)`.
+    Actions are in the flow's units, whose noise has size one; `units.to_action` brings them to the
+    environment's.
 
     ```python
     run = load_run("runs/seed0")
@@ -187,8 +188,9 @@ class Trained:
 
     @property
     def _encoder(self) -> RealObs | None:
-        obs = self.units.obs
-        return RealObs(obs, self.saved.layout) if self.saved.layout or obs is not None else None
+        obs, with_goal = self.units.obs, self.saved.spec.goal_size > 0
+        plain = not (self.saved.layout or with_goal) and obs is None
+        return None if plain else RealObs(obs, self.saved.layout, with_goal)
 
     def _real(self, model: Any) -> Any:
         return model if self._encoder is None else Encoded(self._encoder, model)

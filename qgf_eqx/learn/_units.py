@@ -62,7 +62,7 @@ def blank_units(config: TrainConfig, spec: Spec) -> Units:
     def blank(name: str, zeros: Any) -> Normaliser | None:
         return None if name == "none" else Normaliser(zeros, zeros)
 
-    row, pictures = jnp.zeros(spec.obs_size), tuple(jnp.zeros(()) for _ in spec.pictures)
+    row, pictures = jnp.zeros(spec.state_size), tuple(jnp.zeros(()) for _ in spec.pictures)
     obs = (row, *pictures) if pictures else row
     actions = jnp.zeros(spec.action_shape[-1])
     return Units(blank(config.normalise_obs, obs), blank(config.normalise_actions, actions))

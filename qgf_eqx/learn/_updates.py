@@ -15,8 +15,10 @@ from .._types import Key
 from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, read_rows
 from ..data._chunks import played
 from ..data.augment import random_crop
+from ..data.goals import Goal, GoalRows, last_rows, read_goal_rows
 from ._config import TrainConfig
 from ._devices import Devices
+from ._goals import goal_chunks, goal_rows
 from ._learner import Spec
 from ._units import Units
 from .loop import TeamState, init_team, update_team
@@ -47,6 +49,7 @@ def make_updates(
     units: Units,
     seeds: Sequence[int] | None = None,
     devices: Devices = Devices(),  # noqa: B008 (frozen)
+    goal: Goal = Goal(),  # noqa: B008 (a tuple)
 ) -> Callable[..., tuple[TeamState, dict]]:
     """A compiled function `(source, state, count, first=0, sums=None) -> (state, sums)` of `count`
     updates, and the sums of their losses, onto those that are given.
@@ -61,21 +64,23 @@ def make_updates(
     horizon = longest(config)
     team, seeds = config.team, [config.seed] if seeds is None else list(seeds)
 
-    def of_seed(static: Any, source: Any, seed: Any, arrays: Any) -> tuple[Any, dict]:
+    def of_seed(static: Any, last: Any, source: Any, seed: Any, arrays: Any) -> tuple[Any, dict]:
         state = eqx.combine(arrays, static)
         rows = source
         if isinstance(source, Dataset):
             length = len(source.episode_end)
-            starts = draw_starts(seed, state.step, batch=config.batch, rows=length)
-            rows = read_rows(source, starts, horizon)
+            rows = _read(config, source, _drawn(config, length, last, seed, state.step))
         key = jax.random.fold_in(jax.random.key(seed), _NOISE)
         key = jax.random.fold_in(key, state.step)
         rows = devices.divided(rows)
-        rows = units.rows(cropped(rows, jax.random.fold_in(key, _CROP), config))
-        chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
-        short = chunks
-        if horizon > config.horizon:
-            short = jax.vmap(partial(played, horizon=config.horizon))(chunks, rows)
+        if isinstance(rows, GoalRows):
+            chunks, short = goal_chunks(config, units, goal, rows)
+        else:
+            rows = units.rows(cropped(rows, jax.random.fold_in(key, _CROP), config))
+            chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)
+            short = chunks
+            if horizon > config.horizon:
+                short = jax.vmap(partial(played, horizon=config.horizon))(chunks, rows)
         state, metrics = update_team(team, spec, state, short, key, chunks)
         return eqx.filter(state, eqx.is_array), metrics
 
@@ -84,6 +89,9 @@ def make_updates(
         source, first, count = given
         arrays, static = eqx.partition(state, eqx.is_array)
         each = jnp.asarray(seeds, jnp.int32)
+        last = None
+        if config.goals and isinstance(source, Dataset):
+            last = last_rows(source.episode_end)
 
         def one(i, carry):
             arrays, sums = carry
@@ -92,7 +100,7 @@ def make_updates(
             else:
                 row = partial(jax.lax.dynamic_index_in_dim, index=first + i, keepdims=False)
                 rows, axis = jax.tree.map(row, source), 0
-            update = partial(of_seed, static)
+            update = partial(of_seed, static, last)
             if len(seeds) == 1:  # an axis of one costs a tenth of an update
                 rows = rows if axis is None else jax.tree.map(lambda leaf: leaf[0], rows)
                 found = update(rows, each[0], jax.tree.map(lambda leaf: leaf[0], arrays))
@@ -110,7 +118,7 @@ def make_updates(
     names = losses_of(config, spec)
 
     def updates(
-        source: Dataset | Rows,
+        source: Dataset | Rows | GoalRows,
         state: TeamState,
         count: int,
         first: int = 0,
@@ -127,6 +135,19 @@ def make_updates(
         return state, sums  # type: ignore[return-value]
 
     return updates
+
+
+def _drawn(config: TrainConfig, rows: int, last: Any, seed: Any, step: Any) -> tuple:
+    """Where the chunks of an update start; and in a run with goals the rows of those."""
+    starts = draw_starts(seed, step, batch=config.batch, rows=rows)
+    if not config.goals:
+        return (starts,)
+    return starts, *goal_rows(config, seed, step, starts, last[starts], rows)
+
+
+def _read(config: TrainConfig, dataset: Dataset, found: tuple) -> Any:
+    read = read_goal_rows if config.goals else read_rows
+    return read(dataset, *found, longest(config))
 
 
 def losses_of(config: TrainConfig, spec: Spec) -> list[str]:
@@ -172,7 +193,7 @@ def stream(
     config: TrainConfig,
     calls: Iterable[tuple[int, int]],
     seeds: Sequence[int] | None = None,
-) -> Iterator[Rows]:
+) -> Iterator[Any]:
     """The rows of some updates at a time, read from memory-mapped files by a thread that is one
     such call ahead. The batches are those that a dataset on the device would give.
 
@@ -185,12 +206,13 @@ def stream(
     """
     rows = len(dataset.episode_end)
     each = jnp.asarray([config.seed] if seeds is None else list(seeds), jnp.int32)
-    one = partial(draw_starts, batch=config.batch, rows=rows)
+    last = jnp.asarray(last_rows(dataset.episode_end)) if config.goals else None
+    one = partial(_drawn, config, rows, last)
     draw = jax.vmap(lambda step: jax.vmap(lambda seed: one(seed, step))(each))
 
-    def read(first: int, count: int) -> Rows:
-        starts = np.asarray(draw(jnp.arange(first, first + count, dtype=jnp.int32)))
-        return jax.tree.map(jnp.asarray, read_rows(dataset, starts, longest(config)))
+    def read(first: int, count: int) -> Any:
+        found = jax.tree.map(np.asarray, draw(jnp.arange(first, first + count, dtype=jnp.int32)))
+        return jax.tree.map(jnp.asarray, _read(config, dataset, found))
 
     with ThreadPoolExecutor(1) as thread:
         ahead: deque = deque()

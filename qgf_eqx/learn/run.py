@@ -30,6 +30,7 @@ from .._progress import bar
 from .._run_folder import MetricsLog, RunError, alone_in, termination_flag
 from ..data import Dataset, check_horizon, time_limit_masks
 from ..data._fingerprint import differing, fingerprint
+from ..data.goals import Goal, itself
 from ._config import TrainConfig, read_config, refuse_other
 from ._devices import Devices
 from ._devices import on as on_devices
@@ -77,6 +78,7 @@ def train_seeds(
     progress: bool = True,
     position: int = 0,
     devices: Sequence[Any] | None = None,
+    goal: Goal = Goal(),  # noqa: B008 (a tuple)
 ) -> list[Path]:
     """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
     the last bits, in which a product of many matrices differs from one of a few.
@@ -96,6 +98,7 @@ def train_seeds(
       After `jax.distributed.initialize` they are those of all processes, each of which makes this
       call with the same data; the first process alone reads and writes the folders. The result is
       that of one device, but for the last bits.
+    - `goal`: what a goal is, if `config.goals`: of the row of numbers that an observation is.
 
     **Returns:** the paths of the checkpoints. **Raises:** as `train`.
     """
@@ -105,7 +108,12 @@ def train_seeds(
         (dataclasses.replace(config, seed=seed), Path(folder) / f"seed{seed}") for seed in seeds
     ]
     options: dict[str, Any] = {"streamed": streamed, "progress": progress, "position": position}
-    options |= {"devices": devices, "updates_per_call": updates_per_call, "save_every": save_every}
+    options |= {
+        "goal": goal,
+        "devices": devices,
+        "updates_per_call": updates_per_call,
+        "save_every": save_every,
+    }
     return _train(runs, dataset, **options)
 
 
@@ -134,6 +142,7 @@ def _train(
     progress: bool = True,
     position: int = 0,
     devices: Sequence[Any] | None = None,
+    goal: Goal = Goal(),  # noqa: B008 (a tuple)
 ) -> list[Path]:
     config = runs[0][0]
     check_horizon(dataset, longest(config))
@@ -149,11 +158,11 @@ def _train(
         dataset, layout = join_obs(dataset)
         saved = [_saved(*run, data) if on.lead else None for run in runs]
         units = next((each.units for each in saved if each), None) or fit_units(config, dataset)
-        spec = _spec(config, dataset, layout, units)
+        spec = _spec(config, dataset, layout, units, goal)
         opened = [_open(*run, each, spec, on) for run, each in zip(runs, saved, strict=True)]
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
-        program = _Program(config, spec, units, metadata(spec, layout, data), terminated, on)
+        program = _Program(config, spec, units, metadata(spec, layout, data), terminated, on, goal)
         program.source = dataset if streamed else on.everywhere(jax.tree.map(jnp.asarray, dataset))
         seeds = [run.config.seed for run in opened]
         shown = bar(
@@ -189,8 +198,9 @@ class _Program:
         about: dict,
         terminated: list,
         on: Devices,
+        goal: Goal,
     ):
-        self.config, self.spec, self.units, self.on = config, spec, units, on
+        self.config, self.spec, self.units, self.on, self.goal = config, spec, units, on, goal
         self.about, self.terminated = about, terminated
 
     def run(self, group: list[_Run], lines: list, shown: Callable[[int], Any]) -> None:
@@ -198,7 +208,7 @@ class _Program:
         seeds = [run.config.seed for run in group]
         done = saved = group[0].step
         state = self.on.everywhere(stacked([run.state for run in group]))
-        updates = make_updates(self.config, self.spec, self.units, seeds, self.on)
+        updates = make_updates(self.config, self.spec, self.units, seeds, self.on, self.goal)
         sources: Iterable = itertools.repeat(self.source)
         if not isinstance(self.source.rewards, jax.Array):
             sources = stream(self.source, self.config, [line[:2] for line in lines], seeds)
@@ -283,12 +293,30 @@ def _is_finite(state: TeamState) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def _spec(config: TrainConfig, dataset: Dataset, layout: tuple[Part, ...], units: Units) -> Spec:
+def _spec(
+    config: TrainConfig, dataset: Dataset, layout: tuple[Part, ...], units: Units, goal: Goal
+) -> Spec:
     """What networks must be made for, of a dataset whose observations are joined."""
     row = dataset.obs[0] if isinstance(dataset.obs, tuple) else dataset.obs
     shape = config.horizon, dataset.actions.shape[1]
     low, high = action_range(dataset, units)
-    return Spec(row.shape[1], shape, low, high, pictures_of(layout), config.features)
+    size = _goal_size(config, dataset, goal) if config.goals else 0
+    pictures = pictures_of(layout)
+    return Spec(row.shape[1] + size, shape, low, high, pictures, config.features, size)
+
+
+def _goal_size(config: TrainConfig, dataset: Dataset, goal: Goal) -> int:
+    if isinstance(dataset.obs, tuple):
+        raise RunError(
+            "`goals` of observations with pictures are not there: leave out one or both."
+        )
+    if config.normalise_obs != "none" and goal.of is not itself:
+        raise RunError(
+            "`normalise_obs` is of states, and these goals are none: use `none`, and divide the "
+            "data yourself."
+        )
+    row = jax.ShapeDtypeStruct(dataset.obs.shape[1:], jnp.float32)
+    return math.prod(jax.eval_shape(goal.of, row).shape)
 
 
 def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:

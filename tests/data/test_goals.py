@@ -11,6 +11,7 @@ from scipy import stats
 from qgf_eqx.data import Dataset, read_rows
 from qgf_eqx.data.goals import (
     FOR_ACTORS,
+    Goal,
     GoalDraw,
     draw_goals,
     last_rows,
@@ -90,8 +91,8 @@ def test_a_part_of_the_state_may_be_the_goal_and_near_may_be_enough():
     on_device = jax.tree.map(jnp.asarray, dataset)
     rows, states = (f(on_device, jnp.asarray(1), 3) for f in (read_rows, read_states))
     near = lambda place, goal: jnp.abs(place - goal) < 0.5  # noqa: E731
-    options = {"reached": near, "goal_of": lambda state: state[0]}
-    found = make_goal_chunk(with_goal(rows, states, jnp.asarray(6.3), **options), gamma=GAMMA)
+    what = Goal(lambda state: state[0], near)
+    found = make_goal_chunk(with_goal(rows, states, jnp.asarray(6.3), what), gamma=GAMMA)
     np.testing.assert_allclose(found.success, GAMMA**2, rtol=1e-6)  # state 3 is at 6
 
 
@@ -99,7 +100,8 @@ def test_last_rows_are_those_of_the_episodes():
     expected = np.repeat(ENDS, LENGTHS)
     np.testing.assert_array_equal(last_rows(walks().episode_end), expected)
     open_end = np.append(walks().episode_end, [0, 0])  # a recording whose end is not marked
-    np.testing.assert_array_equal(last_rows(open_end), [*expected, ROWS + 1, ROWS + 1])
+    for found in (last_rows(open_end), last_rows(jnp.asarray(open_end))):
+        np.testing.assert_array_equal(found, [*expected, ROWS + 1, ROWS + 1])
 
 
 def drawn(draw, start, count=40_000):

@@ -29,6 +29,7 @@ class EDP(BC):
     label: ClassVar[str] = "EDP"
     colour: ClassVar[str] = "#377eb8"
     strength: ClassVar[str] = "c"
+    sees_goal: ClassVar[bool] = True
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`, times c, and `q_loss`."""

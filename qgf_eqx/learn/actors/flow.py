@@ -14,19 +14,21 @@ from .._learner import Judges, Learner, Networks, Spec
 
 @dataclass(frozen=True)
 class BC(Learner):
-    """A velocity field of the data's actions, by flow matching. The critic is not asked."""
+    """A velocity field of the data's actions, by flow matching. The critic is not asked. In a run
+    with goals it sees none: what is likely in a state, whatever the goal."""
 
     paper_time: bool = False
     """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""
 
     label: ClassVar[str] = "flow"
     colour: ClassVar[str] = "#7f7f7f"
+    sees_goal: ClassVar[bool] = False
 
     def init(self, spec: Spec, key: Key) -> Networks:
         """The velocity field."""
         embed = paper_time if self.paper_time else low_frequency_time
         make = partial(VelocityMLP, action_shape=spec.action_shape, **self.size)
-        return Networks(spec.net(partial(make, embed=embed), key))
+        return Networks(spec.net(partial(make, embed=embed), key, goal=self.sees_goal))
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`."""
