@@ -89,19 +89,24 @@ def best_of(results: Comparison, path: str | Path) -> Path:
 
 
 def maze_paths(
-    maze: Any, paths: dict[str, list], path: str | Path, methods: tuple[str, ...] = ("flow", "qgf")
+    maze: Any,
+    paths: dict[str, list],
+    path: str | Path,
+    methods: tuple[str, ...] = ("flow", "qgf"),
+    goals: Sequence[int] = (),
 ) -> Path:
     """The maze from above, and every episode's path through it, one panel a method.
 
     **Arguments:**
 
-    - `maze`: an OGBench maze environment, for its walls, start and goal.
+    - `maze`: an OGBench maze environment, for its walls, starts and goals.
     - `paths`: for each method, for each episode, a list of positions.
     - `path`: of the picture.
     - `methods`: the panels, from left to right.
+    - `goals`: of a goal-conditioned maze the number of each episode's goal, from 1: each has a
+      colour of its own.
     """
     maze = maze.unwrapped
-    task = maze.task_infos[maze._reward_task_id - 1]
     unit, (rows, columns) = maze._maze_unit, maze.maze_map.shape
     left, bottom = maze.ij_to_xy((0, 0))
     extent = (left - unit / 2, left + (columns - 0.5) * unit)
@@ -109,19 +114,28 @@ def maze_paths(
     figure, panels = _panels(1, len(methods), figsize=(4.2 * len(methods), 4.5), squeeze=False)
     for axes, name in zip(panels[0], methods, strict=True):
         axes.imshow(maze.maze_map, cmap="Greys", vmax=1.6, origin="lower", extent=extent)
-        ways = [way for way in paths[name] if way]  # none, if the environment broke at once
-        for way in ways:
-            x, y = np.array(way).T
-            axes.plot(x, y, color=colour(name), alpha=0.35, linewidth=0.8)
-        axes.plot(*task["init_xy"], "o", color="black", markersize=7, label="start")
-        axes.plot(*task["goal_xy"], "*", color="#e6ab02", markersize=16, label="goal")
-        reached = sum(
-            np.linalg.norm(np.array(way) - task["goal_xy"], axis=1).min() <= maze._goal_tol
-            for way in ways
-        )
+        numbers = list(goals) or [maze._reward_task_id] * len(paths[name])
+        reached = 0
+        for number in sorted(set(numbers)):
+            task = maze.task_infos[number - 1]
+            ways = [w for w, n in zip(paths[name], numbers, strict=True) if n == number]
+            ways = [way for way in ways if way]  # none, if the environment broke at once
+            hue = f"C{number - 1}" if goals else colour(name)
+            for way in ways:
+                x, y = np.array(way).T
+                axes.plot(x, y, color=hue, alpha=0.35, linewidth=0.8)
+                near = np.linalg.norm(np.array(way) - task["goal_xy"], axis=1).min()
+                reached += near <= maze._goal_tol
+            ends = {"markeredgecolor": "black", "linestyle": "none"}
+            start, end = (hue, hue) if goals else ("black", "#e6ab02")
+            which = f" {number}" if goals else ""
+            axes.plot(*task["init_xy"], "o", color=start, markersize=7, label="start", **ends)
+            axes.plot(*task["goal_xy"], "*", color=end, markersize=16, label=f"goal{which}", **ends)
         axes.set_title(f"{label(name)}: {reached} of {len(paths[name])} reach the goal")
         axes.set(xticks=[], yticks=[])
-    panels[0, 0].legend(loc="upper left", framealpha=0.9)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    shown = dict(zip(names, handles, strict=True))
+    panels[0, 0].legend(shown.values(), shown, loc="upper left", framealpha=0.9, fontsize=8)
     return _save(figure, path)
 
 

@@ -98,7 +98,7 @@ def shared_loops():
     """Runs of the same units and config, but for its length, share one compiled loop."""
     real, loops = module.make_updates, {}
 
-    def make_updates(config, spec, units, seeds, on):
+    def make_updates(config, spec, units, seeds, *rest):
         key = (
             json.dumps(changed(config, updates=1).as_dict()),
             spec,
@@ -106,7 +106,7 @@ def shared_loops():
             *seeds,
         )
         if key not in loops:
-            loops[key] = real(config, spec, units, seeds, on)
+            loops[key] = real(config, spec, units, seeds, *rest)
         return loops[key]
 
     with pytest.MonkeyPatch.context() as patch:

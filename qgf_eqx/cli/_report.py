@@ -23,18 +23,23 @@ def draw(results: Comparison, path: Path, format: str) -> list[Path]:
     if sum(split_best_of(row.method)[1] > 1 for row in results.table) > 1:
         drawn.append(plot.best_of(results, beside(path, f"best_of.{format}")))
     if paths_of(path).exists():
-        shown, maze = read_paths(paths_of(path)), _maze(results.task)
+        shown, (maze, count) = read_paths(paths_of(path)), _maze(results.task)
         if maze is not None:
             methods = tuple(name for name in ("flow", "qgf") if name in shown) or tuple(shown)
-            drawn.append(plot.maze_paths(maze, shown, beside(path, f"maze.{format}"), methods))
+            played = results.episodes[methods[0]]
+            goals = [1 + e.number % count for run in played for e in run] if count else ()
+            out = beside(path, f"maze.{format}")
+            drawn.append(plot.maze_paths(maze, shown, out, methods, goals))
     return drawn
 
 
-def _maze(task: str) -> Any:
-    """The environment of a task, if it is found by its name and is one of OGBench's mazes."""
+def _maze(task: str) -> tuple[Any, int]:
+    """The environment of a task, if it is found by its name and is one of OGBench's mazes; and how
+    many goals it has."""
     try:
         found = task_of(task)
     except ValueError:  # one of the user's own
-        return None
+        return None, 0
     env = found.make_env() if found.paths else None
-    return env if hasattr(getattr(env, "unwrapped", None), "maze_map") else None
+    is_maze = hasattr(getattr(env, "unwrapped", None), "maze_map")
+    return (env if is_maze else None), found.goals

@@ -149,6 +149,9 @@ def train(
             _base(config, preset), critic, actors, vars(run), vars(shared), vars(own)
         )
         task = task_of(settings.env)
+        if settings.goals and not task.goals:
+            raise ValueError(f"`goals` is of tasks that have some, and `{task.name}` has none.")
+        settings = dataclasses.replace(settings, goals=task.goals > 0)
         for seed in seeds:
             dataclasses.replace(settings, seed=seed)
     if workers.processes != 1 and divided != Devices():
@@ -163,6 +166,7 @@ def train(
     # Streamed chunks wait in memory for their update: fewer of them at a time.
     options = {"streamed": True, "updates_per_call": 50} if stream else {}
     options |= {"save_every": save_every} | ({} if common.progress else {"progress": False})
+    options |= {"hindsight": task.hindsight} if task.goals else {}
     if data.data is not None:
         from ..data import open_dataset
 

@@ -30,8 +30,8 @@ def itself(state: Obs) -> Obs:
     return state
 
 
-class Goal(NamedTuple):
-    """What a goal is. By default a state, and reached in that state alone."""
+class Hindsight(NamedTuple):
+    """What a goal is, in hindsight. By default a state, reached in that state alone."""
 
     of: Callable[[Obs], Obs] = itself
     """The part of a state that a goal is about, such as a position."""
@@ -142,7 +142,7 @@ def with_goal(
     rows: Rows,
     states: Obs,
     goal: Obs,
-    what: Goal = Goal(),  # noqa: B008 (a tuple)
+    what: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
 ) -> Rows:
     """The rows of a chunk, without leading axes, whose task is to reach a goal.
 

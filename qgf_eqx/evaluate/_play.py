@@ -116,7 +116,8 @@ def _play(
     known = _task(task)
     envs = environments(known, numbers, seed)
     act = _act(source, position, sampler, seed, known.name)
-    episodes = rollout(envs, act, numbers, seed=seed, outcome=known.outcome, record=record)
+    options = {"outcome": known.outcome, "record": record, "goals": known.goals}
+    episodes = rollout(envs, act, numbers, seed=seed, **options)
     if known.new_env_each_episode or any(e.error for e in episodes):
         close_environments()  # one is broken, or used up: the next episodes get new ones
     return episodes

@@ -47,6 +47,7 @@ def rollout(
     seed: int,
     outcome: Outcome = Success(),  # noqa: B008 (frozen)
     record: bool = False,
+    goals: int = 0,
 ) -> list[Episode]:
     """One episode per environment, in lock-step, executing chunks of actions open-loop.
 
@@ -59,6 +60,7 @@ def rollout(
     - `seed`: with an episode's number it seeds its environment.
     - `outcome`: by what an episode is judged, of `evaluate.task`.
     - `record`: keep the paths.
+    - `goals`: of a task, which an episode's number chooses from.
 
     **Returns:** the episodes, in order. An environment that raises or returns NaN ends its
     episode as a failure, with the error.
@@ -70,7 +72,8 @@ def rollout(
     if len(envs) < len(numbers):
         raise ValueError(f"`envs` holds {len(envs)} environments for {len(numbers)} `numbers`.")
     runs = [
-        _Run(env, seed, number, outcome, record) for env, number in zip(envs, numbers, strict=False)
+        _Run(env, seed, number, outcome, record, goals)
+        for env, number in zip(envs, numbers, strict=False)
     ]
     _warn_of_one_start(runs)
     if record:
@@ -102,15 +105,17 @@ def _warn_of_one_start(runs: Sequence["_Run"]) -> None:
 
 def _check_places(runs: Sequence["_Run"]) -> None:
     for run in runs:
-        if run.obs is not None and not _has_place(run.obs):
+        if run.obs is not None and _place_of(run.obs) is None:
             raise ValueError(
                 "`record` keeps the first two numbers of an observation, and those of "
                 f"{run.env} are no row of two numbers or more. Leave `record` out."
             )
 
 
-def _has_place(obs: Any) -> bool:
-    return hasattr(obs, "shape") and len(obs.shape) == 1 and len(obs) > 1
+def _place_of(obs: Any) -> Any:
+    """The row of numbers in which a place is the first two; None if there is none."""
+    state = obs[0] if isinstance(obs, tuple) else obs
+    return state if hasattr(state, "shape") and len(state.shape) == 1 and len(state) > 1 else None
 
 
 def _equal(ours: Sequence, theirs: Sequence) -> bool:
@@ -159,13 +164,14 @@ def _as_input(obs: np.ndarray) -> np.ndarray:
 class _Run:
     """One environment during one episode."""
 
-    def __init__(self, env, seed: int, number: int, outcome: Outcome, record: bool):
+    def __init__(self, env, seed: int, number: int, outcome: Outcome, record: bool, goals: int):
         self.env, self.number, self.outcome, self.record = env, number, outcome, record
         self.success, self.length, self.total, self.error = False, 0, 0.0, ""
         self.alive, self.obs, self.path = True, None, []
         reset_seed = seed_everything(env, seed, number)
         try:
-            obs, _ = env.reset(seed=reset_seed)
+            options = {"options": {"task_id": 1 + number % goals}} if goals else {}
+            obs, _ = env.reset(seed=reset_seed, **options)
             self._see(obs)
         except Exception as error:
             self._fail(error)
@@ -211,8 +217,8 @@ class _Run:
             if not all(np.isfinite(value).all() for value in values):
                 raise FloatingPointError(f"the environment returned NaN or infinite {name}")
         self.obs = obs
-        if self.record and _has_place(obs):
-            self.path.append([round(float(x), 3) for x in obs[:2]])
+        if self.record and (state := _place_of(obs)) is not None:
+            self.path.append([round(float(x), 3) for x in state[:2]])
 
     def _fail(self, error: Exception) -> None:
         self.alive, self.success = False, False

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from ..data._families import family_of
+from ..data.goals import Hindsight
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 """What a task may be called."""
@@ -102,6 +103,11 @@ class Task:
     and not of `reset(seed)`: `make_env` is then called with `seed`, once an episode."""
     paths: bool = False
     """Whether the first two numbers of an observation are a place, to be drawn in a maze."""
+    goals: int = 0
+    """How many goals the environment has, if its observations are `(state, goal)`: episode n is
+    begun by `reset(options={"task_id": 1 + n % goals})`."""
+    hindsight: Hindsight | None = None
+    """What a goal is, to train on; of a task with goals by default a state."""
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -114,6 +120,8 @@ class Task:
             raise TypeError(
                 f"`outcome` must be `Success()`, `Goal(...)` or `Return()`, got {self.outcome!r}."
             )
+        if self.goals and self.hindsight is None:
+            object.__setattr__(self, "hindsight", Hindsight())
 
     @property
     def by_return(self) -> bool:
@@ -174,6 +182,7 @@ def check_widths(task: Task, dataset: Any) -> None:
     with closing(task.make_env()) as env:
         space = env.action_space
         obs, action = env.observation_space.sample(), env.action_space.sample()
+    obs = obs[0] if task.goals else obs
     for name, one, rows in (("obs", obs, dataset.obs), ("actions", action, dataset.actions)):
         wanted, found = jax.tree.map(np.shape, one), jax.tree.map(lambda x: x.shape[1:], rows)
         if wanted != found:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..data import Chunk
 from ..data._chunks import played
-from ..data.goals import FOR_ACTORS, Goal, GoalRows, draw_goals, make_goal_chunk, with_goal
+from ..data.goals import FOR_ACTORS, GoalRows, Hindsight, draw_goals, make_goal_chunk, with_goal
 from ..data.normalise import apply
 from ._config import TrainConfig
 from ._units import Units
@@ -31,7 +31,7 @@ def goal_rows(
 
 
 def goal_chunks(
-    config: TrainConfig, units: Units, what: Goal, found: GoalRows
+    config: TrainConfig, units: Units, what: Hindsight, found: GoalRows
 ) -> tuple[Chunk, Chunk]:
     """The critic's batch of chunks, and the actors'. Observations end with the goal."""
     rows = units.rows(found.rows)
@@ -42,7 +42,7 @@ def goal_chunks(
 
 
 def _chunk(
-    config: TrainConfig, units: Units, what: Goal, rows: Any, states: Any, goal: Any
+    config: TrainConfig, units: Units, what: Hindsight, rows: Any, states: Any, goal: Any
 ) -> Chunk:
     goal = what.of(goal)
     cut = with_goal(rows, states, goal, what)

@@ -15,7 +15,7 @@ from .._types import Key
 from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, read_rows
 from ..data._chunks import played
 from ..data.augment import random_crop
-from ..data.goals import Goal, GoalRows, last_rows, read_goal_rows
+from ..data.goals import GoalRows, Hindsight, last_rows, read_goal_rows
 from ._config import TrainConfig
 from ._devices import Devices
 from ._goals import goal_chunks, goal_rows
@@ -49,7 +49,7 @@ def make_updates(
     units: Units,
     seeds: Sequence[int] | None = None,
     devices: Devices = Devices(),  # noqa: B008 (frozen)
-    goal: Goal = Goal(),  # noqa: B008 (a tuple)
+    goal: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
 ) -> Callable[..., tuple[TeamState, dict]]:
     """A compiled function `(source, state, count, first=0, sums=None) -> (state, sums)` of `count`
     updates, and the sums of their losses, onto those that are given.

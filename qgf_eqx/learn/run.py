@@ -30,7 +30,7 @@ from .._progress import bar
 from .._run_folder import MetricsLog, RunError, alone_in, termination_flag
 from ..data import Dataset, check_horizon, time_limit_masks
 from ..data._fingerprint import differing, fingerprint
-from ..data.goals import Goal, itself
+from ..data.goals import Hindsight, itself
 from ._config import TrainConfig, read_config, refuse_other
 from ._devices import Devices
 from ._devices import on as on_devices
@@ -78,7 +78,7 @@ def train_seeds(
     progress: bool = True,
     position: int = 0,
     devices: Sequence[Any] | None = None,
-    goal: Goal = Goal(),  # noqa: B008 (a tuple)
+    hindsight: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
 ) -> list[Path]:
     """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
     the last bits, in which a product of many matrices differs from one of a few.
@@ -98,7 +98,7 @@ def train_seeds(
       After `jax.distributed.initialize` they are those of all processes, each of which makes this
       call with the same data; the first process alone reads and writes the folders. The result is
       that of one device, but for the last bits.
-    - `goal`: what a goal is, if `config.goals`: of the row of numbers that an observation is.
+    - `hindsight`: what a goal is, if `config.goals`: of the row of numbers that an observation is.
 
     **Returns:** the paths of the checkpoints. **Raises:** as `train`.
     """
@@ -109,7 +109,7 @@ def train_seeds(
     ]
     options: dict[str, Any] = {"streamed": streamed, "progress": progress, "position": position}
     options |= {
-        "goal": goal,
+        "hindsight": hindsight,
         "devices": devices,
         "updates_per_call": updates_per_call,
         "save_every": save_every,
@@ -142,7 +142,7 @@ def _train(
     progress: bool = True,
     position: int = 0,
     devices: Sequence[Any] | None = None,
-    goal: Goal = Goal(),  # noqa: B008 (a tuple)
+    hindsight: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
 ) -> list[Path]:
     config = runs[0][0]
     check_horizon(dataset, longest(config))
@@ -158,11 +158,13 @@ def _train(
         dataset, layout = join_obs(dataset)
         saved = [_saved(*run, data) if on.lead else None for run in runs]
         units = next((each.units for each in saved if each), None) or fit_units(config, dataset)
-        spec = _spec(config, dataset, layout, units, goal)
+        spec = _spec(config, dataset, layout, units, hindsight)
         opened = [_open(*run, each, spec, on) for run, each in zip(runs, saved, strict=True)]
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
-        program = _Program(config, spec, units, metadata(spec, layout, data), terminated, on, goal)
+        program = _Program(
+            config, spec, units, metadata(spec, layout, data), terminated, on, hindsight
+        )
         program.source = dataset if streamed else on.everywhere(jax.tree.map(jnp.asarray, dataset))
         seeds = [run.config.seed for run in opened]
         shown = bar(
@@ -198,7 +200,7 @@ class _Program:
         about: dict,
         terminated: list,
         on: Devices,
-        goal: Goal,
+        goal: Hindsight,
     ):
         self.config, self.spec, self.units, self.on, self.goal = config, spec, units, on, goal
         self.about, self.terminated = about, terminated
@@ -294,7 +296,7 @@ def _is_finite(state: TeamState) -> jax.Array:
 
 
 def _spec(
-    config: TrainConfig, dataset: Dataset, layout: tuple[Part, ...], units: Units, goal: Goal
+    config: TrainConfig, dataset: Dataset, layout: tuple[Part, ...], units: Units, goal: Hindsight
 ) -> Spec:
     """What networks must be made for, of a dataset whose observations are joined."""
     row = dataset.obs[0] if isinstance(dataset.obs, tuple) else dataset.obs
@@ -305,7 +307,7 @@ def _spec(
     return Spec(row.shape[1] + size, shape, low, high, pictures, config.features, size)
 
 
-def _goal_size(config: TrainConfig, dataset: Dataset, goal: Goal) -> int:
+def _goal_size(config: TrainConfig, dataset: Dataset, goal: Hindsight) -> int:
     if isinstance(dataset.obs, tuple):
         raise RunError(
             "`goals` of observations with pictures are not there: leave out one or both."

@@ -11,8 +11,8 @@ from scipy import stats
 from qgf_eqx.data import Dataset, read_rows
 from qgf_eqx.data.goals import (
     FOR_ACTORS,
-    Goal,
     GoalDraw,
+    Hindsight,
     draw_goals,
     last_rows,
     make_goal_chunk,
@@ -91,7 +91,7 @@ def test_a_part_of_the_state_may_be_the_goal_and_near_may_be_enough():
     on_device = jax.tree.map(jnp.asarray, dataset)
     rows, states = (f(on_device, jnp.asarray(1), 3) for f in (read_rows, read_states))
     near = lambda place, goal: jnp.abs(place - goal) < 0.5  # noqa: E731
-    what = Goal(lambda state: state[0], near)
+    what = Hindsight(lambda state: state[0], near)
     found = make_goal_chunk(with_goal(rows, states, jnp.asarray(6.3), what), gamma=GAMMA)
     np.testing.assert_allclose(found.success, GAMMA**2, rtol=1e-6)  # state 3 is at 6
 

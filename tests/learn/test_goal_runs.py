@@ -12,7 +12,7 @@ import pytest
 
 from qgf_eqx import sample
 from qgf_eqx.data import Dataset, DatasetError, read_rows
-from qgf_eqx.data.goals import Goal, make_goal_chunk, read_states, with_goal
+from qgf_eqx.data.goals import Hindsight, make_goal_chunk, read_states, with_goal
 from qgf_eqx.learn import Networks, RunError, TrainConfig, learners, load_run, train, train_seeds
 from qgf_eqx.learn.critics import DQC, IQL
 from qgf_eqx.nn import Ensemble
@@ -93,8 +93,10 @@ def test_seeds_with_goals_are_seeds_apart(run, tmp_path):
 
 @pytest.mark.usefixtures("loose_promotion")
 def test_a_goal_may_be_a_part_of_the_state_and_observations_may_be_normalised(tmp_path):
-    place = Goal(lambda state: state[:2], lambda here, goal: jnp.linalg.norm(here - goal) < 0.5)
-    train(CONFIG, data(), tmp_path / "place", goal=place, **OPTIONS)
+    place = Hindsight(
+        lambda state: state[:2], lambda here, goal: jnp.linalg.norm(here - goal) < 0.5
+    )
+    train(CONFIG, data(), tmp_path / "place", hindsight=place, **OPTIONS)
     found = load_run(tmp_path / "place")
     assert found.saved.spec.goal_size == 2
     assert jnp.isfinite(found.value((jnp.zeros(3), jnp.zeros(2))))
@@ -105,7 +107,7 @@ def test_a_goal_may_be_a_part_of_the_state_and_observations_may_be_normalised(tm
     row = jnp.concatenate([(x - units.shift) / units.scale for x in obs])
     np.testing.assert_allclose(found.value(obs), found._judges.value(row), rtol=1e-5)
     with pytest.raises(RunError, match="`normalise_obs` is of states, and these goals are none"):
-        train(scaled, data(), tmp_path / "both", goal=place, **OPTIONS)
+        train(scaled, data(), tmp_path / "both", hindsight=place, **OPTIONS)
 
 
 def test_what_is_wrong_with_goals_is_said(tmp_path):

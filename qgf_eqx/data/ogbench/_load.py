@@ -12,6 +12,7 @@ import numpy as np
 from .._convert import open_arrays
 from .._dataset import Dataset
 from .._error import DatasetError
+from . import _goals
 from ._environments import check_env, make_env, make_pictured
 
 
@@ -41,10 +42,13 @@ def env_id(env_name: str) -> str:
 
 
 def task(env_name: str) -> dict[str, Any]:
-    """The parts of a task, for `qgf_eqx.evaluate.Task`.
+    """The parts of a task, for `qgf_eqx.evaluate.Task`; of a name without `singletask` the
+    goal-conditioned one.
 
-    **Raises:** as `env_id`.
+    **Raises:** as `env_id`, or `DatasetError` if OGBench has no such environment.
     """
+    if "singletask" not in env_name.split("-"):
+        return _goals.task(env_name, _fields)
     make = partial(make_pictured, env_id(env_name))
     parts = {"make_env": make, "data": partial(load, env_name), "paths": "maze" in env_name}
     return {"name": env_name, **parts}
@@ -76,14 +80,10 @@ def load(
     **Raises:** `DatasetError` naming the file and the field, if either is missing, damaged,
     holds anything but numbers, or numbers that cannot be right.
     """
-    if split not in ("train", "val"):
-        raise DatasetError(f"`split` must be `train` or `val`, got {split!r}.")
     env = env_id(env_name)
     name = dataset_name(env_name)
-    path = Path(data_dir) / f"{name}{'-val' if split == 'val' else ''}.npz"
-    if not path.exists():
-        _download(name, path)
-    fields = open_arrays(path, reach=1.0, cache_dir=cache_dir)
+    fields = _fields(name, data_dir, split=split, cache_dir=cache_dir)
+    path = _path(name, data_dir, split)
     needed = ("qpos", "button_states") if env.split("-")[0] in ("scene", "puzzle") else ("qpos",)
     for field in needed:
         if field not in fields:
@@ -99,6 +99,26 @@ def load(
         terminated=1 - fields["masks"],
         episode_end=fields["terminals"],
     )
+
+
+def _path(name: str, data_dir: str | Path, split: str) -> Path:
+    if split not in ("train", "val"):
+        raise DatasetError(f"`split` must be `train` or `val`, got {split!r}.")
+    return Path(data_dir) / f"{name}{'-val' if split == 'val' else ''}.npz"
+
+
+def _fields(
+    name: str,
+    data_dir: str | Path,
+    *,
+    split: str = "train",
+    cache_dir: str | Path | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays of a dataset's file, which is downloaded if it is not there."""
+    path = _path(name, data_dir, split)
+    if not path.exists():
+        _download(name, path)
+    return open_arrays(path, reach=1.0, cache_dir=cache_dir)
 
 
 def _rewards(path: Path, env_name: str, known: dict, fields: dict) -> dict[str, np.ndarray]:
