@@ -10,7 +10,7 @@ from typing import Any
 from . import formats
 from ._dataset import Dataset
 from ._error import DatasetError
-from .arrays import check_seen, describe
+from .arrays import describe
 
 
 def open_dataset(source: Any, *, cache_dir: str | Path | None = None) -> tuple[Dataset, str]:
@@ -34,7 +34,6 @@ def open_dataset(source: Any, *, cache_dir: str | Path | None = None) -> tuple[D
             keeps = "cache_dir" in inspect.signature(module.load).parameters
             options = {"cache_dir": cache_dir} if keeps else {}
             dataset, assumed = module.load(source, **options)
-            check_seen(dataset)
             return dataset, f"{source}: {assumed}. {describe(dataset)}"
     there = not isinstance(source, str | Path) or Path(source).exists()
     raise DatasetError(

@@ -190,7 +190,6 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
         episode_end=episode_end.astype(np.float32),
     )
     check_dataset(dataset)
-    check_seen(dataset)
     return dataset
 
 
@@ -204,7 +203,7 @@ def check_seen(dataset: Dataset) -> None:
     if not paid.any():
         raise DatasetError(
             "all `rewards` are 0 and no transition is `terminated`: a critic has nothing to learn. "
-            "Give the rewards of your task."
+            "Give the rewards of your task, or train on a task with goals."
         )
     rows = np.flatnonzero(paid & unseen)
     raise DatasetError(

@@ -42,6 +42,7 @@ def as_json(found: Comparison | Tuned) -> dict[str, Any]:
         spent = {"episodes": found.episodes, "environment steps": found.environment_steps}
         return {**_of_choice(found.choice), "tuning": tuning, "spent": spent}
     other: dict[str, Any] = {"trained on": found.trained_on} if found.trained_on else {}
+    other |= {"goals": found.goals} if found.goals else {}
     by_return = isinstance(found.outcome, Return)
     if isinstance(found.outcome, Return):
         other["judged by"] = "return"
@@ -159,12 +160,13 @@ def _comparison(content: dict[str, Any]) -> Comparison:
         runs=tuple(_run(run) for run in _list(content.get("runs", []))),
         trained_on=_text(content.get("trained on", "")) or None,
         reduce=_text(content.get("critics reduced by", "")),
+        goals=_goals(content.get("goals", 0)),
         about={name: part for name, part in content.items() if name not in _FIELDS},
     )
 
 
 _FIELDS = {"task", "trained on", "judged by", "references", "critics reduced by", "runs"}
-_FIELDS |= {"training seeds", "table", "differences", "tuning", "episodes"}
+_FIELDS |= {"training seeds", "table", "differences", "tuning", "episodes", "goals"}
 
 
 def _row(row: dict[str, Any], by_return: bool) -> Row:
@@ -202,6 +204,12 @@ def _run(run: dict[str, Any]) -> TrainedRun:
     step = None if step is None else _integer(step)
     critic = _text(run["critic of"]) if "critic of" in run else None
     return TrainedRun(_text(run["folder"]), seed, step, sha256, critic)
+
+
+def _goals(found: Any) -> int:
+    if not 0 <= _integer(found) <= _MOST_ROWS:
+        raise ValueError("`goals`")
+    return found
 
 
 def _text(found: Any) -> str:

@@ -86,6 +86,8 @@ class Comparison:
     """Another task than this one, if the runs were trained on one."""
     reduce: str = ""
     """Of the critics' values: the name of the function."""
+    goals: int = 0
+    """Of a task with goals how many: episode n has goal `1 + n % goals`."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """How episodes are numbered, versions, machine, and what else is in the file."""
 

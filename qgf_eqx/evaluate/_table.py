@@ -29,6 +29,19 @@ def format_table(results: Comparison) -> str:
     return "\n".join([*lines, *(note for row in rows for note in _notes(row, results))])
 
 
+def format_goals(results: Comparison) -> str:
+    """Of a task with goals the share of successes for each, over all training seeds."""
+    goals = results.goals
+    lines = [f"{'goal':<28}" + "".join(f"{k:>8}" for k in range(1, goals + 1))]
+    for method, runs in results.episodes.items():
+        rates = []
+        for k in range(1, goals + 1):
+            found = [e.success for run in runs for e in run if 1 + e.number % goals == k]
+            rates.append(f"{100 * sum(found) / len(found):>6.0f} %" if found else f"{'-':>8}")
+        lines.append(f"{method:<28}" + "".join(rates))
+    return "\n".join(lines)
+
+
 def _weight(weight: Number) -> str:
     if isinstance(weight, LinearDecay):
         return str(weight)

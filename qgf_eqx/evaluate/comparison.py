@@ -132,6 +132,7 @@ def _compare(
         runs=study.runs,
         trained_on=study.trained_on,
         reduce=getattr(reduce, "__name__", repr(reduce)),
+        goals=study.task.goals,
         about={
             "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": PER_RUN},
             "versions": versions(),

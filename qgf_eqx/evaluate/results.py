@@ -15,6 +15,7 @@ from ._rows import Comparison as Comparison
 from ._rows import Difference as Difference
 from ._rows import Row as Row
 from ._rows import Tuned as Tuned
+from ._table import format_goals as format_goals
 from ._table import format_outcome as format_outcome
 from ._table import format_table as format_table
 from ._table import interval_note as interval_note

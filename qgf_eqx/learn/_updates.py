@@ -146,8 +146,11 @@ def _drawn(config: TrainConfig, rows: int, last: Any, seed: Any, step: Any) -> t
 
 
 def _read(config: TrainConfig, dataset: Dataset, found: tuple) -> Any:
-    read = read_goal_rows if config.goals else read_rows
-    return read(dataset, *found, longest(config))
+    if not config.goals:
+        (starts,) = found
+        return read_rows(dataset, starts, longest(config))
+    starts, critics, actors = found
+    return read_goal_rows(dataset, starts, critics, actors, longest(config))
 
 
 def losses_of(config: TrainConfig, spec: Spec) -> list[str]:

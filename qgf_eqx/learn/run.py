@@ -30,6 +30,7 @@ from .._progress import bar
 from .._run_folder import MetricsLog, RunError, alone_in, termination_flag
 from ..data import Dataset, check_horizon, time_limit_masks
 from ..data._fingerprint import differing, fingerprint
+from ..data.arrays import check_seen
 from ..data.goals import Hindsight, itself
 from ._config import TrainConfig, read_config, refuse_other
 from ._devices import Devices
@@ -146,6 +147,8 @@ def _train(
 ) -> list[Path]:
     config = runs[0][0]
     check_horizon(dataset, longest(config))
+    if not config.goals:
+        check_seen(dataset)
     check_count("updates_per_call", updates_per_call, "it counts updates")
     check_count("save_every", save_every, "it counts updates")
     on = on_devices(devices)

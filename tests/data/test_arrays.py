@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qgf_eqx.data import Dataset, DatasetError, make_chunk, read_rows
-from qgf_eqx.data.arrays import describe, from_episodes, from_transitions
+from qgf_eqx.data.arrays import check_seen, describe, from_episodes, from_transitions
 
 LENGTHS, ENDED = (4, 1, 3), (True, False, True)
 
@@ -127,8 +127,14 @@ REFUSED = {
     "nan": (change("actions", np.full((1, 2), np.nan)), "`actions` holds NaN|widths"),
     "nan in a reward": (change("rewards", [np.nan]), "episode 1: field `rewards` .* in row 0"),
     "a missing field": (lambda: from_episodes([{"obs": np.ones(3)}]), "`actions` is missing"),
-    "no reward": (lambda: from_episodes(UNPAID), "all `rewards` are 0 and no transition is"),
-    "unseen rewards": (lambda: from_episodes(LATE), "no chunk can see them. Give N \\+ 1"),
+    "no reward": (
+        lambda: check_seen(from_episodes(UNPAID)),
+        "all `rewards` are 0 and no transition is",
+    ),
+    "unseen rewards": (
+        lambda: check_seen(from_episodes(LATE)),
+        "no chunk can see them. Give N \\+ 1",
+    ),
     "joined": (transitions(truncated=np.zeros(8)), "`next_obs` of row 4 .* joined"),
     "flags": (transitions(terminated=np.full(8, 2)), "`terminated` holds numbers other than 0"),
     "a clock": (

@@ -3,6 +3,7 @@
 import gymnasium
 import numpy as np
 
+from qgf_eqx.data.goals import Hindsight
 from qgf_eqx.evaluate import Goal, References, Return, Task
 
 
@@ -95,3 +96,58 @@ def make_array_task():
 
 def make_array_goal_task():
     return Task("line-goal", Array, Goal(lambda obs: abs(obs[0] - obs[1]) < 0.5))
+
+
+class Room(gymnasium.Env):
+    """A point that goes to one of four corners. A state is its place and its age; a goal a place."""
+
+    def __init__(self, render_mode=None):
+        box = gymnasium.spaces.Box
+        spaces = box(-np.inf, np.inf, (3,), np.float32), box(-1, 1, (2,), np.float32)
+        self.observation_space = gymnasium.spaces.Tuple(spaces)
+        self.action_space = box(-1, 1, (2,), np.float32)
+        self.begun = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        task = (options or {}).get("task_id", 1)
+        self.begun.append(task)
+        self.goal = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)][task - 1], np.float32) / 2
+        self.place, self.age = self.np_random.uniform(-0.1, 0.1, 2), 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.place, self.age = self.place + 0.2 * action, self.age + 1
+        near = bool(np.linalg.norm(self.place - self.goal) < 0.3)
+        return self._seen(), near - 1.0, near, self.age == 8, {"success": near}
+
+    def _seen(self):
+        return np.array([*self.place, self.age], np.float32), self.goal
+
+
+def place_of(state):
+    return state[:2]
+
+
+def is_near(place, goal):
+    import jax.numpy as jnp
+
+    return jnp.linalg.norm(place - goal) < 0.3
+
+
+def room_walks():
+    from qgf_eqx.data import from_episodes
+
+    env, rng, episodes = Room(), np.random.default_rng(0), []
+    for seed in range(20):
+        (state, _), _ = env.reset(seed=seed)
+        states, actions = [state], rng.uniform(-1, 1, (8, 2)).astype(np.float32)
+        states += [env.step(action)[0][0] for action in actions]
+        nothing = np.zeros(8)
+        parts = {"obs": np.stack(states), "actions": actions}
+        episodes.append({**parts, "rewards": nothing, "terminated": nothing})
+    return from_episodes(episodes)
+
+
+def make_room():
+    return Task("room", Room, data=room_walks, goals=4, hindsight=Hindsight(place_of, is_near))
