@@ -270,7 +270,8 @@ def test_the_validation_episodes_are_none_of_the_training_episodes(maze):
 
 def test_an_episodes_start_goals_and_noise_are_those_of_its_seed_and_index():
     options = {"terminate_at_goal": False, "max_episode_steps": 300}
-    run = partial(module._navigate, make_env("pointmaze-medium-v0", **options))
+    env = make_env("pointmaze-medium-v0", **options)
+    run = partial(module._navigate, env, module._subgoals(env.unwrapped))
     first, again, other_index, other_seed = (run(*x) for x in ((0, 3), (0, 3), (0, 4), (1, 3)))
     np.testing.assert_array_equal(first["actions"], again["actions"])
     for other in (other_index, other_seed):

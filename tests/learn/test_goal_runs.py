@@ -12,8 +12,25 @@ import pytest
 
 from qgf_eqx import sample
 from qgf_eqx.data import Dataset, DatasetError, read_rows
-from qgf_eqx.data.goals import Hindsight, make_goal_chunk, read_states, with_goal
-from qgf_eqx.learn import Networks, RunError, TrainConfig, learners, load_run, train, train_seeds
+from qgf_eqx.data.goals import (
+    Hindsight,
+    last_rows,
+    make_goal_chunk,
+    read_goal_rows,
+    read_states,
+    with_goal,
+)
+from qgf_eqx.learn import (
+    Networks,
+    RunError,
+    TrainConfig,
+    Units,
+    learners,
+    load_run,
+    train,
+    train_seeds,
+)
+from qgf_eqx.learn._goals import goal_chunks, goal_rows
 from qgf_eqx.learn.critics import DQC, IQL
 from qgf_eqx.nn import Ensemble
 
@@ -71,6 +88,28 @@ def test_the_flow_knows_no_goal_and_all_others_do(run):
     for wrong in (state, (state,)):
         with pytest.raises(ValueError, match="`obs` must be `\\(state, goal\\)`"):
             found.value(wrong)
+
+
+def test_goals_of_actors_lie_ahead_and_those_of_critics_are_anywhere():
+    last = jnp.asarray(last_rows(data().episode_end))
+    starts = jnp.full(4000, 25)
+    critics, actors = goal_rows(CONFIG, 0, 3, starts, last[starts], 60)
+    assert set(np.asarray(actors).tolist()) == {26, 27, 28, 29}
+    shares = np.bincount(critics, minlength=60) / 4000
+    assert abs(shares[25] - (0.2 + 0.3 / 60)) < 0.03 and (shares > 0).all()
+    again, other = (goal_rows(CONFIG, 0, k, starts, last[starts], 60)[0] for k in (3, 4))
+    assert (again == critics).all() and (other != critics).any()
+
+
+def test_actors_do_not_imitate_what_comes_after_an_episode():
+    """A chunk that reaches its goal in the episode's last state, and goes on: the critic learns
+    from it, and an actor must not."""
+    dataset = jax.tree.map(jnp.asarray, data())
+    starts, goals = jnp.asarray([19, 18]), jnp.asarray([20, 20])
+    found = read_goal_rows(dataset, starts, goals, goals, 2)
+    critics, actors = goal_chunks(CONFIG, Units(None, None), Hindsight(), found)
+    assert critics.weight.tolist() == [1, 1] and actors.weight.tolist() == [0, 1]
+    assert critics.discount.tolist() == [0, 0]
 
 
 @pytest.mark.usefixtures("loose_promotion")

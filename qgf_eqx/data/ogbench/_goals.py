@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from .._dataset import Dataset
+from .._error import DatasetError
 from ._environments import check_env, make_pictured
 
 GOALS = 5
@@ -40,9 +41,16 @@ def env_id(env_name: str) -> str:
 
     **Raises:** `DatasetError` if there is none.
     """
-    *parts, _, version = env_name.split("-")
-    name = "-".join([*parts, version])
-    check_env(name)
+    *parts, version = env_name.split("-")
+    name = "-".join([*parts[:-1], version])
+    try:
+        check_env(name)
+    except DatasetError:
+        raise DatasetError(
+            f"`{env_name}` is no task of OGBench. Use a name like "
+            "`cube-single-play-singletask-task2-v0` (tasks 1 to 5), `cube-single-play-v0` (five "
+            "goals), or, for a task of your own, `module:function`."
+        ) from None
     return name
 
 
