@@ -158,8 +158,7 @@ TABLE = [
     ("_run_folder.py", "line[\"step\"] <= step", "line[\"step\"] < step", "test_train.py::test_stopped_and_resumed_gives_the_same_bits"),
     ("_run_folder.py", "            leftover.unlink()", "            pass", "test_train.py::test_what_a_killed_process_left_half_written_is_cleared"),
     # The data.
-    ("data/goals.py", "met & ~over", "met", "data/test_goals.py::test_chunks_with_goals_are_those_of_a_loop"),
-    ("data/goals.py", "jax.lax.cummax((met & ~over).astype(rows.rewards.dtype))", "(met & ~over).astype(rows.rewards.dtype)", "data/test_goals.py::test_chunks_with_goals_are_those_of_a_loop"),
+    ("data/goals.py", "jax.lax.cummax(met.astype(rows.rewards.dtype))", "met.astype(rows.rewards.dtype)", "data/test_goals.py::test_chunks_with_goals_are_those_of_a_loop"),
     ("data/goals.py", "seen[:-1].at[0].set(0)", "seen[:-1]", "data/test_goals.py::test_chunks_with_goals_are_those_of_a_loop"),
     ("data/goals.py", "jnp.where(ended[:, None], 0, rows.actions)", "rows.actions", "data/test_goals.py::test_chunks_with_goals_are_those_of_a_loop"),
     ("data/goals.py", "jnp.where(chunk.success > 0, 0, chunk.discount)", "chunk.discount", "data/test_goals.py::test_the_goal_exactly_at_the_end_of_a_chunk_counts"),

@@ -160,9 +160,8 @@ def with_goal(
     **Returns:** rows whose observations are `(obs, goal)`.
     """
     met = jax.vmap(lambda state: what.reached(what.of(state), goal))(states)
+    seen = jax.lax.cummax(met.astype(rows.rewards.dtype))
     ended = jnp.cumsum(rows.episode_end) > 0
-    over = jnp.concatenate([jnp.zeros(1, bool), ended])  # another episode's, which reach nothing
-    seen = jax.lax.cummax((met & ~over).astype(rows.rewards.dtype))
     # The last state of an episode has no action: no chunk begins there.
     after = seen[:-1].at[0].set(0)
     return rows._replace(
