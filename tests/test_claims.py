@@ -387,6 +387,20 @@ def test_the_first_action_comes_as_soon_as_the_page_says():
             assert f"{min(total):.1f} to {max(total):.1f} s" in words("costs"), (chains, start)
 
 
+def test_what_training_together_saves_is_what_was_measured():
+    found = results("teams")
+    rows = table("costs", "together / apart")
+    for row, shown in zip(found["seeds"], rows.items(), strict=True):
+        assert shown[0] == f"8 seeds, {row['sizes'].split(',')[0]}"
+        assert shown[1] == [round(x, 2) for x in row["together / apart"].values()]
+    together = found["actors"]["together / apart"]
+    said = f"take {together['ms']:.2f} of the time of an update of eight runs"
+    assert said in words("costs") and f"and {together['CPU ms']:.2f} of their CPU time" in words(
+        "costs"
+    )
+    assert len(found["actors"]) - 3 == 8  # with the sizes, all of them, and the ratio
+
+
 def test_the_counts_beside_xlas_are_as_the_page_says(unchecked):
     scope, _ = run_page("costs")
     counted, (qgf, best_of_4) = scope["counted"], scope["said"]
