@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.cost.report import tables
 from benchmarks.studies import closed_form as bench
 from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
@@ -385,6 +386,11 @@ def test_the_first_action_comes_as_soon_as_the_page_says():
         for start in ("cold start", "cold start, cached"):
             total = [row[start]["total (s)"] for row in of]
             assert f"{min(total):.1f} to {max(total):.1f} s" in words("costs"), (chains, start)
+
+
+def test_the_ratios_to_the_lean_formulation_are_those_that_were_measured():
+    of_lean = tables(results("cost_cpu_lean")).split("\n\n")[-1]
+    assert of_lean in page("costs") and of_lean.count("\n") == 9
 
 
 def test_what_training_together_saves_is_what_was_measured():
