@@ -150,7 +150,7 @@ def train(
         )
         task = task_of(settings.env)
         if settings.goals and not task.goals:
-            raise ValueError(f"`goals` is of tasks that have some, and `{task.name}` has none.")
+            raise ValueError(f"`goals` needs a task that has goals, and `{task.name}` has none.")
         settings = dataclasses.replace(settings, goals=task.goals > 0)
         for seed in seeds:
             dataclasses.replace(settings, seed=seed)

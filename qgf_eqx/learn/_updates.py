@@ -49,7 +49,7 @@ def make_updates(
     units: Units,
     seeds: Sequence[int] | None = None,
     devices: Devices = Devices(),  # noqa: B008 (frozen)
-    goal: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
+    hindsight: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
 ) -> Callable[..., tuple[TeamState, dict]]:
     """A compiled function `(source, state, count, first=0, sums=None) -> (state, sums)` of `count`
     updates, and the sums of their losses, onto those that are given.
@@ -74,7 +74,7 @@ def make_updates(
         key = jax.random.fold_in(key, state.step)
         rows = devices.divided(rows)
         if isinstance(rows, GoalRows):
-            chunks, short = goal_chunks(config, units, goal, rows)
+            chunks, short = goal_chunks(config, units, hindsight, rows)
         else:
             rows = units.rows(cropped(rows, jax.random.fold_in(key, _CROP), config))
             chunks = jax.vmap(partial(make_chunk, gamma=config.gamma))(rows)

@@ -203,17 +203,17 @@ class _Program:
         about: dict,
         terminated: list,
         on: Devices,
-        goal: Hindsight,
+        hindsight: Hindsight,
     ):
-        self.config, self.spec, self.units, self.on, self.goal = config, spec, units, on, goal
-        self.about, self.terminated = about, terminated
+        self.config, self.spec, self.units, self.on = config, spec, units, on
+        self.about, self.terminated, self.hindsight = about, terminated, hindsight
 
     def run(self, group: list[_Run], lines: list, shown: Callable[[int], Any]) -> None:
         """Makes the updates of the lines; the runs have the new states."""
         seeds = [run.config.seed for run in group]
         done = saved = group[0].step
         state = self.on.everywhere(stacked([run.state for run in group]))
-        updates = make_updates(self.config, self.spec, self.units, seeds, self.on, self.goal)
+        updates = make_updates(self.config, self.spec, self.units, seeds, self.on, self.hindsight)
         sources: Iterable = itertools.repeat(self.source)
         if not isinstance(self.source.rewards, jax.Array):
             sources = stream(self.source, self.config, [line[:2] for line in lines], seeds)
@@ -299,29 +299,31 @@ def _is_finite(state: TeamState) -> jax.Array:
 
 
 def _spec(
-    config: TrainConfig, dataset: Dataset, layout: tuple[Part, ...], units: Units, goal: Hindsight
+    config: TrainConfig,
+    dataset: Dataset,
+    layout: tuple[Part, ...],
+    units: Units,
+    hindsight: Hindsight,
 ) -> Spec:
     """What networks must be made for, of a dataset whose observations are joined."""
     row = dataset.obs[0] if isinstance(dataset.obs, tuple) else dataset.obs
     shape = config.horizon, dataset.actions.shape[1]
     low, high = action_range(dataset, units)
-    size = _goal_size(config, dataset, goal) if config.goals else 0
+    size = _goal_size(config, dataset, hindsight) if config.goals else 0
     pictures = pictures_of(layout)
     return Spec(row.shape[1] + size, shape, low, high, pictures, config.features, size)
 
 
-def _goal_size(config: TrainConfig, dataset: Dataset, goal: Hindsight) -> int:
+def _goal_size(config: TrainConfig, dataset: Dataset, hindsight: Hindsight) -> int:
     if isinstance(dataset.obs, tuple):
+        raise RunError("`goals` cannot be combined with pictures in the observations.")
+    if config.normalise_obs != "none" and hindsight.of is not itself:
         raise RunError(
-            "`goals` of observations with pictures are not there: leave out one or both."
-        )
-    if config.normalise_obs != "none" and goal.of is not itself:
-        raise RunError(
-            "`normalise_obs` is of states, and these goals are none: use `none`, and divide the "
-            "data yourself."
+            "`normalise_obs` normalises states, and the goals of this task are not states. Use "
+            "`none`, and scale the data yourself."
         )
     row = jax.ShapeDtypeStruct(dataset.obs.shape[1:], jnp.float32)
-    return math.prod(jax.eval_shape(goal.of, row).shape)
+    return math.prod(jax.eval_shape(hindsight.of, row).shape)
 
 
 def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:

@@ -61,7 +61,7 @@ def test_a_run_with_goals_from_the_command_line_to_the_table(tmp_path, capsys):
 def test_goals_are_of_tasks_that_have_some(capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main(["train", "--env", "toy:make_array_task", "--goals", "--run-dir", str(tmp_path)])
-    assert "`goals` is of tasks that have some, and `line` has none" in capsys.readouterr().err
+    assert "`goals` needs a task that has goals, and `line` has none" in capsys.readouterr().err
 
 
 def test_a_goal_is_a_state_unless_a_task_says_otherwise():

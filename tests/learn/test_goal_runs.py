@@ -145,7 +145,7 @@ def test_a_goal_may_be_a_part_of_the_state_and_observations_may_be_normalised(tm
     obs, units = (jnp.ones(3), jnp.zeros(3)), found.units.obs
     row = jnp.concatenate([(x - units.shift) / units.scale for x in obs])
     np.testing.assert_allclose(found.value(obs), found._judges.value(row), rtol=1e-5)
-    with pytest.raises(RunError, match="`normalise_obs` is of states, and these goals are none"):
+    with pytest.raises(RunError, match="`normalise_obs` normalises states"):
         train(scaled, data(), tmp_path / "both", hindsight=place, **OPTIONS)
 
 
