@@ -59,7 +59,7 @@ def make_updates(
     which it takes those from `first`. Any `count` is the same compiled loop, so however many
     updates are split into calls, the bits are the same. The state's and the sums' buffers are
     donated: use the returned ones. The rows are brought into the units. State and source must be on
-    all of the devices, if there are several.
+    all of the devices, if there are several. `hindsight` says what a goal is, if the run has goals.
     """
     horizon = longest(config)
     team, seeds = config.team, [config.seed] if seeds is None else list(seeds)

@@ -170,8 +170,8 @@ class ValueMLP(eqx.Module):
 
 
 class Dense(eqx.Module):
-    """`x @ kernel + bias`: what `eqx.nn.Linear` computes. That stores (out, in), and products of two
-    to eight rows then take about 1.5 times as long on a CPU."""
+    """`x @ kernel + bias`: what `eqx.nn.Linear` computes. That stores (out, in), and products of
+    two to eight rows then take about 1.5 times as long on a CPU."""
 
     kernel: Float[Array, "in out"]
     bias: Float[Array, " out"]
