@@ -33,15 +33,20 @@ class RenderError(RuntimeError):
 
 
 class _Filmed(gymnasium.Wrapper):
-    """Keeps a picture of every `stride`-th state, and of the last."""
+    """Keeps a picture of every `stride`-th state, and of the last; and of the goal, if the
+    environment has goals and draws them."""
 
     def __init__(self, env: gymnasium.Env, stride: int):
         super().__init__(env)
         self.stride, self.count = stride, 0
         self.frames: list[np.ndarray] = []
+        self.goal: np.ndarray | None = None
 
-    def reset(self, **options):
-        found = super().reset(**options)
+    def reset(self, *, options: dict | None = None, **others):
+        wanted = {**options, "render_goal": True} if options else options
+        found = super().reset(options=wanted, **others)
+        goal = found[1].get("goal_rendered") if options else None
+        self.goal = None if goal is None else np.asarray(goal)
         self.frames, self.count = [self._picture()], 0
         return found
 
@@ -71,7 +76,9 @@ def film(
     """Films a run's episodes: a column for every episode, a row for every method.
 
     All methods begin an episode in the same state with the same noise; they are the episodes that
-    `evaluate` numbers. A panel stops at its episode's end, framed in green if it succeeded.
+    `evaluate` numbers. A panel stops at its episode's end, framed in green if it succeeded. Of a
+    task with goals a panel shows the goal in its upper right corner, where the environment draws
+    it (`info["goal_rendered"]` of a `reset` with the option `render_goal`, as OGBench's do).
 
     **Arguments:**
 
@@ -118,11 +125,12 @@ def film(
             panels, episodes = [], []
             for number in numbers:
                 env = films.env(number)
-                (episode,) = rollout([env], act, [number], seed=seed, outcome=task.outcome)
+                options = {"seed": seed, "outcome": task.outcome, "goals": task.goals}
+                (episode,) = rollout([env], act, [number], **options)
                 if episode.error:
                     raise RenderError(f"episode {number} cannot be filmed: {episode.error}")
                 caption = f"{method.name}: {_said(task, episode)}"
-                panels.append(_captioned(env.frames, caption, episode.success))
+                panels.append(_captioned(env.frames, caption, episode.success, env.goal))
                 episodes.append(episode)
                 shown.update()
             rows.append(panels)
@@ -187,12 +195,20 @@ def _rendering(task: Task, **options: Any) -> gymnasium.Env:
     return env
 
 
-def _captioned(frames: Sequence[np.ndarray], caption: str, success: bool) -> list[Image.Image]:
+def _captioned(
+    frames: Sequence[np.ndarray], caption: str, success: bool, goal: np.ndarray | None = None
+) -> list[Image.Image]:
     pictures = []
     for i, frame in enumerate(frames):
         ended = i == len(frames) - 1
         picture = Image.fromarray(frame)
         draw = ImageDraw.Draw(picture)
+        if goal is not None:
+            inset = Image.fromarray(goal).resize((picture.width // 3, picture.height // 3))
+            at = picture.width - inset.width - 8, 8
+            picture.paste(inset, at)
+            draw.rectangle((at[0], at[1], at[0] + inset.width, 8 + inset.height), outline=_GREY)
+            draw.text((at[0] + 6, 12), "goal", fill=(255, 255, 255), font_size=14)
         if ended:
             edge = (0, 0, picture.width - 1, picture.height - 1)
             draw.rectangle(edge, outline=_GREEN if success else _GREY, width=6)

@@ -1,12 +1,14 @@
 """Tasks with goals: which episode has which, from training to the table."""
 
+from contextlib import closing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
-from qgf_eqx import cli
+from qgf_eqx import cli, film
 from qgf_eqx.data import DatasetError
 from qgf_eqx.data.goals import Hindsight
 from qgf_eqx.evaluate import Task, evaluate, load_policy, method, task_of
@@ -58,6 +60,25 @@ def test_a_run_with_goals_from_the_command_line_to_the_table(tmp_path, capsys):
     assert act(obs, jax.random.key(0)).shape == (2, 2)
 
 
+def test_a_film_has_the_goals_of_the_episodes_and_shows_them(tmp_path, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "film.webp"
+    cli.main(["train", "--env", "toy:make_room", *SMALL, "--run-dir", str(run)])
+    drawn = []
+    captioned = film._captioned
+    monkeypatch.setattr(film, "_captioned", lambda *a: drawn.append(a[3]) or captioned(*a))
+    flow = method("flow", steps=2)
+    found = film.film(run, [flow], [6, 7], out, progress=False)
+    assert [goal[0, 0, 0] for goal in drawn] == [50 * 3, 50 * 4]
+    assert found[0] == evaluate(str(run), [flow], [6, 7], processes=1, progress=False)[0]
+
+
+def test_the_goal_is_in_the_corner_of_a_films_pictures():
+    frames = [np.zeros((240, 320, 3), np.uint8)] * 2
+    for picture in film._captioned(frames, "flow: success", True, np.full_like(frames[0], 200)):
+        seen = np.asarray(picture)
+        assert (seen[60:80, 220:300] == 200).all() and not seen[100:200, 20:200].any()
+
+
 def test_goals_are_of_tasks_that_have_some(capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main(["train", "--env", "toy:make_array_task", "--goals", "--run-dir", str(tmp_path)])
@@ -80,6 +101,52 @@ def test_ogbenchs_goal_conditioned_tasks_are_made_by_name():
     np.testing.assert_array_equal(goal, goals[-1])
     with pytest.raises(DatasetError, match="`teapot-large-v0` is no task of OGBench"):
         task_of("teapot-large-v0")
+
+
+@pytest.mark.parametrize(
+    "kind, width",
+    [
+        ("pointmaze-medium-navigate", 2),
+        ("antsoccer-arena-navigate", 2),
+        ("cube-double-play", 6),
+        ("scene-play", 7),
+        ("puzzle-3x3-play", 9),
+    ],
+)
+def test_an_oracle_goal_is_the_part_of_a_state_that_the_task_is_about(kind, width):
+    task = task_of(f"{kind}-oraclerep-v0")
+    assert task.data.args[1] == f"{kind}-v0"
+    with closing(task.make_env()) as env:
+        (state, goal), _ = env.reset(seed=0, options={"task_id": 3})
+        assert goal.shape == (width,) and env.observation_space.contains((state, goal))
+        for _ in range(5):
+            (state, _), *_ = env.step(env.action_space.sample())
+        inner = env.unwrapped
+        ball = kind.startswith("antsoccer")
+        place = inner.get_agent_ball_xy()[1] if ball else getattr(inner, "get_xy", lambda: None)()
+        now = inner.compute_oracle_observation() if place is None else place
+        np.testing.assert_allclose(task.hindsight.of(np.asarray(state)), now, atol=1e-7)
+        np.testing.assert_allclose(task.hindsight.of(jnp.asarray(state)), now, atol=1e-6)
+
+
+def test_the_oracle_goals_of_a_file_are_ogbenchs(tmp_path):
+    from ogbench.relabel_utils import add_oracle_reps
+
+    from qgf_eqx.data import collect
+
+    collect("scene-play-v0", tmp_path, transitions=1000, progress=False)
+    task = task_of("scene-play-oraclerep-v0")
+    with closing(task.make_env()) as env, np.load(tmp_path / "scene-play-v0.npz") as file:
+        theirs = dict(file)
+        add_oracle_reps("scene-v0", env, theirs)
+    ours = task.hindsight.of(np.asarray(task.data(tmp_path).obs))
+    np.testing.assert_allclose(ours, theirs["oracle_reps"], atol=1e-6)
+    assert len(np.unique(ours[:, 3:5])) == 2  # buttons are on, or off
+
+
+def test_powderworld_has_no_oracle_goals():
+    with pytest.raises(DatasetError, match="OGBench has no `oraclerep` for `powderworld-easy-v0`"):
+        task_of("powderworld-easy-play-oraclerep-v0")
 
 
 def test_the_data_of_a_goal_conditioned_task_have_no_rewards(tmp_path):

@@ -113,8 +113,15 @@ class Room(gymnasium.Env):
         task = (options or {}).get("task_id", 1)
         self.begun.append(task)
         self.goal = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)][task - 1], np.float32) / 2
-        self.place, self.age = self.np_random.uniform(-0.1, 0.1, 2), 0
-        return self._seen(), {}
+        self.place, self.age, self.task = self.np_random.uniform(-0.1, 0.1, 2), 0, task
+        shown = (options or {}).get("render_goal")
+        return self._seen(), {"goal_rendered": self._painted(50 * task)} if shown else {}
+
+    def render(self):
+        return self._painted(20 * self.age)
+
+    def _painted(self, grey):
+        return np.full((48, 64, 3), grey, np.uint8)
 
     def step(self, action):
         self.place, self.age = self.place + 0.2 * action, self.age + 1
