@@ -65,14 +65,23 @@ FOR_ACTORS = GoalDraw(current=0.0, future=1.0, geometric=False)
 """OGBench's for actors: uniform over what follows in the episode."""
 
 
-def last_rows(episode_end: Any) -> Any:
-    """Of every row the last one of its episode: on the device, or of a file by NumPy."""
-    if isinstance(episode_end, jax.Array):
-        rows = jnp.arange(len(episode_end), dtype=jnp.int32)
-        return jax.lax.cummin(jnp.where(episode_end > 0, rows, rows[-1]), reverse=True)
-    rows = np.arange(len(episode_end), dtype=np.int32)
-    ends = np.where(np.asarray(episode_end) > 0, rows, rows[-1])
-    return np.minimum.accumulate(ends[::-1])[::-1]
+def last_rows(episode_end: Array) -> Int[Array, " rows"]:
+    """Of every row the last one of its episode."""
+    rows = jnp.arange(len(episode_end), dtype=jnp.int32)
+    return jax.lax.cummin(jnp.where(episode_end > 0, rows, rows[-1]), reverse=True)
+
+
+class EpisodeEnds:
+    """`last_rows` of a file: `ends[starts]`. The file is read in pieces, and of an episode only its
+    end stays in memory."""
+
+    def __init__(self, episode_end: Any, piece: int = 2**20):
+        rows = len(episode_end)
+        pieces = [i + np.flatnonzero(episode_end[i : i + piece] > 0) for i in range(0, rows, piece)]
+        self.ends = jnp.asarray(np.append(np.concatenate(pieces), rows - 1), jnp.int32)
+
+    def __getitem__(self, starts: Int[Array, " batch"]) -> Int[Array, " batch"]:
+        return self.ends[jnp.searchsorted(self.ends, starts)]
 
 
 def draw_goals(
@@ -91,7 +100,8 @@ def draw_goals(
     - `draw`: where goals come from.
     - `key`: of this batch.
     - `starts`: the rows of the states.
-    - `last`: the last row of each one's episode, `last_rows(episode_end)[starts]`.
+    - `last`: the last row of each one's episode, `last_rows(episode_end)[starts]`, or of a file
+      `EpisodeEnds(episode_end)[starts]`.
     - `rows`: of the dataset.
     - `gamma`: the discount of one step.
     """

@@ -15,7 +15,7 @@ from .._types import Key
 from ..data import Chunk, Dataset, Rows, draw_starts, make_chunk, read_rows
 from ..data._chunks import played
 from ..data.augment import random_crop
-from ..data.goals import GoalRows, Hindsight, last_rows, read_goal_rows
+from ..data.goals import EpisodeEnds, GoalRows, Hindsight, last_rows, read_goal_rows
 from ._config import TrainConfig
 from ._devices import Devices
 from ._goals import goal_chunks, goal_rows
@@ -209,7 +209,7 @@ def stream(
     """
     rows = len(dataset.episode_end)
     each = jnp.asarray([config.seed] if seeds is None else list(seeds), jnp.int32)
-    last = jnp.asarray(last_rows(dataset.episode_end)) if config.goals else None
+    last = EpisodeEnds(dataset.episode_end) if config.goals else None
     one = partial(_drawn, config, rows, last)
     draw = jax.vmap(lambda step: jax.vmap(lambda seed: one(seed, step))(each))
 

@@ -11,6 +11,7 @@ from scipy import stats
 from qgf_eqx.data import Dataset, read_rows
 from qgf_eqx.data.goals import (
     FOR_ACTORS,
+    EpisodeEnds,
     GoalDraw,
     Hindsight,
     draw_goals,
@@ -98,16 +99,22 @@ def test_a_part_of_the_state_may_be_the_goal_and_near_may_be_enough():
 
 def test_last_rows_are_those_of_the_episodes():
     expected = np.repeat(ENDS, LENGTHS)
-    np.testing.assert_array_equal(last_rows(walks().episode_end), expected)
-    open_end = np.append(walks().episode_end, [0, 0])  # a recording whose end is not marked
-    for found in (last_rows(open_end), last_rows(jnp.asarray(open_end))):
-        np.testing.assert_array_equal(found, [*expected, ROWS + 1, ROWS + 1])
+    marked = np.asarray(walks().episode_end)
+    open_end = np.append(marked, [0, 0])  # a recording whose end is not marked
+    for episode_end, wanted in (
+        (marked, expected),
+        (open_end, [*expected, ROWS + 1, ROWS + 1]),
+    ):
+        rows = jnp.arange(len(episode_end))
+        np.testing.assert_array_equal(last_rows(jnp.asarray(episode_end)), wanted)
+        for piece in (3, len(rows) - 1, 2**20):
+            np.testing.assert_array_equal(EpisodeEnds(episode_end, piece)[rows], wanted)
 
 
 def drawn(draw, start, count=40_000):
-    last = last_rows(walks().episode_end)
+    last = last_rows(jnp.asarray(walks().episode_end))
     starts = jnp.full(count, start, jnp.int32)
-    ends = jnp.asarray(last)[starts]
+    ends = last[starts]
     key = jax.random.key(3)
     return np.asarray(draw_goals(draw, key, starts, ends, rows=ROWS, gamma=GAMMA))
 
@@ -141,7 +148,7 @@ def test_goals_are_drawn_as_often_as_they_should(draw, start):
 
 def test_goals_of_an_episode_never_leave_it():
     episode_end = walks().episode_end
-    last, key = jnp.asarray(last_rows(episode_end)), jax.random.key(0)
+    last, key = last_rows(jnp.asarray(episode_end)), jax.random.key(0)
     starts = jax.random.randint(key, (5000,), 0, ROWS)
     for draw in (FOR_ACTORS, GoalDraw(0.5, 0.5)):
         found = draw_goals(draw, key, starts, last[starts], rows=ROWS, gamma=0.999)
@@ -150,7 +157,7 @@ def test_goals_of_an_episode_never_leave_it():
 
 def test_goals_are_a_function_of_the_key():
     key, starts = jax.random.key(1), jnp.arange(10)
-    last = jnp.asarray(last_rows(walks().episode_end))[starts]
+    last = last_rows(jnp.asarray(walks().episode_end))[starts]
     options = {"rows": ROWS, "gamma": GAMMA}
     one, same = (draw_goals(GoalDraw(), key, starts, last, **options) for _ in range(2))
     other = draw_goals(GoalDraw(), jax.random.key(2), starts, last, **options)

@@ -99,7 +99,7 @@ def test_ogbenchs_goal_conditioned_tasks_are_made_by_name():
     (state, goal), *_, info = env.step(env.action_space.sample())
     assert env.observation_space.contains((state, goal)) and "success" in info
     np.testing.assert_array_equal(goal, goals[-1])
-    with pytest.raises(DatasetError, match="`teapot-large-v0` is no task of OGBench"):
+    with pytest.raises(DatasetError, match="`teapot-large-v0` is not a task of OGBench"):
         task_of("teapot-large-v0")
 
 

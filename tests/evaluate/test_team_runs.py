@@ -20,7 +20,7 @@ import toy_actor
 
 from qgf_eqx import bounded, cli, guidance, sample
 from qgf_eqx.data import Dataset
-from qgf_eqx.evaluate import Task, load_policy, method
+from qgf_eqx.evaluate import Task, load_policy, method, task_of
 from qgf_eqx.evaluate._sources import as_source
 from qgf_eqx.evaluate.results import read
 from qgf_eqx.learn import (
@@ -311,6 +311,14 @@ def test_presets_are_settings_that_options_override(tmp_path, monkeypatch, capsy
     assert preset("paper/cube-triple").actors["fql"].alpha == 1000
     assert set(paper.actors) >= {"flow", "qam", "qsm", "cfgrl", "robust-q", "ifql"}
     assert all(isinstance(one, TrainConfig) for one in presets().values())
+    goals = {name: one for name, one in presets().items() if name.startswith("goals/")}
+    assert {(one.critic.distil, one.critic.reduce) for one in goals.values()} == {
+        (0.8, "min"),
+        (0.5, "min"),
+        (0.5, "mean"),
+    }
+    tasks = [task_of(one.env) for one in goals.values()]
+    assert sum(task.goals for task in tasks) == 25  # of the paper's second table
     for wrong, said in (
         (["--preset", "paper/maze"], "unknown preset `paper/maze`; known are paper/cube-triple"),
         (["--preset", "paper/scene", "--config", "x"], "`config` and `preset` are both defaults"),

@@ -244,8 +244,9 @@ def test_dqc_reaches_the_backup_of_h_steps_distilled_to_chunks_of_one(x64):
     assert GAMMA**4 > of_long[2, 3] > 0.9 * GAMMA**4
 
 
-def test_dqcs_losses_by_hand_and_what_they_do_not_differentiate(x64):
-    learner = DQC(8, 1, backup=3, critics=2, quantile=0.7, distil=0.6)
+@pytest.mark.parametrize("reduce, reduced", [("min", min), ("mean", np.mean)])
+def test_dqcs_losses_by_hand_and_what_they_do_not_differentiate(reduce, reduced, x64):
+    learner = DQC(8, 1, backup=3, critics=2, reduce=reduce, quantile=0.7, distil=0.6)
     nets = learner.init(Spec(2, (2, 1)), jax.random.key(0))
     scaled = lambda model, by: jax.tree.map(lambda x: by * x if eqx.is_array(x) else x, model)  # noqa: E731 # fmt: skip
     nets = nets._replace(kept=(scaled(nets.kept[0], 1.5), scaled(nets.kept[1], -0.7)))
@@ -259,12 +260,12 @@ def test_dqcs_losses_by_hand_and_what_they_do_not_differentiate(x64):
         chances = sigmoid(long.values(obs, action))
         by_hand = -np.mean(target * np.log(chances) + (1 - target) * np.log(1 - chances))
         np.testing.assert_allclose(found["critic_loss"], by_hand)
-        wanted = sigmoid(min(old_long.values(obs, action)))
+        wanted = sigmoid(reduced(old_long.values(obs, action)))
         shorts = sigmoid(short.values(obs, action[:2]))
         share = np.where(shorts <= wanted, 0.6, 0.4)
         entropy = -(wanted * np.log(shorts) + (1 - wanted) * np.log(1 - shorts))
         np.testing.assert_allclose(found["distil_loss"], np.mean(share * entropy))
-        gap = min(old_short.values(obs, action[:2])) - value(obs)
+        gap = reduced(old_short.values(obs, action[:2])) - value(obs)
         np.testing.assert_allclose(found["value_loss"], 0.7 * gap if gap > 0 else -0.3 * gap)
 
     chunk = chunk._replace(discount=jnp.asarray(0.5))

@@ -91,7 +91,7 @@ def test_the_flow_knows_no_goal_and_all_others_do(run):
 
 
 def test_goals_of_actors_lie_ahead_and_those_of_critics_are_anywhere():
-    last = jnp.asarray(last_rows(data().episode_end))
+    last = last_rows(jnp.asarray(data().episode_end))
     starts = jnp.full(4000, 25)
     critics, actors = goal_rows(CONFIG, 0, 3, starts, last[starts], 60)
     assert set(np.asarray(actors).tolist()) == {26, 27, 28, 29}

@@ -54,7 +54,7 @@ def env_id(env_name: str) -> str:
         check_env(name)
     except DatasetError:
         raise DatasetError(
-            f"`{env_name}` is no task of OGBench. Use a name like "
+            f"`{env_name}` is not a task of OGBench. Use a name like "
             "`cube-single-play-singletask-task2-v0` (tasks 1 to 5), `cube-single-play-v0` (five "
             "goals), `cube-single-play-oraclerep-v0` (the same, a goal is where the cube belongs), "
             "or, for a task of your own, `module:function`."

@@ -17,6 +17,8 @@ from ...nn import CriticMLP, Ensemble, ValueMLP
 from .._learner import Judges, Learner, Networks, Spec, copied
 from .._settings import setting
 
+_REDUCED = {"min": jnp.min, "mean": jnp.mean}
+
 
 @dataclass(frozen=True)
 class DQC(Learner):
@@ -38,7 +40,9 @@ class DQC(Learner):
     backup: int = 25
     """The steps of a long chunk; at least the policy's."""
     critics: int = setting(2, most=1000)
-    """Members of both ensembles, which are reduced by their minimum."""
+    """Members of both ensembles."""
+    reduce: str = setting("min", options=("min", "mean"))
+    """What their members' logits become: the minimum, or the mean."""
     quantile: float = setting(0.93, most=1)
     """Of the value, in (0, 1)."""
     distil: float = setting(0.8, most=1)
@@ -59,7 +63,8 @@ class DQC(Learner):
 
         def ensemble(steps: int, key: Key) -> Ensemble:
             make = partial(CriticMLP, action_shape=(steps, size), **self.size)
-            return Ensemble(lambda k: spec.net(make, k), self.critics, key=key)
+            options = {"reduce": _REDUCED[self.reduce], "key": key}
+            return Ensemble(lambda k: spec.net(make, k), self.critics, **options)
 
         long, short = ensemble(self.backup, keys[0]), ensemble(horizon, keys[1])
         value = spec.net(partial(ValueMLP, **self.size), keys[2])
