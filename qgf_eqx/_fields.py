@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Scalar
 
 from ._checks import (
@@ -116,8 +117,8 @@ class Bounded(eqx.Module):
 
 def bounded(
     critic: Critic,
-    low: float | Array = -1.0,
-    high: float | Array = 1.0,
+    low: ArrayLike = -1.0,
+    high: ArrayLike = 1.0,
     *,
     clip: Callable = straight_through_clip,
 ) -> Bounded:

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from ._checks import check_finite_weight, check_key, check_readable
 from ._fields import Bounded, bounded
@@ -54,29 +55,17 @@ def jit_sampler(
     then, and not act on it. The errors name the place.
     """
     check_finite_weight(options.get("weight", 0.0))
-    policy, critic, options = for_one(policy, critic, options)
-    arrays, static = eqx.partition((policy, critic, options), eqx.is_array)
-    leaves, structure = jax.tree.flatten(arrays)
 
-    def run(leaves, obs, key):
+    def run(nets, obs, key):
         check_key(key)  # while it is traced, so that a call does not pay for it
-        arrays = jax.tree.unflatten(structure, leaves)
-        policy, critic, options = eqx.combine(arrays, static)
         key, draw = jax.random.split(key)
-        guided = sample(policy, critic, obs, draw, **options)
-        sound = jnp.all(jnp.isfinite(guided))
-        plain = partial(sample, policy, critic, obs, draw, **options | {"weight": 0})
-        action = jax.lax.cond(sound, lambda: guided, plain)
-        return action, key, sound, jnp.all(jnp.isfinite(action))
+        return sound_sample(*nets, obs, draw), key
 
-    if sum(leaf.nbytes for leaf in leaves) > CONSTANT:
-        compiled = partial(jax.jit(run), leaves)
-    else:
-        compiled = jax.jit(partial(run, leaves))
+    draw = compiled(run, for_one(policy, critic, options))
 
     def act(obs: Obs, key: Key) -> tuple[Action, Key]:
         check_readable(obs)
-        action, key, sound, finite = compiled(obs, key)
+        (action, sound, finite), key = draw(obs, key)
         if not sound:
             if not finite:
                 raise ValueError("`policy` gave an action that is not finite: refusing to act.")
@@ -89,6 +78,33 @@ def jit_sampler(
         return action, key
 
     return act
+
+
+def sound_sample(
+    policy: Policy, critic: Critic, options: dict, obs: Obs, key: Key
+) -> tuple[Action, Bool[Array, ""], Bool[Array, ""]]:
+    """`sample`, or where that is not finite the plain flow's action from the same noise; whether
+    the first was finite, and whether what comes back is."""
+    guided = sample(policy, critic, obs, key, **options)
+    sound = jnp.all(jnp.isfinite(guided))
+    plain = partial(sample, policy, critic, obs, key, **options | {"weight": 0})
+    action = jax.lax.cond(sound, lambda: guided, plain)
+    return action, sound, jnp.all(jnp.isfinite(action))
+
+
+def compiled(run: Callable, nets: Any) -> Callable:
+    """`run(nets, ...)`, compiled: small networks are constants of the program, and large ones its
+    arguments, so that one program serves all that differ in their numbers alone."""
+    arrays, static = eqx.partition(nets, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+
+    def flat(leaves, *others):
+        arrays = jax.tree.unflatten(structure, leaves)
+        return run(eqx.combine(arrays, static), *others)
+
+    if sum(leaf.nbytes for leaf in leaves) > CONSTANT:
+        return partial(jax.jit(flat), leaves)
+    return jax.jit(partial(flat, leaves))
 
 
 def for_one(policy: Policy, critic: Critic, options: dict) -> tuple[Policy, Critic, dict]:

@@ -370,7 +370,7 @@ def test_an_interruption_is_one_sentence_and_code_130(when):
     assert printed.startswith("qgf-eqx: interrupted.") and printed.count("\n") == 1
 
 
-VERBS = "demo collect train evaluate choose diagnose analyse film plot"
+VERBS = "demo collect train evaluate choose diagnose analyse film plot export serve"
 
 
 @pytest.mark.parametrize("verb", VERBS.split())

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qgf_eqx"
 EXTRAS = ["optax", "safetensors", "tqdm", "ogbench", "gymnasium", "mujoco", "matplotlib", "tyro"]
-EXTRAS += ["h5py", "minari", "pyarrow"]
+EXTRAS += ["h5py", "minari", "pyarrow", "websockets", "msgpack", "flatbuffers"]
 
 
 # A process that has imported JAX, which takes seconds, and none of the package or of the extras;
@@ -68,6 +68,10 @@ def test_the_core_brings_in_none_of_the_extras(loaded_by):
     assert loaded_by("import qgf_eqx") == []
 
 
+def test_a_control_loop_needs_the_core_only(loaded_by):
+    assert loaded_by("import qgf_eqx.deploy") == []
+
+
 def test_an_evaluation_of_ones_own_networks_needs_no_training_and_no_ogbench(loaded_by):
     assert loaded_by("import qgf_eqx.evaluate") == ["tqdm", "gymnasium"]
 
@@ -92,6 +96,8 @@ def test_this_test_can_fail(loaded_by):
         ("plot", "matplotlib", "plot"),
         ("film", "PIL", "plot"),
         ("cli", "tyro", "cli"),
+        ("deploy.serve", "websockets", "serve"),
+        ("deploy.serve", "msgpack", "serve"),
     ],
 )
 def test_an_edge_without_its_extra_says_what_to_install(python, module, missing, extra):
@@ -116,6 +122,7 @@ CORE += ["steering", "likelihood", "objectives", "nn", "analytic", "analysis", "
 CORE += ["_jit_sampler", "__init__"]
 EDGES = ["engines", "_progress", "_files", "_provenance", "_run_folder"]
 EDGES += [
+    "deploy",
     "data",
     "datasets",
     "_static",

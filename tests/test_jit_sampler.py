@@ -94,7 +94,7 @@ def test_only_one_critics_backward_pass_is_run():
 
 def arguments(act):
     """Of the compiled program, and its text."""
-    inner = inspect.getclosurevars(inspect.unwrap(act)).nonlocals["compiled"]
+    inner = inspect.getclosurevars(inspect.unwrap(act)).nonlocals["draw"]
     given = inner.args if isinstance(inner, functools.partial) else ()
     jitted = inner.func if isinstance(inner, functools.partial) else inner
     program = jitted.lower(*given, OBS, KEY).as_text()

@@ -21,6 +21,7 @@ except ImportError as error:
     ) from error
 
 from ._compare import choose, evaluate, film
+from ._deploy import export, serve
 from ._look import analyse, diagnose, methods, plot
 from ._make import collect, demo
 from ._refuse import as_arguments, complain, is_ours
@@ -33,7 +34,10 @@ def train() -> None:
 
 VERBS: dict[str, Callable] = {
     verb.__name__: verb
-    for verb in (demo, collect, train, evaluate, choose, diagnose, analyse, film, plot, methods)
+    for verb in (
+        *(demo, collect, train, evaluate, choose, diagnose, analyse, film, plot, methods),
+        *(export, serve),
+    )
 }
 """What the command line can do, by name."""
 

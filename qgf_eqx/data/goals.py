@@ -76,6 +76,8 @@ class EpisodeEnds:
     end stays in memory."""
 
     def __init__(self, episode_end: Any, piece: int = 2**20):
+        """**Arguments:** the array, which may be memory-mapped, and the rows that are read at a
+        time."""
         rows = len(episode_end)
         pieces = [i + np.flatnonzero(episode_end[i : i + piece] > 0) for i in range(0, rows, piece)]
         self.ends = jnp.asarray(np.append(np.concatenate(pieces), rows - 1), jnp.int32)

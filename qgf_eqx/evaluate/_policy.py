@@ -1,7 +1,9 @@
 """A trained policy as one function: what `evaluate` plays, for a program of one's own."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from .._types import Action, Key, Obs
 from ._actors import of_run
 from ._offline import open_offline
-from ._rollout import as_inputs
+from ._rollout import action_bounds, as_inputs
 from .sampler import Sampler
 from .task import Task
 
@@ -36,13 +38,40 @@ def load_policy(
 
     **Raises:** `CheckpointError` if there is no intact checkpoint.
     """
-    found, units = open_offline(run, sampler.reduce, task)
-    policy, sampler = of_run(found.trained, sampler)
-    critic = found.critic
-    draw = jax.jit(lambda obs, key: units.to_action(sampler(policy, critic, obs, key)))
+    draw = jax.jit(open_policy(run, sampler, task=task).draw)
 
     def act(obs: Obs, key: Key) -> Action:
         batch = as_inputs([jax.tree.map(np.asarray, obs)])
         return draw(jax.tree.map(lambda leaf: leaf[0], batch), key)
 
     return act
+
+
+class OpenedPolicy(NamedTuple):
+    """A trained policy, to be compiled by the caller."""
+
+    draw: Callable[[Obs, Key], Action]
+    """From a real observation and a key to a chunk of actions in the environment's units."""
+    obs: Obs
+    """An observation, in the dtypes of the networks."""
+    low: np.ndarray
+    """Of an action of the environment."""
+    high: np.ndarray
+
+
+def open_policy(
+    run: str | Path, sampler: Sampler, *, task: Task | str | None = None
+) -> OpenedPolicy:
+    """The parts of `load_policy`, for an export or a server; arguments and errors are its own."""
+    found, units = open_offline(run, sampler.reduce, task)
+    policy, sampler = of_run(found.trained, sampler)
+    critic = found.critic
+    with closing(found.task.make_env()) as env:
+        batch = as_inputs([env.observation_space.sample()])
+        low, high = action_bounds(env.action_space)
+    obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
+
+    def draw(obs: Obs, key: Key) -> Action:
+        return units.to_action(sampler(policy, critic, obs, key))
+
+    return OpenedPolicy(draw, obs, np.asarray(low), np.asarray(high))

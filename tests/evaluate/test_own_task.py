@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -11,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.sync.client import connect
 
 from qgf_eqx import cli
+from qgf_eqx.deploy._wire import pack, unpack
+from qgf_eqx.deploy.serve import PolicyServer
 from qgf_eqx.engines import Local
 from qgf_eqx.evaluate import Return, Task, evaluate, load_policy, method
 from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
@@ -61,6 +65,38 @@ def test_it_is_filmed(run, capsys):
     assert "flow  mean return -" in capsys.readouterr().out
     with Image.open(run / "film.webp") as shown:
         assert shown.size == (2 * 64, 48)
+
+
+def test_it_is_exported_and_the_file_has_its_actions(run, capsys):
+    cli.main(["export", str(run), "--weight", "0.3", "--steps", "2"])
+    assert "policy.zip: 0.0 MB" in capsys.readouterr().out
+    with zipfile.ZipFile(run / "policy.zip") as file:
+        about = json.loads(file.read("metadata.json"))
+        program = jax.export.deserialize(bytearray(file.read("program.bin")))
+    assert about["task"] == TASK[1] and about["bounds"] == {"low": [-1.0], "high": [1.0]}
+    assert (about["method"], about["weight"]) == ("qgf", "0.3")
+    key, obs = jax.random.key(3), np.array([0.5, 4], np.float32)
+    found = program.call(obs[None], jax.random.key_data(key)[None])
+    act = load_policy(run, method("qgf", weight=0.3, steps=2))
+    np.testing.assert_allclose(found[0], act(obs, key), rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_served(run, capsys, monkeypatch):
+    found = []
+
+    def ask(server):
+        with connect(f"ws://127.0.0.1:{server.port}", compression=None) as client:
+            found.append(unpack(client.recv()))
+            client.send(pack({"obs": np.array([0.5, 4]), "seed": 3}))
+            found.append(unpack(client.recv())["actions"])
+
+    monkeypatch.setattr(PolicyServer, "wait", ask)
+    cli.main(["serve", str(run), "--method", "flow", "--steps", "2", "--port", "0"])
+    assert f"Serving {run} at ws://127.0.0.1:" in capsys.readouterr().out
+    assert found[0]["method"] == "flow" and found[0]["bounds"]["high"] == [1.0]
+    act = load_policy(run, method("flow", steps=2))
+    wanted = act(np.array([0.5, 4], np.float32), jax.random.key(3))
+    np.testing.assert_allclose(found[1], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_tasks_data_function_gets_what_it_takes():

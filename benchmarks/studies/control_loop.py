@@ -1,0 +1,96 @@
+"""A 50 Hz control loop of chunks for ten minutes, without and with stalls of the sampler.
+
+    python -m benchmarks.studies.control_loop --minutes 10
+    python -m benchmarks.studies.control_loop --minutes 10 --stall 0.2
+
+Prints the loop's statistics, how many commands came after the next tick was due, and the growth of
+the process's memory after the first minute; writes JSON with `--out`.
+"""
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import qgf_eqx
+from qgf_eqx.deploy import ControlLoop
+from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
+
+OBS, CHUNK, WIDTH, DEPTH = 46, (5, 5), 512, 4
+EVERY = 100  # ticks from stall to stall
+
+
+def make_loop(stall: float, period: float) -> ControlLoop:
+    """QGF of three networks of 4 x 512; every 20th chunk (100 ticks) a draw takes `stall` longer."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    size = {"width": WIDTH, "depth": DEPTH}
+    policy = VelocityMLP(OBS, CHUNK, **size, key=keys[0])
+    make = lambda key: CriticMLP(OBS, CHUNK, **size, key=key)  # noqa: E731
+    critic = qgf_eqx.bounded(Ensemble(make, 2, key=keys[1]))
+    options = {"ahead": True, "execution_horizon": 3, "deadline": 0.75 * period}
+    loop = ControlLoop(policy, critic, np.zeros(OBS, np.float32), keys[2], **options)
+    if stall:
+        loop._draws = loop._draws._replace(following=_stalling(loop, stall))
+    return loop
+
+
+def _stalling(loop: ControlLoop, stall: float):
+    draw, last = loop._draws.following, [0]
+
+    def stalled(*inputs):
+        ticks = loop._counts.ticks
+        if ticks - last[0] >= EVERY:
+            last[0] = ticks
+            time.sleep(stall)
+        return draw(*inputs)
+
+    return stalled
+
+
+def resident() -> float:
+    """MiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+
+def main() -> None:
+    """Runs the loop."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--rate", type=float, default=50, help="ticks a second")
+    parser.add_argument("--stall", type=float, default=0, help="seconds, every 100 ticks")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    period, rng = 1 / options.rate, np.random.default_rng(0)
+    ticks, late, worst, before = round(60 * options.minutes * options.rate), 0, 0.0, 0.0
+    with make_loop(options.stall, period) as loop:
+        start = time.perf_counter()
+        for tick in range(ticks):
+            due = start + tick * period
+            time.sleep(max(0.0, due - time.perf_counter()))
+            action = loop(rng.normal(size=OBS))
+            behind = time.perf_counter() - due
+            assert np.isfinite(action).all() and (np.abs(action) <= 1).all()
+            late += behind > period
+            worst = max(worst, behind)
+            if tick == ticks // 10:
+                before = resident()
+        found = loop.statistics
+    print(found)
+    growth = resident() - before
+    print(f"{late} of {ticks} commands late, the worst {1000 * worst:.1f} ms after its tick")
+    print(f"memory: {growth:+.1f} MiB after the first tenth")
+    if options.out:
+        parts = {"late": late, "worst_ms": 1000 * worst, "growth_mib": growth}
+        about = {"minutes": options.minutes, "rate": options.rate, "stall": options.stall}
+        nets = f"three of {DEPTH} x {WIDTH}, observation {OBS}, chunk {CHUNK}"
+        content = {**about, "networks": nets, **parts, **found._asdict()}
+        options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The verbs that bring a run to a robot: `export`, `serve`."""
+
+from pathlib import Path
+
+from ._options import Common, Drawing, OtherTask, Positional, Weight
+from ._refuse import at_least, check_folders, check_new
+
+
+def export(
+    run: Positional[Path],
+    /,
+    method: str = "qgf",
+    weight: Weight = Weight(),  # noqa: B008 (frozen)
+    flow: Drawing = Drawing(),  # noqa: B008 (frozen)
+    task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
+    platforms: tuple[str, ...] = ("cpu", "cuda"),
+    out: Path | None = None,
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Write a run's policy to a file that JAX alone can run, without this library.
+
+    The file is a zip: a program for any number of observations, with the networks and the units of
+    observations and actions in it, and its description as JSON.
+
+    Args:
+        run: Folder of a training run.
+        method: As for `evaluate`; `qgf-eqx methods` prints the names.
+        weight: Of guidance.
+        flow: How an action is drawn.
+        task: Where it is not the run's own.
+        platforms: That it shall run on: cpu, cuda, rocm, tpu.
+        out: The file, .zip. Default: policy.zip in the run's folder.
+        common: What every verb has.
+    """
+    check_folders(run)
+    at_least(1, steps=flow.steps)
+    path = out or run / "policy.zip"
+    check_new(path, ".zip")
+    common.begin()
+    from ..deploy.export import export as write
+
+    opened, about = _open(run, method, weight, flow, task)
+    write(opened.draw, opened.obs, path, platforms=platforms, about=about)
+    size = path.stat().st_size / 1e6
+    common.result({"file": str(path), "bytes": path.stat().st_size}, f"{path}: {size:.1f} MB")
+
+
+def serve(
+    run: Positional[Path],
+    /,
+    method: str = "qgf",
+    weight: Weight = Weight(),  # noqa: B008 (frozen)
+    flow: Drawing = Drawing(),  # noqa: B008 (frozen)
+    task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    seed: int = 0,
+    largest_batch: int = 16,
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Serve a run's policy to robots, in the protocol of openpi's websocket client.
+
+    A client sends observations, and gets `{"actions": chunk}`; `GET /healthz` answers OK. The
+    server knows no passwords: on another host than 127.0.0.1 whoever reaches it can ask it.
+
+    Args:
+        run: Folder of a training run.
+        method: As for `evaluate`; `qgf-eqx methods` prints the names.
+        weight: Of guidance.
+        flow: How an action is drawn.
+        task: Where it is not the run's own.
+        host: Where it listens.
+        port: Where it listens; 0 is any that is free.
+        seed: Of the actions.
+        largest_batch: Requests that are drawn at once, at most.
+        common: What every verb has.
+    """
+    check_folders(run)
+    at_least(1, steps=flow.steps, largest_batch=largest_batch)
+    at_least(0, seed=seed, port=port)
+    common.begin()
+    import jax
+
+    from ..deploy.serve import PolicyServer
+
+    opened, about = _open(run, method, weight, flow, task)
+    key, options = jax.random.key(seed), {"host": host, "port": port, "metadata": about}
+    with PolicyServer(
+        opened.draw, opened.obs, key, largest_batch=largest_batch, **options
+    ) as server:
+        print(f"Serving {run} at ws://{host}:{server.port}; Ctrl-C ends it.", flush=True)
+        server.wait()
+
+
+def _open(run: Path, name: str, weight: Weight, flow: Drawing, task: OtherTask) -> tuple:
+    """The policy of a run, and what is said about it."""
+    from ..evaluate import method
+    from ..evaluate._policy import open_policy
+    from ..learn import load_config
+
+    sampler = method(name, weight=weight.value, steps=flow.steps, reduce=flow.reduction)
+    opened = open_policy(run, sampler, task=task.env)
+    bounds = {"low": opened.low.tolist(), "high": opened.high.tolist()}
+    about = {
+        "task": task.env or load_config(run)[0].env,
+        "method": name,
+        "weight": str(weight.value),
+    }
+    return opened, {**about, "bounds": bounds}

@@ -1,0 +1,250 @@
+"""A control loop: an action at every tick, in time, finite and within bounds."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import check_count, check_finite_weight, check_key
+from .._types import Action, Critic, Key, Obs, Policy
+from ..steering import prefix_mask
+from ._draws import Drawn, make_draws
+from ._observation import Expected
+from ._statistics import Counts
+from ._statistics import Statistics as Statistics
+
+
+def itself(action: Action) -> Action:
+    """The action."""
+    return action
+
+
+class ControlLoop:
+    """Calls a guided policy of chunks once a tick: `action = loop(obs)`, a row of a chunk.
+
+    A chunk is executed for `execution_horizon` rows; then the next one begins at the newest
+    observation. With `ahead` it is drawn by a thread while the old one is executed, so that no tick
+    waits: it begins as the old chunk goes on (`steering.Inpainted`, real-time chunking), for as
+    many rows as the latest draws took ticks, and execution changes to it at the row that is due
+    when it arrives.
+
+    With a `deadline` a tick without a row to execute waits that long at most. Then it takes a chunk
+    of the plain flow if one can be drawn in time, and otherwise `hold`. Where guidance is not
+    finite, the plain flow's chunk takes its place. `loop.statistics` counts all of it.
+
+    ```python
+    with ControlLoop(policy, critic, obs, key, weight=0.1, ahead=True, deadline=0.015) as loop:
+        while True:
+            robot.send(loop(robot.observe()))
+    ```
+
+    Source of real-time chunking: Black et al., *Real-Time Execution of Action Chunking Flow
+    Policies*, 2025.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        critic: Critic,
+        obs: Obs,
+        key: Key,
+        *,
+        execution_horizon: int | None = None,
+        ahead: bool = False,
+        deadline: float | None = None,
+        hold: Callable[[np.ndarray], np.ndarray] = np.copy,
+        to_action: Callable[[Action], Action] = itself,
+        **options: Any,
+    ):
+        """**Arguments:**
+
+        - `policy`, `critic`: as for `sample`; an action is a chunk, with an axis of rows first.
+          Bounds are the critic's (`bounded`); a dimension in which they are equal is locked.
+        - `obs`: an observation like those to come. All programs are compiled with it, before the
+          first tick.
+        - `key`: of all actions.
+        - `execution_horizon`: rows of a chunk that are executed before the next one is begun; by
+          default all, or half of them with `ahead`.
+        - `ahead`: draw the next chunk while this one is executed.
+        - `deadline`: of a tick, in seconds; without one it waits for the guided chunk. The first
+          tick always does.
+        - `hold`: from the last action the next one, if there is nothing else. By default it is the
+          last one, which is right for positions; velocities want `numpy.zeros_like`.
+        - `to_action`: from the policy's chunk to the robot's, such as its units; compiled in.
+        - `options`: of `sample`: `weight`, `guidance`, `steps`, `best_of`.
+
+        **Raises:** `TypeError` or `ValueError` that names the argument; in a tick, if the
+        observation is not like the first one, not finite or beyond its dtype, or if neither
+        guidance nor the plain flow gives anything finite and there is no last action to hold.
+        """
+        check_key(key)
+        check_finite_weight(options.get("weight", 0.0))
+        if deadline is not None and not 0 < deadline < float("inf"):
+            raise ValueError(f"`deadline` must be a positive number of seconds, got {deadline}.")
+        self._expected, self._key, self._count = Expected(obs), key, 0
+        self._draws = make_draws(policy, critic, options, to_action)
+        self.ahead, self.deadline, self.hold = ahead, deadline, hold
+        self._counts = Counts()
+        first, self._reserve = self._warm(self._expected(obs))
+        self.horizon = len(first.chunk)
+        rows = self.horizon if not ahead else max(1, self.horizon // 2)
+        wanted = rows if execution_horizon is None else execution_horizon
+        self.execution_horizon = check_count("execution_horizon", wanted, "it counts rows")
+        if self.execution_horizon > self.horizon:
+            raise ValueError(
+                f"`execution_horizon` is {wanted}, but a chunk has {self.horizon} rows."
+            )
+        self._threads = [ThreadPoolExecutor(1, name) for name in ("guided", "plain")]
+        self._running: list[Future | None] = [None, None]
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins an episode: no chunk is left over from the last one. Statistics go on."""
+        self._chunk: Drawn | None = None
+        self._last: np.ndarray | None = None
+        self._at = 0
+        self._next: Future | None = None  # the chunk that is being drawn
+        self._since = 0  # ticks since its observation
+
+    @property
+    def statistics(self) -> Statistics:
+        """Since the loop was made."""
+        return self._counts.so_far()
+
+    def __call__(self, obs: Obs) -> np.ndarray:
+        """The action of this tick."""
+        began = time.perf_counter()
+        obs = self._expected(obs)
+        self._since += 1
+        self._receive()
+        if self._rows_left() == 0:
+            self._wait(obs, began)
+        elif self.ahead and self._next is None and self._at >= self.execution_horizon:
+            self._begin(obs)
+        action = self._action()
+        self._counts.ticks += 1
+        self._counts.tick_seconds.append(time.perf_counter() - began)
+        return action
+
+    def close(self) -> None:
+        """Ends the threads; a draw that is running is not waited for."""
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> "ControlLoop":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _rows_left(self) -> int:
+        if self._chunk is None:
+            return 0
+        end = self.horizon if self.ahead else self.execution_horizon
+        return max(0, end - self._at)
+
+    def _begin(self, obs: Obs) -> None:
+        """Has the next chunk drawn from this observation, if the thread is free."""
+        if self._is_busy(0):
+            return
+        draw = self._draws.guided, (obs, self._new_key())
+        if self._chunk is not None and self._rows_left():
+            left = self._rows_left()
+            delay = min(max(self._counts.delays, default=1), left)
+            old = np.zeros_like(self._chunk.own)
+            old[:left] = self._chunk.own[self._at :]
+            draw = self._draws.following, (*draw[1], old, _mask(old, delay, left))
+        self._next, self._since = self._run(0, *draw), 0
+
+    def _receive(self) -> None:
+        """Changes to the next chunk, if it has been drawn."""
+        if self._next is not None and self._next.done():
+            found, self._next = self._next.result(), None
+            if self._since:  # or this tick has waited for it
+                self._counts.delays.append(self._since)
+            self._take(found, self._since)
+
+    def _wait(self, obs: Obs, began: float) -> None:
+        """Takes what can be had until the deadline: a guided chunk, one of the plain flow, or
+        nothing."""
+        if self._next is None:
+            self._begin(obs)
+        bound = self.deadline if self._last is not None else None
+        end = None if bound is None else began + bound
+        if self._next is not None:
+            try:
+                self._next.result(None if end is None else _until(end - self._reserve))
+            except TimeoutError:
+                pass
+            else:
+                return self._receive()
+        if end is None:  # an abandoned draw of an earlier episode is still running
+            self._running[0].result()  # type: ignore[union-attr]
+            return self._wait(obs, began)
+        self._counts.missed += 1
+        if self._is_busy(1):
+            return
+        plain = self._run(1, self._draws.plain, (obs, self._new_key()))
+        try:
+            found = plain.result(_until(end))
+        except TimeoutError:
+            return
+        self._counts.late += 1
+        self._next = None
+        self._take(found, 0)
+
+    def _take(self, found: Drawn, row: int) -> None:
+        self._counts.chunks += 1
+        self._counts.chunk_seconds.append(found.seconds)
+        self._counts.clipped += found.clipped
+        self._counts.unguided += not found.guided
+        if found.finite and row < self.horizon:
+            self._chunk, self._at = found, row
+
+    def _action(self) -> np.ndarray:
+        if self._rows_left():
+            assert self._chunk is not None
+            self._last = self._chunk.chunk[self._at]
+            self._at += 1
+        elif self._last is not None:
+            self._counts.held += 1
+            self._last = np.asarray(self.hold(self._last))
+        else:
+            raise ValueError("`policy` gave an action that is not finite: refusing to act.")
+        if not np.isfinite(self._last).all():
+            raise ValueError("`hold` gave an action that is not finite: refusing to act.")
+        return self._last
+
+    def _new_key(self) -> Key:
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count)
+
+    def _is_busy(self, thread: int) -> bool:
+        running = self._running[thread]
+        return running is not None and not running.done()
+
+    def _run(self, thread: int, draw: Callable, inputs: tuple) -> Future:
+        self._running[thread] = found = self._threads[thread].submit(draw, *inputs)
+        return found
+
+    def _warm(self, obs: Obs) -> tuple[Drawn, float]:
+        """A chunk, and how long one of the plain flow takes; all programs are compiled."""
+        first = self._draws.guided(obs, self._key)
+        if self.ahead:
+            old = np.zeros_like(first.own)
+            self._draws.following(obs, self._key, old, _mask(old, 0, len(old)))
+        times = [self._draws.plain(obs, self._key).seconds for _ in range(6)]
+        return first, 1.5 * max(times[1:])
+
+
+def _mask(chunk: np.ndarray, delay: int, left: int) -> np.ndarray:
+    """Where an old chunk of which some rows are left holds the next one."""
+    rows = prefix_mask(len(chunk), delay, len(chunk) - left)
+    return np.asarray(rows, chunk.dtype).reshape(-1, *[1] * (chunk.ndim - 1))
+
+
+def _until(end: float) -> float:
+    return max(0.0, end - time.perf_counter())

@@ -1,0 +1,224 @@
+"""A policy server that robots with openpi's client call unchanged."""
+
+import http
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+
+try:
+    import msgpack as _msgpack  # noqa: F401
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.server import serve as listen
+except ImportError as error:
+    raise ImportError(
+        f"qgf_eqx.deploy.serve needs websockets and msgpack ({error}): pip install 'qgf_eqx[serve]'"
+    ) from error
+
+from .._checks import check_count, check_key
+from .._types import Action, Key, Obs
+from ._observation import Expected
+from ._wire import WireError, pack, unpack
+
+log = logging.getLogger(__name__)
+LARGEST_FRAME = 2**24
+"""Bytes of a message: 16 MiB, five pictures of 1000 x 1000."""
+
+
+class PolicyServer:
+    """Serves a sampler over websockets, in the protocol of openpi's `WebsocketClientPolicy`.
+
+    A client gets `metadata` when it connects. It sends observations, and for each gets
+    `{"actions": ..., "server_timing": {"infer_ms": ...}}`, or a text that says what is wrong; the
+    connection stays open then. Requests that wait together are drawn as one batch. `GET /healthz`
+    answers OK.
+
+    ```python
+    act = functools.partial(qgf_eqx.sample, policy, critic, weight=0.1)
+    with PolicyServer(act, obs, key, port=8000) as server:
+        server.wait()
+    ```
+
+    An observation that is a dict is the message itself. Another one is its entry `obs`, and
+    observations `(state, goal)` are its entries `state` and `goal`. With an integer `seed` in the
+    message the action is that of `jax.random.key(seed)`.
+
+    The server knows no passwords: whoever reaches it can ask it. It listens on this machine alone
+    unless you give another `host`, which belongs behind a firewall or a tunnel. Messages are
+    data and nothing of them is executed.
+    """
+
+    def __init__(
+        self,
+        act: Callable[[Obs, Key], Action],
+        obs: Obs,
+        key: Key,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        metadata: dict[str, Any] | None = None,
+        ignored: tuple[str, ...] = ("prompt",),
+        largest_batch: int = 16,
+        largest_frame: int = LARGEST_FRAME,
+        most_clients: int = 100,
+    ):
+        """**Arguments:**
+
+        - `act`: from an observation and a key to an action; compiled for batches of up to
+          `largest_batch` before the server listens.
+        - `obs`: an observation like those to come.
+        - `key`: of all actions whose message has no `seed`.
+        - `host`, `port`: where it listens; port 0 is any that is free, see `server.port`.
+        - `metadata`: what clients are told; numbers, texts, arrays and containers of them.
+        - `ignored`: entries of a message that the policy does not use.
+        - `largest_batch`: requests that are drawn at once, at most.
+        - `largest_frame`: bytes of a message, at most; a client that sends more is disconnected.
+        - `most_clients`: connections at a time, at most.
+
+        **Raises:** `ImportError` without websockets and msgpack (`pip install 'qgf_eqx[serve]'`);
+        `OSError` if the port is taken.
+        """
+        check_key(key)
+        self._largest = check_count("largest_batch", largest_batch, "it counts requests")
+        self._most = check_count("most_clients", most_clients, "it counts connections")
+        self._expected, self._key, self._ignored = Expected(obs), key, ignored
+        self._greeting = pack(metadata or {})
+        self._draw = jax.jit(jax.vmap(act))
+        self._asked: queue.SimpleQueue[tuple[Obs, Key, Future] | None] = queue.SimpleQueue()
+        self._lock, self._clients, self._count = threading.Lock(), 0, 0
+        one, size = self._expected(obs), 1
+        while True:
+            self._drawn([(one, key)] * size)
+            if size == self._largest:
+                break
+            size = min(2 * size, self._largest)
+        options = {"max_size": largest_frame, "compression": None, "logger": log}
+        self._server = listen(self._client, host, port, process_request=self._health, **options)
+        self.port = self._server.socket.getsockname()[1]
+        self._threads = [
+            threading.Thread(target=target, daemon=True)
+            for target in (self._server.serve_forever, self._batches)
+        ]
+
+    def __enter__(self) -> "PolicyServer":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def wait(self) -> None:
+        """Until the server is closed, or interrupted."""
+        while self._threads[0].is_alive():
+            self._threads[0].join(0.2)
+
+    def close(self) -> None:
+        """Listens no longer."""
+        self._server.shutdown()
+        self._asked.put(None)
+
+    def _health(self, connection: Any, request: Any) -> Any:
+        if request.path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if self._clients >= self._most:
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many clients\n")
+        return None
+
+    def _client(self, connection: Any) -> None:
+        with self._lock:
+            self._clients += 1
+        try:
+            connection.send(self._greeting)
+            for frame in connection:
+                connection.send(self._reply(frame))
+        except ConnectionClosed:
+            pass  # also in the middle of a call
+        finally:
+            with self._lock:
+                self._clients -= 1
+
+    def _reply(self, frame: bytes | str) -> bytes | str:
+        began = time.perf_counter()
+        try:
+            obs, key = self._read(frame)
+            waiting: Future = Future()
+            self._asked.put((obs, key, waiting))
+            action = waiting.result()
+        except (WireError, ValueError, TypeError) as error:
+            return str(error)
+        except Exception:
+            log.exception("the policy failed")
+            return "the policy failed on this observation; the server's log says more."
+        timing = {"infer_ms": 1000 * (time.perf_counter() - began)}
+        return pack({"actions": action, "server_timing": timing})
+
+    def _read(self, frame: bytes | str) -> tuple[Obs, Key]:
+        if isinstance(frame, str):
+            raise WireError("the message is a text: send bytes, packed by msgpack.")
+        message = unpack(frame)
+        if not isinstance(message, dict):
+            raise WireError(f"the message must be a dict, got {type(message).__name__}.")
+        message = {k: v for k, v in message.items() if k not in self._ignored}
+        seed = message.pop("seed", None)
+        if seed is None:
+            with self._lock:
+                self._count += 1
+                key = jax.random.fold_in(self._key, self._count)
+        elif isinstance(seed, int | np.integer) and 0 <= seed < 2**32:
+            key = jax.random.key(int(seed))
+        else:
+            raise WireError(f"`seed` must be an integer of 32 bits, got {seed!r}.")
+        return self._expected(self._obs_of(message)), key
+
+    def _obs_of(self, message: dict) -> Obs:
+        if isinstance(self._expected.example, dict):
+            return message
+        pair = isinstance(self._expected.example, tuple) and len(self._expected.example) == 2
+        names = ("state", "goal") if pair else ("obs",)
+        if set(message) != set(names):
+            wanted, found = (", ".join(map(str, x)) for x in (names, message))
+            raise WireError(f"the message must have {wanted}, got {found}.")
+        return tuple(message[name] for name in names) if pair else message["obs"]
+
+    def _batches(self) -> None:
+        """Draws what waits, as long as the server is open."""
+        while batch := self._waiting():
+            try:
+                actions = self._drawn([(obs, key) for obs, key, _ in batch])
+            except Exception as error:
+                for *_, waiting in batch:
+                    waiting.set_exception(RuntimeError(str(error)))
+                continue
+            for (*_, waiting), action in zip(batch, actions, strict=True):
+                if np.isfinite(action).all():
+                    waiting.set_result(action)
+                else:
+                    error = ValueError("the policy gave an action that is not finite.")
+                    waiting.set_exception(error)
+
+    def _waiting(self) -> list[tuple[Obs, Key, Future]]:
+        """What waits, one request at least; nothing, once the server is closed."""
+        found = [self._asked.get()]
+        while len(found) < self._largest and not self._asked.empty():
+            found.append(self._asked.get())
+        if None in found:
+            for request in found:
+                if request is not None:
+                    request[2].set_exception(ValueError("the server is closing."))
+            return []
+        return found  # type: ignore[return-value]
+
+    def _drawn(self, asked: list[tuple[Obs, Key]]) -> list[np.ndarray]:
+        """The actions of a batch, filled up to a power of two, so that few sizes are compiled."""
+        size = min(1 << (len(asked) - 1).bit_length(), self._largest)
+        rows = asked + [asked[0]] * (size - len(asked))
+        obs = jax.tree.map(lambda *leaves: np.stack(leaves), *(obs for obs, _ in rows))
+        keys = jax.numpy.stack([key for _, key in rows])
+        return list(np.asarray(self._draw(obs, keys)))[: len(asked)]

@@ -1,0 +1,266 @@
+"""The control loop: which row is executed when, and what happens when a draw is late or NaN."""
+
+import threading
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import Flow, bounded, sample
+from qgf_eqx.deploy import ControlLoop
+from qgf_eqx.deploy._draws import Drawn
+from qgf_eqx.steering import Inpainted, prefix_mask
+from qgf_eqx.weights import Mask
+
+OBS = np.zeros(2, np.float32)
+KEY = jax.random.key(0)
+HORIZON = 8
+
+
+def field(obs, a_t, t):
+    return jnp.mean(obs) + 0.1 - a_t
+
+
+def value(obs, action):
+    return jnp.sum(action) * jnp.where(obs[1] > 5, jnp.nan, 1.0)
+
+
+POLICY = Flow(field, (HORIZON, 2))
+CRITIC = bounded(value)
+loop_of = partial(ControlLoop, POLICY, CRITIC, OBS, KEY, weight=0.1, steps=2)
+
+
+def drawn(count, obs=OBS, **options):
+    key = jax.random.fold_in(KEY, count)
+    return np.asarray(sample(POLICY, CRITIC, obs, key, **{"weight": 0.1, "steps": 2} | options))
+
+
+def stepped(loop):
+    """The loop, whose draws end when they are told to, and are numbered: `row + 100 draw`."""
+    count, gates = [0], [threading.Event(), threading.Event()]
+
+    def scripted(gate, base):
+        def draw(obs, key, old=None, mask=None):
+            count[0] += 1
+            number = base + 100 * count[0]
+            seen.append((old, mask))
+            assert gate.wait(20)
+            rows = np.repeat(number + np.arange(HORIZON, dtype=np.float32)[:, None], 2, axis=1)
+            return Drawn(rows, rows, True, True, 0.0, 0.001)
+
+        return draw
+
+    seen = []
+    guided, plain = (scripted(gate, base) for gate, base in zip(gates, (0, 10_000), strict=True))
+    loop._draws = loop._draws._replace(guided=guided, following=guided, plain=plain)
+    loop._reserve = 0.04
+    for gate in gates:
+        gate.set()
+    return loop, gates, seen
+
+
+def ended(loop):
+    """Waits until the guided thread is free."""
+    loop._running[0].result()
+    return loop
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_the_rows_of_a_chunk_are_sampled_and_executed_in_order(rows):
+    with loop_of(execution_horizon=rows) as loop:
+        for count in range(1, 4):
+            for row in range(rows):
+                np.testing.assert_allclose(loop(OBS), drawn(count)[row], rtol=1e-6)
+        found = loop.statistics
+    assert (found.ticks, found.chunks, found.missed, found.held) == (3 * rows, 3, 0, 0)
+    assert found.tick_p99 >= found.tick_p50 > 0 and "deadlines missed" in str(found)
+
+
+def test_drawn_ahead_the_next_chunk_is_taken_up_at_the_row_that_is_due():
+    loop, gates, seen = stepped(loop_of(execution_horizon=3, ahead=True))
+    act = lambda: loop(OBS)[0]  # noqa: E731
+    assert [act() for _ in range(3)] == [100, 101, 102]
+    gates[0].clear()
+    assert act() == 103  # the fourth tick: the next chunk is begun, and its row 0 is this row
+    assert act() == 104
+    gates[0].set()
+    ended(loop)
+    assert act() == 202  # two ticks after it was begun
+    assert loop.statistics.inference_delay == 2
+    old, mask = seen[1]
+    np.testing.assert_array_equal(old[:, 0], [103, 104, 105, 106, 107, 0, 0, 0])
+    np.testing.assert_array_equal(mask, prefix_mask(HORIZON, 1, 3).astype(np.float32))
+    assert act() == 203  # three rows are over: the third chunk is begun
+    ended(loop)
+    np.testing.assert_array_equal(seen[2][1], prefix_mask(HORIZON, 2, 3).astype(np.float32))
+
+
+def test_the_following_chunk_is_the_inpainted_flows():
+    loop = loop_of(ahead=True)
+    old = np.linspace(-1, 1, 16, dtype=np.float32).reshape(8, 2)
+    mask = np.asarray(prefix_mask(8, 2, 4), np.float32)
+    key = jax.random.key(5)
+    found = loop._draws.following(OBS, key, old, mask)
+    old, mask = jnp.asarray(old), jnp.asarray(mask)
+    held, weight = Inpainted(POLICY, old, mask), Mask(0.1, 1 - mask)
+    wanted = sample(held, CRITIC, OBS, key, weight=weight, steps=2)
+    np.testing.assert_allclose(found.chunk, wanted, rtol=1e-5, atol=1e-6)
+    assert found.guided and found.finite
+
+
+def test_late_it_takes_a_chunk_of_the_plain_flow_and_then_holds():
+    loop, gates, _ = stepped(loop_of(execution_horizon=8, ahead=True, deadline=0.08))
+    act = lambda: loop(OBS)[0]  # noqa: E731
+    rows = [act() for _ in range(8)]
+    gates[0].clear()  # a stall, with a new chunk to be drawn
+    assert rows == [100 + i for i in range(8)]
+    assert act() == 10_300  # number 2 is the late one
+    assert [act() for _ in range(7)] == [10_300 + i for i in range(1, 8)]
+    gates[1].clear()  # now the plain flow stalls too
+    assert [act() for _ in range(2)] == [10_307, 10_307]
+    found = loop.statistics
+    assert (found.missed, found.late, found.held) == (3, 1, 2)
+    for gate in gates:
+        gate.set()
+    ended(loop)
+    assert act() == 500  # guided again: 4 was the plain flow's
+    assert loop.statistics.missed == 3
+
+
+def test_a_late_chunk_is_taken_up_where_it_is_due_or_not_at_all():
+    loop, gates, _ = stepped(loop_of(execution_horizon=8, ahead=True, deadline=0.08))
+    for _ in range(8):
+        loop(OBS)
+    for gate in gates:
+        gate.clear()
+    held = [loop(OBS)[0] for _ in range(3)]
+    assert held == [107] * 3
+    gates[0].set()
+    ended(loop)
+    assert loop(OBS)[0] == 203  # begun three ticks ago
+    for _ in range(4):
+        loop(OBS)
+    gates[0].clear()
+    for _ in range(9):
+        loop(OBS)
+    gates[0].set()
+    ended(loop)
+    assert loop(OBS)[0] % 100 == 0  # nine ticks old: of no use, a new one is drawn
+
+
+def test_what_is_held_is_yours_to_say():
+    loop, gates, _ = stepped(loop_of(execution_horizon=8, deadline=0.08, hold=np.zeros_like))
+    for _ in range(8):
+        loop(OBS)
+    for gate in gates:
+        gate.clear()
+    np.testing.assert_array_equal(loop(OBS), [0, 0])
+    loop.hold = lambda last: np.full_like(last, np.nan)
+    with pytest.raises(ValueError, match="`hold` gave an action that is not finite"):
+        loop(OBS)
+    for gate in gates:
+        gate.set()
+
+
+def test_where_the_critic_is_nan_the_plain_flow_acts_and_is_counted():
+    bad = np.array([0, 9], np.float32)
+    with loop_of(execution_horizon=2) as loop:
+        loop(OBS)
+        loop(bad)
+        np.testing.assert_allclose(loop(bad), drawn(2, bad, weight=0)[0], rtol=1e-6)
+        assert loop.statistics.unguided == 1
+    broken = Flow(lambda obs, a, t: a * jnp.where(obs[0] > 5, jnp.nan, 1.0), (4, 2))
+    with ControlLoop(broken, CRITIC, OBS, KEY, execution_horizon=1) as loop:
+        first = loop(OBS)
+        np.testing.assert_array_equal(loop(np.array([9, 0], np.float32)), first)
+        assert loop.statistics.held == 1
+        loop.reset()
+        with pytest.raises(ValueError, match="`policy` gave an action that is not finite"):
+            loop(np.array([9, 0], np.float32))
+
+
+def test_clipped_numbers_are_counted_and_locked_dimensions_are_not():
+    far = Flow(lambda obs, a, t: 0 * a + jnp.array([[50.0, 0.0, 0.0]]), (4, 3))
+    tight = bounded(lambda obs, a: 0.0 * jnp.sum(a), np.array([-1, 0, -9]), np.array([1, 0, 9]))
+    with ControlLoop(far, tight, OBS, KEY, weight=0.0) as loop:
+        action = loop(OBS)
+        assert action[0] == 1 and action[1] == 0 and abs(action[2]) < 9  # the second is locked
+        assert loop.statistics.clipped == 0.5
+
+
+def test_actions_are_in_the_robots_units():
+    with loop_of(to_action=lambda a: 10 * a + 3) as loop:
+        np.testing.assert_allclose(loop(OBS), 10 * drawn(1)[0] + 3, rtol=1e-5)
+
+
+def test_networks_that_are_arguments_give_the_same_actions(monkeypatch):
+    net = eqx.nn.MLP(5, 2, 8, 1, key=KEY)
+    policy = Flow(eqx.Partial(_rows, net), (4, 2))
+    found = []
+    for most in (0, 10**9):
+        monkeypatch.setattr("qgf_eqx._jit_sampler.CONSTANT", most)
+        with ControlLoop(policy, CRITIC, OBS, KEY) as loop:
+            found.append(loop(OBS))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def _rows(net, obs, a, t):
+    return jax.vmap(lambda row: net(jnp.concatenate([obs, row, jnp.reshape(t, 1)])))(a)
+
+
+@pytest.mark.parametrize(
+    ("obs", "error", "message"),
+    [
+        (np.zeros(3, np.float32), ValueError, "`obs` must have shape \\(2,\\), got \\(3,\\)"),
+        (np.array([0, np.nan]), ValueError, "`obs\\[1\\]` is nan: refusing to act on it"),
+        (np.array([0, 1e300]), ValueError, "`obs\\[1\\]` is 1e\\+300: refusing to act on it"),
+        (
+            (OBS,),
+            ValueError,
+            "`obs` must be like PyTreeDef\\(\\*\\), got PyTreeDef\\(\\(\\*,\\)\\)",
+        ),
+        ("pick", TypeError, "`obs` is 'pick', which is not numbers"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_an_error_and_no_action(obs, error, message):
+    with loop_of() as loop:
+        with pytest.raises(error, match=message):
+            loop(obs)
+        assert loop.statistics.ticks == 0
+        np.testing.assert_allclose(loop(OBS.astype(float)), drawn(1)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("picture", "error", "message"),
+    [
+        (np.full((2, 2), 300), ValueError, "`obs\\['eye'\\]\\[0, 0\\]` is 300, beyond uint8"),
+        (np.full((2, 2), -1), ValueError, "`obs\\['eye'\\]\\[0, 0\\]` is -1, beyond uint8"),
+        (np.full((2, 2), 0.5), TypeError, "`obs\\['eye'\\]` must be uint8, got float64"),
+    ],
+)
+def test_pictures_are_bytes(picture, error, message):
+    seeing = Flow(lambda obs, a, t: jnp.mean(obs["eye"]) / 255 - a, (4, 2))
+    obs = {"eye": np.zeros((2, 2), np.uint8)}
+    critic = bounded(lambda obs, a: jnp.sum(a))
+    with ControlLoop(seeing, critic, obs, KEY) as loop:
+        assert loop({"eye": np.full((2, 2), 200)}).shape == (2,)
+        with pytest.raises(error, match=message):
+            loop({"eye": picture})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"deadline": 0.0}, ValueError, "`deadline` must be a positive number of seconds, got 0"),
+        ({"deadline": float("inf")}, ValueError, "`deadline` must be a positive number"),
+        ({"execution_horizon": 9}, ValueError, "`execution_horizon` is 9, but a chunk has 8 rows"),
+        ({"execution_horizon": 0}, ValueError, "`execution_horizon` must be at least 1"),
+        ({"weight": np.nan}, ValueError, "`weight` must be finite"),
+    ],
+)
+def test_options_that_cannot_be_right_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        loop_of(**options)
