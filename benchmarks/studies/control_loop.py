@@ -25,7 +25,7 @@ EVERY = 100  # ticks from stall to stall
 
 
 def make_loop(stall: float, period: float) -> ControlLoop:
-    """QGF of three networks of 4 x 512; every 20th chunk (100 ticks) a draw takes `stall` longer."""
+    """QGF of three networks of 4 x 512; a draw in 100 ticks takes `stall` longer."""
     keys = jax.random.split(jax.random.key(0), 3)
     size = {"width": WIDTH, "depth": DEPTH}
     policy = VelocityMLP(OBS, CHUNK, **size, key=keys[0])
