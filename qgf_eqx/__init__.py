@@ -13,6 +13,7 @@ from . import steering as steering
 from . import weights as weights
 from ._denoise import denoise as denoise
 from ._denoise import one_step as one_step
+from ._diffusion import Diffusion as Diffusion
 from ._fields import Flow as Flow
 from ._fields import action_gradient as action_gradient
 from ._fields import bounded as bounded

@@ -58,8 +58,9 @@ def jit_sampler(
 
     def run(nets, obs, key):
         check_key(key)  # while it is traced, so that a call does not pay for it
+        policy, critic, options = nets
         key, draw = jax.random.split(key)
-        return sound_sample(*nets, obs, draw), key
+        return sound_sample(policy, critic, options, obs, draw), key
 
     draw = compiled(run, for_one(policy, critic, options))
 

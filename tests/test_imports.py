@@ -113,6 +113,7 @@ CORE = [
     "_checks",
     "_norms",
     "_fields",
+    "_diffusion",
     "_denoise",
     "guidance",
     "weights",

@@ -9,7 +9,6 @@ the process's memory after the first minute; writes JSON with `--out`.
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
 
@@ -27,12 +26,12 @@ EVERY = 100  # ticks from stall to stall
 def make_loop(stall: float, period: float) -> ControlLoop:
     """QGF of three networks of 4 x 512; a draw in 100 ticks takes `stall` longer."""
     keys = jax.random.split(jax.random.key(0), 3)
-    size = {"width": WIDTH, "depth": DEPTH}
-    policy = VelocityMLP(OBS, CHUNK, **size, key=keys[0])
-    make = lambda key: CriticMLP(OBS, CHUNK, **size, key=key)  # noqa: E731
+    policy = VelocityMLP(OBS, CHUNK, width=WIDTH, depth=DEPTH, key=keys[0])
+    make = lambda key: CriticMLP(OBS, CHUNK, width=WIDTH, depth=DEPTH, key=key)  # noqa: E731
     critic = qgf_eqx.bounded(Ensemble(make, 2, key=keys[1]))
-    options = {"ahead": True, "execution_horizon": 3, "deadline": 0.75 * period}
-    loop = ControlLoop(policy, critic, np.zeros(OBS, np.float32), keys[2], **options)
+    obs, deadline = np.zeros(OBS, np.float32), 0.75 * period
+    options = {"ahead": True, "execution_horizon": 3}
+    loop = ControlLoop(policy, critic, obs, keys[2], deadline=deadline, **options)
     if stall:
         loop._draws = loop._draws._replace(following=_stalling(loop, stall))
     return loop
@@ -54,12 +53,12 @@ def _stalling(loop: ControlLoop, stall: float):
 def resident() -> float:
     """MiB."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def main() -> None:
     """Runs the loop."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rate", type=float, default=50, help="ticks a second")
     parser.add_argument("--stall", type=float, default=0, help="seconds, every 100 ticks")

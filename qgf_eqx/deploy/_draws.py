@@ -57,7 +57,8 @@ def make_draws(
         return to_action(action), action, sound, finite, _clipped(critic, action)
 
     def guided(nets, obs, key):
-        return end(nets[1], sound_sample(*nets, obs, key))
+        policy, critic, options = nets
+        return end(critic, sound_sample(policy, critic, options, obs, key))
 
     def plain(nets, obs, key):
         policy, critic, options = nets

@@ -14,7 +14,7 @@ class WireError(ValueError):
 
 def pack(message: Any) -> bytes:
     """A message of numbers, texts, arrays and containers of them."""
-    return msgpack.packb(message, default=_packed)
+    return msgpack.packb(message, default=_packed) or b""
 
 
 def unpack(frame: bytes) -> Any:

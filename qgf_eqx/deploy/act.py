@@ -207,16 +207,17 @@ class ControlLoop:
     def _action(self) -> np.ndarray:
         if self._rows_left():
             assert self._chunk is not None
-            self._last = self._chunk.chunk[self._at]
+            action = self._chunk.chunk[self._at]
             self._at += 1
         elif self._last is not None:
             self._counts.held += 1
-            self._last = np.asarray(self.hold(self._last))
+            action = np.asarray(self.hold(self._last))
+            if not np.isfinite(action).all():
+                raise ValueError("`hold` gave an action that is not finite: refusing to act.")
         else:
             raise ValueError("`policy` gave an action that is not finite: refusing to act.")
-        if not np.isfinite(self._last).all():
-            raise ValueError("`hold` gave an action that is not finite: refusing to act.")
-        return self._last
+        self._last = action
+        return action
 
     def _new_key(self) -> Key:
         self._count += 1

@@ -29,12 +29,13 @@ class WithGoal(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, goal: gymnasium.Space):
         super().__init__(env)
         self.observation_space = gymnasium.spaces.Tuple([env.observation_space, goal])
+        self.dtype = goal.dtype
         self.goal: Any = None
 
     def reset(self, **options: Any) -> tuple[Any, dict]:
         """The start, and the goal that it comes with."""
         state, info = self.env.reset(**options)
-        self.goal = np.asarray(info["goal"], self.observation_space[1].dtype)
+        self.goal = np.asarray(info["goal"], self.dtype)
         return (state, self.goal), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
