@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "qgf_eqx"
 EXTRAS = ["optax", "safetensors", "tqdm", "ogbench", "gymnasium", "mujoco", "matplotlib", "tyro"]
-EXTRAS += ["h5py", "minari", "pyarrow", "websockets", "msgpack", "flatbuffers"]
+EXTRAS += ["h5py", "minari", "pyarrow", "websockets", "msgpack"]
 
 
 # A process that has imported JAX, which takes seconds, and none of the package or of the extras;
