@@ -13,12 +13,10 @@ from .._types import Action, Critic, Key, Obs, Policy
 from ..steering import prefix_mask
 from ._draws import Drawn, make_draws
 from ._observation import Expected
-from ._statistics import Counts
-from ._statistics import Statistics as Statistics
+from ._statistics import Counts, Statistics
 
 
-def itself(action: Action) -> Action:
-    """The action."""
+def _unchanged(action: Action) -> Action:
     return action
 
 
@@ -56,7 +54,7 @@ class ControlLoop:
         ahead: bool = False,
         deadline: float | None = None,
         hold: Callable[[np.ndarray], np.ndarray] = np.copy,
-        to_action: Callable[[Action], Action] = itself,
+        to_action: Callable[[Action], Action] = _unchanged,
         **options: Any,
     ):
         """**Arguments:**
