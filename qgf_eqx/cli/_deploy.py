@@ -94,8 +94,7 @@ def serve(
 
 def _open(run: Path, name: str, weight: Weight, flow: Drawing, task: OtherTask) -> tuple:
     """The policy of a run, and what is said about it."""
-    from ..evaluate import method
-    from ..evaluate._policy import open_policy
+    from ..evaluate import method, open_policy
     from ..learn import load_config
 
     sampler = method(name, weight=weight.value, steps=flow.steps, reduce=flow.reduction)

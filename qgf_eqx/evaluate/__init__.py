@@ -16,7 +16,9 @@ except ImportError as error:
 
 from ._play import difference as difference
 from ._play import evaluate as evaluate
+from ._policy import OpenedPolicy as OpenedPolicy
 from ._policy import load_policy as load_policy
+from ._policy import open_policy as open_policy
 from ._rollout import Act as Act
 from ._rollout import Episode as Episode
 from ._rollout import rollout as rollout

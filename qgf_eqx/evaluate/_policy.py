@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .._types import Action, Key, Obs
+from .._types import Action, Critic, Key, Obs, Policy
 from ._actors import of_run
 from ._offline import open_offline
 from ._rollout import action_bounds, as_inputs
@@ -48,8 +48,14 @@ def load_policy(
 
 
 class OpenedPolicy(NamedTuple):
-    """A trained policy, to be compiled by the caller."""
+    """A trained policy and its critic, for a program of one's own to compile."""
 
+    policy: Policy
+    """Of real observations; its actions are in the units that it was trained in."""
+    critic: Critic
+    """The same; bounded as the environment is."""
+    to_action: Callable[[Action], Action]
+    """From those units to the environment's."""
     draw: Callable[[Obs, Key], Action]
     """From a real observation and a key to a chunk of actions in the environment's units."""
     obs: Obs
@@ -62,7 +68,14 @@ class OpenedPolicy(NamedTuple):
 def open_policy(
     run: str | Path, sampler: Sampler, *, task: Task | str | None = None
 ) -> OpenedPolicy:
-    """The parts of `load_policy`, for an export or a server; arguments and errors are its own."""
+    """The parts of `load_policy`, whose arguments and errors it shares: for an export, a server,
+    or a control loop.
+
+    ```python
+    found = open_policy("runs/seed0", method("qgf", weight=0.3))
+    loop = ControlLoop(found.policy, found.critic, obs, key, to_action=found.to_action, weight=0.3)
+    ```
+    """
     found, units = open_offline(run, sampler.reduce, task)
     policy, sampler = of_run(found.trained, sampler)
     critic = found.critic
@@ -74,4 +87,5 @@ def open_policy(
     def draw(obs: Obs, key: Key) -> Action:
         return units.to_action(sampler(policy, critic, obs, key))
 
-    return OpenedPolicy(draw, obs, np.asarray(low), np.asarray(high))
+    parts = policy, critic, units.to_action, draw, obs
+    return OpenedPolicy(*parts, np.asarray(low), np.asarray(high))

@@ -15,10 +15,11 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from qgf_eqx import cli
+from qgf_eqx.deploy import ControlLoop
 from qgf_eqx.deploy._wire import pack, unpack
 from qgf_eqx.deploy.serve import PolicyServer
 from qgf_eqx.engines import Local
-from qgf_eqx.evaluate import Return, Task, evaluate, load_policy, method
+from qgf_eqx.evaluate import Return, Task, evaluate, load_policy, method, open_policy
 from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
 from qgf_eqx.evaluate.task import check_widths, dataset_of
 
@@ -79,6 +80,16 @@ def test_it_is_exported_and_the_file_has_its_actions(run, capsys):
     found = program.call(obs[None], jax.random.key_data(key)[None])
     act = load_policy(run, method("qgf", weight=0.3, steps=2))
     np.testing.assert_allclose(found[0], act(obs, key), rtol=1e-5, atol=1e-6)
+
+
+def test_it_runs_in_a_control_loop(run):
+    found = open_policy(run, method("qgf", weight=0.3, steps=2))
+    key, obs = jax.random.key(3), np.array([0.5, 4], np.float32)
+    parts = found.policy, found.critic, found.obs, key
+    with ControlLoop(*parts, to_action=found.to_action, weight=0.3, steps=2) as loop:
+        wanted = found.draw(jnp.asarray(obs), jax.random.fold_in(key, 1))
+        for row in wanted:
+            np.testing.assert_allclose(loop(obs), row, rtol=1e-5, atol=1e-6)
 
 
 def test_it_is_served(run, capsys, monkeypatch):
