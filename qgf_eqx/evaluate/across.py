@@ -1,0 +1,256 @@
+"""Many tasks together: averages, probabilities of improvement, profiles, how many runs it takes.
+
+The tasks are fixed: an interval says what other training seeds and other episodes of the same tasks
+would give. It comes from a two-level bootstrap, which draws training seeds within each task, and
+episodes within each seed. Few seeds make a bootstrap too narrow; below five it gives the standard
+error only, widened by `sqrt(n / (n - 1))`, and the interval is Student's t.
+
+Source: Agarwal et al., *Deep Reinforcement Learning at the Edge of the Statistical Precipice*,
+2021.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from scipy import stats
+
+from .statistics import OVER_EPISODES, OVER_SEEDS, Estimate
+
+Outcomes: TypeAlias = Sequence[Any]
+"""For every task, for every training seed, the outcome of each episode: success or return."""
+
+FEW = 5
+"""Below so many training seeds an interval is Student's t."""
+_LEVEL = 0.95
+
+
+def mean_over_tasks(outcomes: Outcomes, *, draws: int = 2000, seed: int = 0) -> Estimate:
+    """The mean over tasks of the mean over training seeds.
+
+    **Arguments:**
+
+    - `outcomes`: see `Outcomes`; normalise returns first.
+    - `draws`: of the bootstrap.
+    - `seed`: of the bootstrap.
+
+    **Raises:** `ValueError` if there is a task without a training seed, or one without an episode.
+    """
+    return _estimate(_mean, [outcomes], draws, seed)
+
+
+def interquartile_mean(outcomes: Outcomes, *, draws: int = 2000, seed: int = 0) -> Estimate:
+    """The mean of the middle half of all runs, of all tasks and training seeds: an average that no
+    single task decides. Arguments and errors as for `mean_over_tasks`."""
+    return _estimate(_iqm, [outcomes], draws, seed)
+
+
+def pooled_difference(
+    ours: Outcomes, theirs: Outcomes, *, draws: int = 2000, seed: int = 0
+) -> Estimate:
+    """The mean over tasks of the difference of two methods on the same seeds and episodes.
+
+    **Raises:** `ValueError` if the two are not paired, or as `mean_over_tasks`.
+    """
+    if _sizes(ours) != _sizes(theirs):
+        raise ValueError("`ours` and `theirs` are not paired: they differ in seeds or episodes.")
+    differences = [
+        [np.subtract(a, b, dtype=float) for a, b in zip(*of_seeds, strict=True)]
+        for of_seeds in zip(ours, theirs, strict=True)
+    ]
+    return _estimate(_mean, [differences], draws, seed)
+
+
+def probability_of_improvement(
+    ours: Outcomes, theirs: Outcomes, *, draws: int = 2000, seed: int = 0
+) -> Estimate:
+    """How often a training run of one method beats one of another on the same task, ties counting
+    half: the mean over tasks of Mann and Whitney's U over the number of pairs.
+
+    **Raises:** `ValueError` if the two differ in their number of tasks, or as `mean_over_tasks`.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"`ours` has {len(ours)} tasks, and `theirs` {len(theirs)}.")
+    return _estimate(_improvement, [ours, theirs], draws, seed)
+
+
+def performance_profile(
+    outcomes: Outcomes, levels: Sequence[float], *, draws: int = 2000, seed: int = 0
+) -> list[Estimate]:
+    """For each level the share of runs, of all tasks and training seeds, that score more.
+
+    Arguments and errors as for `mean_over_tasks`, and `levels`: of a run's mean outcome.
+    """
+
+    def share(level: float) -> Callable:
+        return lambda runs: float(np.mean([np.mean(of_task > level) for of_task in runs[0]]))
+
+    return [_estimate(share(level), [outcomes], draws, seed) for level in levels]
+
+
+class Spread(NamedTuple):
+    """What makes an outcome differ, as variances."""
+
+    seeds: float
+    """Between training seeds, of their true means."""
+    episodes: float
+    """Between episodes of a seed."""
+
+
+def spread_of(outcomes: Sequence[Any]) -> Spread:
+    """The variances of a task's outcomes, or of paired differences, by analysis of variance.
+
+    **Arguments:**
+
+    - `outcomes`: for every training seed its episodes, two seeds and two episodes or more.
+
+    **Raises:** `ValueError` if there are fewer.
+    """
+    if len(outcomes) < 2 or min(map(len, outcomes)) < 2:
+        raise ValueError("`outcomes` must be of two training seeds and two episodes at least.")
+    within = float(np.mean([np.var(each, ddof=1) for each in outcomes]))
+    count = stats.hmean([len(each) for each in outcomes])
+    between = np.var([np.mean(each) for each in outcomes], ddof=1) - within / count
+    return Spread(max(0.0, float(between)), within)
+
+
+def power(difference: float, spread: Spread, *, seeds: int, episodes: int) -> float:
+    """The chance that a paired difference of this size is found: that its 95 % interval over the
+    training seeds excludes zero, on the right side.
+
+    **Arguments:**
+
+    - `difference`: of the true means.
+    - `spread`: of the paired differences, see `spread_of`.
+    - `seeds`: training seeds.
+    - `episodes`: of each.
+    """
+    if seeds < 2:
+        raise ValueError(f"`seeds` must be at least 2: one has no interval, got {seeds}.")
+    error = np.sqrt((spread.seeds + spread.episodes / episodes) / seeds)
+    bound = stats.t.ppf((1 + _LEVEL) / 2, seeds - 1)
+    if error == 0:
+        return float(difference != 0)
+    return float(stats.nct.sf(bound, seeds - 1, abs(difference) / error))
+
+
+def seeds_needed(difference: float, spread: Spread, *, episodes: int, chance: float = 0.8) -> int:
+    """The fewest training seeds with which `power` is at least `chance`.
+
+    **Raises:** `ValueError` if `difference` is 0, or needs more than 10,000.
+    """
+    most = 10_000
+
+    def finds_it(seeds: int) -> bool:
+        return power(difference, spread, seeds=seeds, episodes=episodes) >= chance
+
+    if difference == 0 or not finds_it(most):
+        raise ValueError(f"`difference` is {difference}: more than {most:,} seeds would be needed.")
+    return 2 + bisect_left(range(2, most), True, key=finds_it)
+
+
+def budget_curve(
+    tuning: Any,
+    budgets: Sequence[int],
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> list[float]:
+    """The score that is reached when a weight is chosen on few episodes: what guidance costs its
+    user.
+
+    In each draw every weight gets its part of the budget from the tuning episodes of each training
+    seed, drawn without replacement. The best weight is scored on the episodes that were not drawn.
+
+    **Arguments:**
+
+    - `tuning`: for every weight, for every training seed, the outcome of each tuning episode, as
+      many for all.
+    - `budgets`: episodes per training seed for all weights together; at most half of what is there.
+
+    **Raises:** `ValueError` if a budget is below one episode a weight, or leaves too few.
+    """
+    found = np.asarray(tuning, float)
+    weights, _, episodes = found.shape
+    rng, curve = np.random.default_rng(seed), []
+    for budget in budgets:
+        count = budget // weights
+        if not 1 <= count <= episodes // 2:
+            most = weights * (episodes // 2)
+            raise ValueError(f"`budgets` must be {weights} to {most} episodes here, got {budget}.")
+        scores = []
+        for _ in range(draws):
+            order = rng.permuted(np.broadcast_to(np.arange(episodes), found.shape), axis=-1)
+            drawn = np.take_along_axis(found, order, axis=-1)
+            chosen = drawn[..., :count].mean((1, 2))
+            best = rng.choice(np.flatnonzero(chosen == chosen.max()))
+            scores.append(drawn[best, :, count:].mean())
+        curve.append(float(np.mean(scores)))
+    return curve
+
+
+_Runs: TypeAlias = list[np.ndarray]  # of every task the mean outcome of each training seed
+
+
+def _mean(runs: Sequence[_Runs]) -> float:
+    return float(np.mean([of_task.mean() for of_task in runs[0]]))
+
+
+def _iqm(runs: Sequence[_Runs]) -> float:
+    return float(stats.trim_mean(np.concatenate(runs[0]), 0.25))
+
+
+def _improvement(runs: Sequence[_Runs]) -> float:
+    shares = [
+        stats.mannwhitneyu(a, b).statistic / (len(a) * len(b)) for a, b in zip(*runs, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def _estimate(
+    statistic: Callable[[Sequence[_Runs]], float],
+    given: Sequence[Outcomes],
+    draws: int,
+    seed: int,
+) -> Estimate:
+    """A statistic of the runs' means, and its interval."""
+    rng = np.random.default_rng(seed)
+    seeds = [len(of_task) for outcomes in given for of_task in outcomes]
+    if not seeds or min(seeds) < 1 or not all(len(e) for o in given for s in o for e in s):
+        raise ValueError(
+            "`outcomes` has a task without a training seed, or a seed without episode."
+        )
+    arrays = [
+        [[np.asarray(episodes, float) for episodes in of_seed] for of_seed in outcomes]
+        for outcomes in given
+    ]
+    means = [[np.array([e.mean() for e in of_seed]) for of_seed in o] for o in arrays]
+    value = statistic(means)
+    again = [[_drawn(rng, of_task, draws) for of_task in o] for o in arrays]
+    drawn = np.array([statistic([[runs[i] for runs in o] for o in again]) for i in range(draws)])
+    if min(seeds) == 1:
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return Estimate(value, float(low), float(high), OVER_EPISODES)
+    if min(seeds) >= FEW:
+        low, high = np.percentile(drawn, [2.5, 97.5])
+    else:
+        fewest = min(seeds)
+        error = drawn.std(ddof=1) * np.sqrt(fewest / (fewest - 1))
+        half = error * stats.t.ppf((1 + _LEVEL) / 2, sum(n - 1 for n in seeds))
+        low, high = value - half, value + half
+    return Estimate(value, float(low), float(high), OVER_SEEDS)
+
+
+def _drawn(rng: np.random.Generator, of_task: list[np.ndarray], draws: int) -> np.ndarray:
+    """In each draw, seeds drawn from a task's, and episodes within each: their means."""
+    count = len(of_task)
+    seeds, means = rng.integers(count, size=(draws, count)), np.empty((draws, count))
+    for i, episodes in enumerate(of_task):
+        here = seeds == i
+        means[here] = rng.choice(episodes, (here.sum(), len(episodes))).mean(1)
+    return means
+
+
+def _sizes(outcomes: Outcomes) -> list[list[int]]:
+    return [[len(episodes) for episodes in of_task] for of_task in outcomes]
