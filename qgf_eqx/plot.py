@@ -1,6 +1,6 @@
 """Figures of results: success rates with intervals, and paths through a maze."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ._renamed import old_names
 from .analysis import Diagnostics
 from .evaluate.names import METHODS, colour, label, split_best_of
 from .evaluate.results import Comparison, Row, interval_note
+from .evaluate.statistics import Estimate
 
 
 def success_bars(results: Comparison, path: str | Path) -> Path:
@@ -60,6 +61,47 @@ def _heading(results: Comparison) -> str:
     n = f"{row.n // seeds} episodes x {seeds} training seed{'s' * (seeds > 1)}"
     note = interval_note(row).replace(": ", ":\n")
     return f"{results.task}\nn = {n}. 95 % intervals.\n{note}"
+
+
+def task_bars(results: Mapping[str, Comparison], path: str | Path) -> Path:
+    """As `success_bars`, of several tasks: a panel for each.
+
+    **Arguments:** the results by the name of the task, and the path of the picture.
+    """
+    longest = max(len(found.table) for found in results.values())
+    figure, axes = _panels(1, len(results), figsize=(0.45 * longest * len(results) + 1, 3.6))
+    for panel, (name, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
+        rates, errors = _means_and_errors(found.table)
+        names = [label(row.method) for row in found.table]
+        colours = [colour(row.method) for row in found.table]
+        panel.bar(names, rates, yerr=errors.tolist(), color=colours, capsize=3)
+        panel.set(**_vertical(found.table))
+        panel.set_title(name, fontsize=7)
+        panel.tick_params("x", rotation=60, labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def profiles(
+    found: Mapping[str, Sequence[Estimate]], levels: Sequence[float], path: str | Path
+) -> Path:
+    """Performance profiles: the share of training runs that score above each level.
+
+    **Arguments:**
+
+    - `found`: for every method the shares, of `evaluate.across.performance_profile`.
+    - `levels`: those that they are of, from 0 to 1.
+    - `path`: of the picture.
+    """
+    figure, axes = _panels(figsize=(4.6, 3.4))
+    for name, shares in found.items():
+        value, low, high = np.array([share[:3] for share in shares]).T
+        axes.plot(levels, value, color=colour(name), label=label(name))
+        axes.fill_between(levels, low, high, color=colour(name), alpha=0.15, linewidth=0)
+    axes.set(xlabel="score", ylabel="share of runs above it", xlim=(0, 1), ylim=(-0.02, 1.02))
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
 
 
 def best_of(results: Comparison, path: str | Path) -> Path:

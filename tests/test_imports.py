@@ -141,6 +141,7 @@ EDGES += [
     "figures",
     "plot",
     "film",
+    "suite",
     "cli",
 ]
 ORDER = CORE + EDGES

@@ -25,6 +25,7 @@ from ._deploy import export, serve
 from ._look import analyse, diagnose, methods, plot
 from ._make import collect, demo
 from ._refuse import as_arguments, complain, is_ours
+from ._suite import suite
 
 
 def train() -> None:
@@ -36,7 +37,7 @@ VERBS: dict[str, Callable] = {
     verb.__name__: verb
     for verb in (
         *(demo, collect, train, evaluate, choose, diagnose, analyse, film, plot, methods),
-        *(export, serve),
+        *(suite, export, serve),
     )
 }
 """What the command line can do, by name."""

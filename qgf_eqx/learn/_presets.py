@@ -33,6 +33,36 @@ def preset(name: str) -> TrainConfig:
     return known[name]
 
 
+def config_of(*tables: dict[str, Any]) -> TrainConfig:
+    """The config of tables as in `presets.toml`; what is in an earlier one goes over a later one's,
+    and over what `preset` names.
+
+    **Raises:** `RunError` if a setting is unknown, missing or wrong.
+    """
+    found: dict[str, Any] = {"critic": "iql", "actors": ["flow"]}
+    name = next((table["preset"] for table in tables if "preset" in table), None)
+    for table in (*_tables_of(name), *reversed(tables)):
+        for key, value in table.items():
+            inner = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = {**found[key], **value} if inner else value
+    found.pop("preset", None)
+    if "env" not in found:
+        raise RunError("there is no `env`, and no `preset` that has one.")
+    try:
+        return _config(found)
+    except TypeError as error:
+        raise RunError(f"a setting is unknown or wrong ({error}).") from None
+
+
+def _tables_of(name: str | None) -> list[dict[str, Any]]:
+    if name is None:
+        return []
+    preset(name)  # or an error
+    group, _, entry = name.partition("/")
+    shared = {key: value for key, value in _file()[group].items() if not _is_entry(value)}
+    return [shared, _file()[group][entry]]
+
+
 @cache
 def _file() -> dict[str, Any]:
     return tomllib.loads(files("qgf_eqx").joinpath("presets.toml").read_text())

@@ -1,0 +1,66 @@
+"""The verb `suite`: many trainings and evaluations from one file."""
+
+from pathlib import Path
+from typing import Literal
+
+from ._options import Common, Positional, Workers
+from ._refuse import as_arguments
+
+
+def suite(
+    action: Positional[Literal["plan", "run", "report"]],
+    file: Positional[Path],
+    /,
+    out: Path | None = None,
+    workers: Workers = Workers(),  # noqa: B008 (frozen)
+    engine: Literal["local", "slurm", "ray"] = "local",
+    engine_options: tuple[str, ...] = (),
+    common: Common = Common(),  # noqa: B008 (frozen)
+) -> None:
+    """Train and evaluate many tasks, seeds and methods: what a file plans.
+
+    `plan` lists the cells and which are done. `run` does what is missing: data, then trainings,
+    then evaluations; killed at any time, the same command goes on. `report` writes tables and
+    figures of what is there, finished or not.
+
+    Args:
+        action: plan, run or report.
+        file: The plan, a TOML file.
+        out: The folder of all results, which all workers must reach. Default: results/NAME.
+        workers: How many processes, on this machine.
+        engine: Where cells run: local, slurm (needs submitit) or ray.
+        engine_options: For slurm and ray, as name=value: partition=gpu time=120 gpus=1; or
+            address=auto num_gpus=0.25.
+        common: What every verb has.
+    """
+    common.begin()
+    from .. import suite as suites
+
+    with as_arguments():
+        plan = suites.read_plan(file)
+    out = out or Path("results") / plan.name
+    if action == "plan":
+        cells = [(c.stage, c.title, c.path.exists()) for c in suites.cells_of(plan, out)]
+        total = suites.count(plan)
+        lines = [
+            f"{'done' if done else 'to do':<6} {stage:<6} {title}" for stage, title, done in cells
+        ]
+        sizes = ", ".join(f"{n} of {stage}" for stage, n in total.items())
+        known = (
+            ""
+            if len(cells) == sum(total.values())
+            else " Others are named once the data are there."
+        )
+        found = [{"stage": s, "title": t, "done": d} for s, t, d in cells]
+        text = "\n".join([*lines, f"Cells: {sizes}.{known} {suites.spent(plan, out)}".strip()])
+        return common.result({"cells": found, "total": total}, text)
+    if action == "run":
+        options = {"processes": workers.processes, "progress": common.progress}
+        if engine != "local":
+            from ..engines import by_name
+
+            with as_arguments():
+                options["engine"] = by_name(engine, engine_options, out / "jobs")
+        suites.run_suite(plan, out, **options)
+    path = suites.write_report(plan, out)
+    common.result({"report": str(path)}, f"The report is in {path}")

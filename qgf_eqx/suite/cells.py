@@ -1,0 +1,160 @@
+"""The cells of a plan. A cell's result is a file named by the hash of what it depends on, so that
+nothing is done twice, wherever it was interrupted."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..learn import TrainConfig
+from .plan import Plan, Study
+
+DATA, TRAIN, PLAY = STAGES = ("data", "train", "play")
+"""Each needs what stands before it."""
+
+
+@dataclass(frozen=True)
+class DataCell:
+    """The data of a task: found, or collected; the result says what they are."""
+
+    study: Study
+    path: Path
+    """Of the result."""
+    stage: str = DATA
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"data of {self.study.config.env}"
+
+
+@dataclass(frozen=True)
+class TrainCell:
+    """One training; its run folder is beside the result."""
+
+    study: Study
+    config: TrainConfig
+    path: Path
+    folder: Path
+    stage: str = TRAIN
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"{self.config.env}, seed {self.config.seed}"
+
+
+@dataclass(frozen=True)
+class PlayCell:
+    """One method on all training seeds of a task: its weight chosen, its episodes reported."""
+
+    study: Study
+    method: str
+    runs: tuple[Path, ...]
+    path: Path
+    stage: str = PLAY
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"{self.study.config.env}, {self.method}"
+
+
+Cell: TypeAlias = DataCell | TrainCell | PlayCell
+
+
+def cells_of(plan: Plan, out: str | Path) -> list[Cell]:
+    """All cells of a plan, stage by stage. Those of trainings and evaluations are named once the
+    data are known: before that there are only the cells of data.
+
+    **Arguments:** the plan, and the folder of its results.
+    """
+    out = Path(out)
+    data = [
+        DataCell(study, _named(out, DATA, study.config.env, _data(study))) for study in plan.studies
+    ]
+    found: list[Cell] = [*data]
+    known = [(cell.study, _identity(cell.path)) for cell in data if is_done(cell)]
+    trained = [(study, _trainings(out, study, identity)) for study, identity in known]
+    found += [cell for _, trainings in trained for cell in trainings]
+    found += [cell for study, trainings in trained for cell in _plays(out, study, trainings)]
+    return found
+
+
+def is_done(cell: Cell) -> bool:
+    """Whether its result is there."""
+    return cell.path.exists()
+
+
+def count(plan: Plan) -> dict[str, int]:
+    """How many cells each stage has."""
+    seeds = sum(len(study.seeds) for study in plan.studies)
+    methods = sum(len(study.methods) for study in plan.studies)
+    return dict(zip(STAGES, (len(plan.studies), seeds, methods), strict=True))
+
+
+def spent(plan: Plan, out: str | Path) -> str:
+    """What finished cells took, and by that what is missing will take."""
+    done, left = {}, {}
+    for cell in cells_of(plan, out):
+        if (
+            is_done(cell)
+            and (took := json.loads(cell.path.read_bytes()).get("seconds")) is not None
+        ):
+            done.setdefault((cell.stage, cell.study.config.env), []).append(took)
+        elif not is_done(cell):
+            left.setdefault((cell.stage, cell.study.config.env), []).append(cell)
+    hours = {
+        stage: sum(sum(t) for (s, _), t in done.items() if s == stage) / 3600 for stage in STAGES
+    }
+    said = [f"{stage} {took:.2f} h" for stage, took in hours.items() if took]
+    known = [sum(done[k]) / len(done[k]) * len(cells) for k, cells in left.items() if k in done]
+    size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
+    if not said:
+        return "Times are estimated once the first cell of a stage is done."
+    return (
+        f"Until now: {', '.join(said)} of one worker, {size / 1e9:.2f} GB. To do, by the cells of "
+        f"the same task: {sum(known) / 3600:.2f} h."
+    )
+
+
+def _trainings(out: Path, study: Study, identity: Any) -> list[TrainCell]:
+    found = []
+    for seed in study.seeds:
+        config = replace(study.config, seed=seed)
+        what = {"config": config.as_dict(), "data": identity}
+        path = _named(out, TRAIN, f"{config.env}.seed{seed}", what)
+        found.append(TrainCell(study, config, path, path.with_suffix("")))
+    return found
+
+
+def _plays(out: Path, study: Study, trainings: Sequence[TrainCell]) -> list[PlayCell]:
+    runs = tuple(cell.folder for cell in trainings)
+    shared = {
+        "runs": [run.name for run in runs],
+        "episodes": study.episodes,
+        "tuning budget": study.tuning_budget,
+        "weights": study.weights,
+    }
+    return [
+        PlayCell(study, name, runs, _named(out, PLAY, f"{study.config.env}.{name}", shared))
+        for name in study.methods
+    ]
+
+
+def _data(study: Study) -> dict[str, Any]:
+    return {"env": study.config.env, "data_dir": study.data_dir, "collect": study.collect}
+
+
+def _identity(path: Path) -> Any:
+    """What a finished cell of data has found."""
+    return json.loads(path.read_bytes())["fingerprint"]
+
+
+def _named(out: Path, stage: str, title: str, what: dict[str, Any]) -> Path:
+    text = json.dumps([version("qgf_eqx"), stage, title, what], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return out / stage / f"{title.replace(':', '-').replace('/', '-')}.{digest}.json"

@@ -1,0 +1,132 @@
+"""A plan: tasks, settings, training seeds and methods, as data."""
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..learn import RunError, TrainConfig
+from ..learn._presets import config_of
+
+
+class PlanError(ValueError):
+    """A plan that cannot be carried out: the sentence names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A task of a plan: its settings, and what is played on it."""
+
+    config: TrainConfig
+    """Of all its trainings, but for the seed."""
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    episodes: int
+    """Reported ones, per training seed."""
+    tuning_budget: int
+    """Tuning episodes per training seed and method, divided among its weights."""
+    data_dir: str
+    """Where the data are, or are collected to."""
+    collect: int = 0
+    """Transitions that are made on this machine, if the data are not there; 0 for none."""
+    weights: tuple[float, ...] = ()
+    """Of guidance, to choose from; by default around `starting_weight`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite runs."""
+
+    name: str
+    studies: tuple[Study, ...]
+
+
+_SHARED = {field.name for field in fields(Study)} - {"config"}
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan of a TOML file.
+
+    ```toml
+    name = "small"
+    seeds = [0, 1, 2]
+    methods = ["flow", "qgf", "best-of-16"]
+    episodes = 50
+    tuning_budget = 60
+    data_dir = "data"
+
+    [train]  # settings of all tasks, as in presets
+    updates = 10_000
+
+    [[tasks]]
+    preset = "cpu/pointmaze-medium"
+    collect = 500_000
+
+    [[tasks]]
+    preset = "cpu/cube-single"
+    updates = 20_000
+    learners = { width = 256 }
+    ```
+
+    What a task sets goes over `[train]`, and that over the preset. A task may also set `seeds`,
+    `methods`, `episodes` and the like for itself.
+
+    **Raises:** `PlanError` naming the file and the entry that is missing, unknown or wrong.
+    """
+    path = Path(path)
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path} is not TOML: {error}.") from None
+    tasks, train = found.pop("tasks", None), found.pop("train", {})
+    name = found.pop("name", path.stem)
+    if not isinstance(name, str) or not isinstance(train, dict):
+        raise PlanError(f"{path}: `name` must be a text, and `train` a table.")
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(t, dict) for t in tasks):
+        raise PlanError(f"{path} has no `[[tasks]]`.")
+    if unknown := found.keys() - _SHARED:
+        known = ", ".join(["name", "train", "tasks", *sorted(_SHARED)])
+        raise PlanError(f"{path} has an unknown `{min(unknown)}`; known are {known}.")
+    studies = [_study(f"{path}, task {i}", found, train, task) for i, task in enumerate(tasks, 1)]
+    names = [study.config.env for study in studies]
+    for env in names:
+        if names.count(env) > 1:
+            raise PlanError(f"{path} has `{env}` twice: make two plans of them.")
+    return Plan(name, tuple(studies))
+
+
+def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study:
+    own = {name: value for name, value in task.items() if name in _SHARED}
+    settings = {name: value for name, value in task.items() if name not in _SHARED}
+    parts = {"data_dir": "data", "tuning_budget": 60, "episodes": 50, **shared, **own}
+    for name in ("seeds", "methods"):
+        if not parts.get(name):
+            raise PlanError(f"{where} has no `{name}`.")
+    parts |= {n: tuple(parts[n]) for n in ("seeds", "methods", "weights") if n in parts}
+    try:
+        config = config_of(settings, train)
+        for seed in parts["seeds"]:
+            replace(config, seed=seed)
+    except (RunError, TypeError) as error:
+        raise PlanError(f"{where}: {error}") from None
+    return _checked(where, Study(config, **parts))
+
+
+def _checked(where: str, study: Study) -> Study:
+    """The study, whose methods and counts are such."""
+    from ..evaluate import method
+
+    for name in ("episodes", "tuning_budget", "collect"):
+        count, least = getattr(study, name), 0 if name == "collect" else 1
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise PlanError(f"{where}: `{name}` must be an int of at least {least}, got {count!r}.")
+    if len(set(study.seeds)) < len(study.seeds) or len(set(study.methods)) < len(study.methods):
+        raise PlanError(f"{where} names a seed or a method twice.")
+    for name in study.methods:
+        try:
+            method(name, actors=study.config.actors)
+        except ValueError as error:
+            raise PlanError(f"{where}: {error}") from None
+    return study

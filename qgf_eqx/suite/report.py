@@ -1,0 +1,163 @@
+"""Tables and figures of a plan, from what is there, finished or not."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._files import write_atomically
+from ..evaluate import across
+from ..evaluate._judge import compared
+from ..evaluate._rows import Comparison
+from ..evaluate.results import format_table, read
+from ..evaluate.statistics import Estimate
+from ..evaluate.task import References, Return
+from .cells import PLAY, PlayCell, cells_of, count, is_done
+from .plan import Plan
+
+
+def write_report(plan: Plan, out: str | Path) -> Path:
+    """Writes `report.md` and `report.json` to the folder of results; the same results give the
+    same bytes. Needs Matplotlib for `success.png` and `profile.png`, which it leaves out otherwise.
+
+    **Returns:** the path of `report.md`.
+    """
+    out = Path(out)
+    cells = cells_of(plan, out)
+    found = comparisons(plan, out)
+    lines = [f"# {plan.name}", "", *_progress(plan, cells), ""]
+    content: dict[str, Any] = {"plan": plan.name, "tasks": {}}
+    for name, comparison in found.items():
+        lines += [f"## {name}", "", "```", format_table(comparison), "```", ""]
+        content["tasks"][name] = {
+            row.method: {"weight": str(row.weight), **_as_dict(row.estimate), "n": row.n}
+            for row in comparison.table
+        }
+    if len(found) > 1:
+        together = over_tasks(found)
+        lines += _together(together, len(found))
+        content["over tasks"] = together
+    _draw(found, out)
+    _write(out / "report.json", json.dumps(content, indent=1) + "\n")
+    _write(out / "report.md", "\n".join(lines).rstrip() + "\n")
+    return out / "report.md"
+
+
+def comparisons(plan: Plan, out: str | Path) -> dict[str, Comparison]:
+    """What is finished of a plan, by task: one comparison of all its methods."""
+    by_task: dict[str, list[Comparison]] = {}
+    for cell in cells_of(plan, out):
+        if isinstance(cell, PlayCell) and is_done(cell):
+            by_task.setdefault(cell.study.config.env, []).append(read(cell.path))
+    return {name: _merged(parts) for name, parts in by_task.items()}
+
+
+def over_tasks(found: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
+    """Averages over the tasks, of the methods that all of them have: in success, or in normalised
+    score, as `evaluate.across` computes them."""
+    scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
+    shared = _shared(scores)
+    ours = "qgf" if "qgf" in shared else shared[0]
+    rows = {}
+    for name in shared:
+        own = [of[name] for of in scores.values()]
+        rows[name] = {
+            "mean": _as_dict(across.mean_over_tasks(own)),
+            "interquartile mean": _as_dict(across.interquartile_mean(own)),
+        }
+        if name != ours:
+            first = [of[ours] for of in scores.values()]
+            better = across.probability_of_improvement(first, own)
+            rows[name] |= {
+                f"{ours} minus it": _as_dict(across.pooled_difference(first, own)),
+                f"chance that {ours} is better": _as_dict(better),
+            }
+    return rows
+
+
+def outcomes_of(found: Comparison) -> dict[str, list[list[float]]]:
+    """Of every method for every training seed the outcomes: success, or the normalised score."""
+    low, high = 0.0, 1.0
+    if isinstance(found.outcome, Return):
+        low, high = found.outcome.references or References(0.0, 1.0)
+    by_return = isinstance(found.outcome, Return)
+    return {
+        name: [
+            [(e.total_reward - low) / (high - low) if by_return else float(e.success) for e in run]
+            for run in runs
+        ]
+        for name, runs in found.episodes.items()
+    }
+
+
+def _shared(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The methods that all tasks have."""
+    return [m for m in next(iter(scores.values())) if all(m in of for of in scores.values())]
+
+
+def _merged(parts: Sequence[Comparison]) -> Comparison:
+    """Comparisons of the same runs and episodes, each of some methods, as one."""
+    first = parts[0]
+    rows = {row.method: (row.choice, row.steps) for part in parts for row in part.table}
+    episodes = {name: runs for part in parts for name, runs in part.episodes.items()}
+    tuning = tuple(row for part in parts for row in part.tuning)
+    about = {"runs": first.runs, "reduce": first.reduce, "goals": first.goals, "tuning": tuning}
+    return compared(first.task, first.outcome, rows, episodes, **about)
+
+
+def _progress(plan: Plan, cells: Sequence[Any]) -> list[str]:
+    lines = []
+    for stage, total in count(plan).items():
+        done = sum(is_done(cell) for cell in cells if cell.stage == stage)
+        lines.append(f"{stage}: {done} of {total} done.")
+        if stage == PLAY and done < total:
+            waiting = [c.title for c in cells if c.stage == PLAY and not is_done(c)]
+            lines += [f"Missing: {'; '.join(waiting)}."] if waiting else []
+    return lines
+
+
+def _together(rows: Mapping[str, Mapping[str, Any]], tasks: int) -> list[str]:
+    lines = [f"## Over {tasks} tasks", ""]
+    lines += ["| method | mean | interquartile mean | difference | chance of improvement |"]
+    lines += ["|---|---|---|---|---|"]
+    for name, row in rows.items():
+        cells = [_percent(row["mean"]), _percent(row["interquartile mean"])]
+        others = [value for key, value in row.items() if key not in ("mean", "interquartile mean")]
+        cells += [_percent(value) for value in others] or ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "In % with 95 % intervals over training seeds and episodes; the tasks are fixed."]
+    return [*lines, "Differences and chances are those of QGF, or of the first method.", ""]
+
+
+def _percent(found: Mapping[str, Any]) -> str:
+    low, high = (100 * end for end in found["interval"])
+    return f"{100 * found['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _as_dict(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "interval": [found.low, found.high], "over": found.over}
+
+
+def _draw(found: Mapping[str, Comparison], out: Path) -> None:
+    if not found:
+        return
+    try:
+        from .. import plot
+    except ImportError:
+        return
+    scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
+    plot.task_bars(found, out / "success.png")
+    levels = np.linspace(0, 1, 41)[:-1].tolist()
+    profiles = {
+        name: across.performance_profile([of[name] for of in scores.values()], levels, draws=200)
+        for name in _shared(scores)
+    }
+    plot.profiles(profiles, levels, out / "profile.png")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        file.write(text.encode())

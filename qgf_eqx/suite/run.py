@@ -1,0 +1,144 @@
+"""Runs what is missing of a plan, on any engine."""
+
+import json
+import time
+import traceback
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .._files import write_atomically
+from .._progress import bar
+from ..engines import Engine, Local
+from .cells import STAGES, Cell, DataCell, PlayCell, TrainCell, cells_of, is_done
+from .plan import Plan
+
+
+class SuiteError(RuntimeError):
+    """Cells that failed; what else could be done is done."""
+
+
+def run_suite(
+    plan: Plan,
+    out: str | Path,
+    *,
+    engine: Engine | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Does what is missing: data first, then trainings, then evaluations.
+
+    A cell that fails does not stop the others of its stage. Killed at any time and called again,
+    nothing that was finished is done twice, and a training goes on from its last checkpoint.
+
+    **Arguments:**
+
+    - `plan`: see `read_plan`.
+    - `out`: the folder of all results, which all workers must reach under this name.
+    - `engine`: where cells run; by default `Local(processes)`.
+    - `processes`: of the default engine.
+    - `progress`: show a bar for each stage.
+
+    **Raises:** `SuiteError` if cells failed, naming the first and where its traceback is.
+    """
+    engine = engine or Local(processes)
+    for stage in STAGES:
+        cells = [cell for cell in cells_of(plan, out) if cell.stage == stage]
+        missing = [cell for cell in cells if not is_done(cell)]
+        failed = []
+        with bar(
+            len(cells),
+            f"{plan.name}: {stage}",
+            "cells",
+            show=progress,
+            initial=len(cells) - len(missing),
+        ) as shown:
+            for cell, error in engine.map(partial(do, Path(out)), missing):
+                shown.update()
+                failed += [(cell, error)] if error else []
+        if failed:
+            cell, error = failed[0]
+            where = Path(out) / "errors" / f"{cell.path.stem}.txt"
+            raise SuiteError(
+                f"{len(failed)} of {len(missing)} cells failed, such as {cell.title}: {error} The "
+                f"traceback is in {where}. The same command goes on with what is missing."
+            )
+
+
+def do(out: Path, cell: Cell) -> str:
+    """Does one cell and writes its result; returns the error's sentence if it fails."""
+    log = out / "errors" / f"{cell.path.stem}.txt"
+    if is_done(cell):  # by another worker
+        return ""
+    try:
+        begin = time.perf_counter()
+        result = _RESULTS[type(cell)](cell)
+        if isinstance(result, dict):
+            result["seconds"] = round(time.perf_counter() - begin, 1)
+            _write(cell.path, json.dumps(result, indent=1).encode())
+    except Exception as error:
+        _write(log, traceback.format_exc().encode())
+        return f"{type(error).__name__}: {error}"
+    log.unlink(missing_ok=True)
+    return ""
+
+
+def _data(cell: DataCell) -> dict[str, Any]:
+    from ..data import collect, dataset_name
+    from ..data._fingerprint import fingerprint
+
+    study = cell.study
+    if study.collect:
+        name = study.config.env
+        name = name if ":" in name else dataset_name(name)
+        collect(name, study.data_dir, transitions=study.collect, processes=1, progress=False)
+    dataset = _dataset(cell)
+    return {"fingerprint": fingerprint(dataset), "transitions": len(dataset.episode_end)}
+
+
+def _train(cell: TrainCell) -> dict[str, Any]:
+    from ..evaluate import task_of
+    from ..learn import train
+
+    task = task_of(cell.config.env)
+    config = replace(cell.config, goals=task.goals > 0)
+    options: dict[str, Any] = {"hindsight": task.hindsight} if task.goals else {}
+    options |= {"save_every": 1000, "progress": False}
+    path = train(config, _dataset(cell), cell.folder, **options)
+    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    return {"updates": cell.config.updates, "bytes": size}
+
+
+def _play(cell: PlayCell) -> None:
+    from ..evaluate.comparison import compare
+    from ..evaluate.results import write
+
+    study, begin = cell.study, time.perf_counter()
+    found = compare(
+        cell.runs,
+        [cell.method],
+        weights=study.weights or None,
+        tuning_budget=study.tuning_budget,
+        episodes=study.episodes,
+        processes=1,
+        progress=False,
+    )
+    about = {**found.about, "seconds": round(time.perf_counter() - begin, 1)}
+    write(replace(found, about=about), cell.path)
+
+
+_RESULTS = {DataCell: _data, TrainCell: _train, PlayCell: _play}
+
+
+def _dataset(cell: DataCell | TrainCell) -> Any:
+    from ..evaluate import task_of
+    from ..evaluate.task import dataset_of
+
+    return dataset_of(task_of(cell.study.config.env), cell.study.data_dir)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        file.write(content)

@@ -1,0 +1,191 @@
+"""Suites: a plan from a file, run in pieces and on several engines, and its report."""
+
+import json
+
+import pytest
+
+from qgf_eqx import cli
+from qgf_eqx.engines import Local, Ray, Slurm, by_name
+from qgf_eqx.evaluate import across
+from qgf_eqx.evaluate.results import read
+from qgf_eqx.suite import PlanError, SuiteError, cells_of, count, read_plan, run_suite, write_report
+from qgf_eqx.suite.report import comparisons, outcomes_of
+
+pytestmark = pytest.mark.usefixtures("loose_promotion")
+
+PLAN = """
+name = "small"
+seeds = [0, 1]
+methods = ["flow", "qgf"]
+episodes = 3
+tuning_budget = 4
+weights = [0.1, 1.0]
+
+[train]
+updates = 6
+batch = 8
+horizon = 2
+learners = { width = 8, depth = 1 }
+
+[[tasks]]
+env = "toy:make_array_task"
+
+[[tasks]]
+env = "toy:make_room"
+updates = 4
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(PLAN)
+    return path
+
+
+def files(out):
+    """The results, but for when they were made."""
+    found = {}
+    for path in sorted((out / "play").glob("*.json")):
+        content = json.loads(path.read_text())
+        found[path.name] = content["episodes"], content["table"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, loose_promotion):
+    """A suite that ran without an interruption."""
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "small.toml").write_text(PLAN)
+    run_suite(read_plan(folder / "small.toml"), folder / "out", processes=1, progress=False)
+    return folder / "out"
+
+
+def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
+    plan = read_plan(file)
+    first, second = plan.studies
+    assert (first.config.updates, second.config.updates) == (6, 4)
+    assert first.config.critic.width == 8 and first.seeds == (0, 1)
+    assert count(plan) == {"data": 2, "train": 4, "play": 4}
+    file.write_text(PLAN.replace('env = "toy:make_room"', 'preset = "cpu/pointmaze-medium"'))
+    preset = read_plan(file).studies[1].config
+    assert (preset.updates, preset.batch, preset.gamma, preset.critic.depth) == (4, 8, 0.99, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = [0, 1]\n", "", "task 1 has no `seeds`"),
+        ("episodes = 3", "episodes = 0", "task 1: `episodes` must be an int of at least 1, got 0"),
+        ('"qgf"]', '"qfg"]', "task 1: unknown method"),
+        ("updates = 6", "update = 6", "task 1: a setting is unknown or wrong"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "task 1 names a seed or a method twice"),
+        ('env = "toy:make_array_task"', "", "task 1: there is no `env`"),
+        ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice"),
+        ('name = "small"', 'nmae = "small"', "has an unknown `nmae`; known are name, train"),
+        ("[[tasks]]", "[[task]]", "has no `\\[\\[tasks\\]\\]`"),
+        ("seeds = [", "seeds = [[", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_named(file, old, new, message):
+    file.write_text(PLAN.replace(old, new))
+    with pytest.raises(PlanError, match=message):
+        read_plan(file)
+
+
+def test_a_suite_does_all_of_it_and_then_nothing(file, done, tmp_path):
+    plan = read_plan(file)
+    cells = cells_of(plan, done)
+    assert [c.stage for c in cells] == ["data"] * 2 + ["train"] * 4 + ["play"] * 4
+    assert all(cell.path.exists() for cell in cells)
+    before = {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file()}
+    run_suite(plan, done, processes=1, progress=False)
+    assert before == {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file()}
+    other = read(next((done / "play").glob("*.flow.*")))
+    assert [len(runs) for runs in other.episodes["flow"]] == [3, 3]
+
+
+def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path):
+    plan = read_plan(file)
+    texts = [write_report(plan, done).read_bytes() for _ in range(2)]
+    assert texts[0] == texts[1]
+    text = texts[0].decode()
+    assert "play: 4 of 4 done." in text and "## Over 2 tasks" in text
+    content = json.loads((done / "report.json").read_text())
+    found = comparisons(plan, done)
+    scores = [outcomes_of(found[name])["qgf"] for name in found]
+    assert content["over tasks"]["qgf"]["mean"]["value"] == across.mean_over_tasks(scores).value
+    assert all((done / name).stat().st_size > 5000 for name in ("success.png", "profile.png"))
+    next((done / "play").glob("*room.qgf.*")).rename(tmp_path / "away.json")
+    try:
+        text = write_report(plan, done).read_text()
+        assert "play: 3 of 4 done." in text and "Missing: toy:make_room, qgf." in text
+    finally:
+        gone = next(c for c in cells_of(plan, done) if c.stage == "play" and not c.path.exists())
+        (tmp_path / "away.json").rename(gone.path)
+
+
+class Stops:
+    """An engine that does some cells and is then interrupted."""
+
+    def __init__(self, cells):
+        self.left = cells
+
+    def map(self, function, cells):
+        for cell in cells:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield cell, function(cell)
+
+
+def test_interrupted_after_every_cell_it_goes_on_and_ends_with_the_same(file, done, tmp_path):
+    plan, out = read_plan(file), tmp_path / "out"
+    for _ in range(30):
+        try:
+            run_suite(plan, out, engine=Stops(1), progress=False)
+            break
+        except KeyboardInterrupt:
+            pass
+    assert files(out) == files(done)
+    assert write_report(plan, out).read_bytes() == write_report(plan, done).read_bytes()
+
+
+def test_a_cell_that_fails_is_said_and_the_others_are_done(file, tmp_path, monkeypatch):
+    import toy
+
+    plan, out = read_plan(file), tmp_path / "out"
+    monkeypatch.setattr(toy, "room_walks", lambda: 1 / 0)
+    with pytest.raises(
+        SuiteError, match="1 of 2 cells failed, such as data of toy:make_room: Zero"
+    ):
+        run_suite(plan, out, processes=1, progress=False)
+    (log,) = (out / "errors").iterdir()
+    assert "ZeroDivisionError" in log.read_text()
+    assert sum(c.path.exists() for c in cells_of(plan, out)) == 1
+    monkeypatch.undo()
+    run_suite(plan, out, processes=1, progress=False)
+    assert not list((out / "errors").iterdir())
+
+
+def test_from_the_command_line(file, done, capsys):
+    cli.main(["suite", "plan", str(file), "--out", str(done)])
+    printed = capsys.readouterr().out
+    assert printed.count("done ") == 10 and "Cells: 2 of data, 4 of train, 4 of play." in printed
+    assert "Until now: data 0.00 h, train 0.00 h, play 0.00 h of one worker" in printed
+    cli.main(["suite", "report", str(file), "--out", str(done)])
+    assert "The report is in" in capsys.readouterr().out
+    cli.main(["suite", "run", str(file), "--out", str(done), "--processes", "1", "--quiet"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["suite", "plan", str(file) + "x"])
+    assert stop.value.code == 2 and "cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_engines_are_made_of_options():
+    assert by_name("local", ["processes=2"], "f") == Local(2)
+    slurm = by_name("slurm", ["timeout_min=5", "slurm_partition=gpu", "cluster=local"], "f")
+    assert slurm == Slurm("f", {"timeout_min": 5, "slurm_partition": "gpu"}, "local")
+    assert by_name("ray", ["num_gpus=0.25", "address=auto"], "f") == Ray("auto", {"num_gpus": 0.25})
+    for wrong, message in ((("slum", []), "`engine` must be"), (("ray", ["gpus"]), "name=value")):
+        with pytest.raises(ValueError, match=message):
+            by_name(*wrong, "f")
