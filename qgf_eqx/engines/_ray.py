@@ -41,8 +41,8 @@ class Ray:
         if started:
             ray.init(address=self.address, log_to_driver=False)
         options = {"num_cpus": 1, "max_retries": self.retries, **self.options}
-        task = ray.remote(**options)(function_of(function))
-        tasks = {task.remote(cell): cell for cell in cells}
+        task = ray.remote(**options)(call)
+        tasks = {task.remote(function, cell): cell for cell in cells}
         try:
             while tasks:
                 (reference,), _ = ray.wait(list(tasks), num_returns=1)
@@ -63,10 +63,6 @@ class Ray:
                 ray.shutdown()
 
 
-def function_of(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A plain function, which `ray.remote` takes; a partial is none."""
-
-    def call(cell: Any) -> Any:
-        return function(cell)
-
-    return call
+def call(function: Callable[[Any], Any], cell: Any) -> Any:
+    """A plain function of a module, which `ray.remote` takes; a partial is none."""
+    return function(cell)

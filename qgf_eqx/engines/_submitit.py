@@ -1,5 +1,7 @@
 """Cells as jobs of a SLURM cluster, by submitit."""
 
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
@@ -9,14 +11,15 @@ from typing import Any
 from ._local import EngineError
 
 _WAIT = 2.0  # seconds between two looks at the queue
+_GRACE = 20.0  # until the result of a job that has left the queue can be seen from here
 
 
 @dataclass(frozen=True)
 class Slurm:
     """Runs each cell as a job of an array. Needs `pip install 'qgf_eqx[slurm]'`.
 
-    A job that is preempted or reaches its time limit is put in the queue again; cells that save
-    what they have done, as trainings do, go on from there.
+    A job that is preempted or reaches its time limit is put in the queue again, and one that dies
+    is sent again; cells that save what they have done, as trainings do, go on from there.
 
     **Raises:** `ImportError` without submitit.
     """
@@ -29,13 +32,15 @@ class Slurm:
     cluster: str | None = None
     """`slurm`, or `local` for processes of this machine, with which scripts are tried; by default
     SLURM if it is here."""
+    retries: int = 2
+    """How often a cell whose job died is sent again."""
 
     def map(
         self, function: Callable[[Any], Any], cells: Iterable[Any]
     ) -> Generator[tuple[Any, Any], None, None]:
         """As `Engine.map`. Jobs that are still there are cancelled when the loop ends early.
 
-        **Raises:** `EngineError` if a job died, with the path of its log.
+        **Raises:** `EngineError` if a cell's job died each time, with the path of the log.
         """
         try:
             import submitit
@@ -49,20 +54,34 @@ class Slurm:
             return
         executor = submitit.AutoExecutor(folder=str(self.folder), cluster=self.cluster)
         executor.update_parameters(**self.options)
+        work = Requeued(function)
         with executor.batch():
-            jobs = [executor.submit(Requeued(function), cell) for cell in cells]
-        left = list(zip(cells, jobs, strict=True))
+            jobs = [executor.submit(work, cell) for cell in cells]
+        left = [_Sent(cell, job) for cell, job in zip(cells, jobs, strict=True)]
+        died = submitit.core.utils.UncompletedJobError
         try:
             while left:
-                done = [pair for pair in left if pair[1].done()]
-                left = [pair for pair in left if pair not in done]
-                for cell, job in done:
-                    yield cell, _result(job)
-                if not done:
-                    time.sleep(_WAIT)
+                queue = _queue()
+                for sent in [sent for sent in left if sent.has_ended(queue)]:
+                    try:
+                        if not sent.job.done():  # it would be waited for
+                            raise died("its process has died")
+                        result = sent.job.result()
+                    except submitit.core.utils.FailedJobError as error:
+                        raise _error(sent, error) from error
+                    except died as error:
+                        if sent.attempt > self.retries:
+                            raise _error(sent, error) from error
+                        again = executor.submit(work, sent.cell)
+                        left.append(_Sent(sent.cell, again, sent.attempt + 1))
+                        left.remove(sent)
+                        continue
+                    left.remove(sent)
+                    yield sent.cell, result
+                time.sleep(_WAIT if left else 0)
         finally:
-            for _, job in left:
-                job.cancel(check=False)
+            for sent in left:
+                sent.job.cancel(check=False)
 
 
 class Requeued:
@@ -83,14 +102,38 @@ class Requeued:
         return DelayedSubmission(self, cell)
 
 
-def _result(job: Any) -> Any:
-    import submitit
+class _Sent:
+    """A cell, and the job that it was sent as."""
 
-    try:
-        return job.result()
-    except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
-        where, lines = job.paths.stderr, str(error).strip().splitlines()
-        raise EngineError(
-            f"job {job.job_id} failed ({lines[-1] if lines else 'no output'}). Its log is {where}. "
-            "Call again: what was saved is kept."
-        ) from error
+    def __init__(self, cell: Any, job: Any, attempt: int = 1):
+        self.cell, self.job, self.attempt = cell, job, attempt
+        self.gone: float | None = None  # since when it is not in the queue
+
+    def has_ended(self, queue: set[str] | None) -> bool:
+        if self.job.done():
+            return True
+        if queue is None or self.job.job_id in queue:
+            self.gone = None
+            return False
+        # Without SLURM's accounting nobody says that a job died.
+        self.gone = self.gone or time.monotonic()
+        return time.monotonic() - self.gone > _GRACE
+
+
+def _queue() -> set[str] | None:
+    """The jobs that SLURM's queue has; None if there is no such queue."""
+    if shutil.which("squeue") is None:
+        return None
+    line = ["squeue", "--noheader", "--array", "--format=%i"]
+    found = subprocess.run(line, capture_output=True, text=True)
+    return None if found.returncode else set(found.stdout.split())
+
+
+def _error(sent: _Sent, error: Exception) -> EngineError:
+    # Of a traceback submitit gives the text, between two lines of dashes.
+    parts = [part.strip() for part in str(error).split("-" * 22) if part.strip()]
+    said = (parts[1] if len(parts) > 2 else parts[0] if parts else "no output").splitlines()
+    return EngineError(
+        f"job {sent.job.job_id} failed ({said[-1]}). Its log is {sent.job.paths.stderr}. "
+        "Call again: what was saved is kept."
+    )

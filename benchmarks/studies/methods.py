@@ -1,0 +1,110 @@
+"""What each method costs: GFLOP per action, and per update beside a flow and its critic.
+
+    python -m benchmarks.studies.methods
+
+Counts the operations of the methods of `results/methods_cube.json`, with networks of those runs'
+sizes (observation 28, chunk 5 x 5, 4 x 128, batch 128). Writes `results/methods_cost.json`, and
+prints the table of docs/worth.md. Nothing is trained.
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qgf_eqx import bounded
+from qgf_eqx._provenance import versions, write_json
+from qgf_eqx.data import Chunk, Dataset
+from qgf_eqx.evaluate._actors import of_run
+from qgf_eqx.evaluate.names import label, method
+from qgf_eqx.evaluate.results import read
+from qgf_eqx.flops import count
+from qgf_eqx.learn import TrainConfig, learners, load_run, train
+from qgf_eqx.learn._learner import Spec
+from qgf_eqx.learn.loop import init_team, update_team
+
+from .. import RESULTS
+
+OBS, CHUNK, BATCH = 28, (5, 5), 128
+SIZE = {"width": 128, "depth": 4}
+SPEC = Spec(OBS, CHUNK, -1.0, 1.0)
+ACTORS = ("edp-30", "fql-30", "qam-1", "dac-3", "qsm-0.3", "cfgrl", "robust-q", "distill-0.1")
+
+
+def config(actors: list[str]) -> TrainConfig:
+    """Of IQL and these actors."""
+    return TrainConfig("e", horizon=CHUNK[0], batch=BATCH, **learners("iql", actors, **SIZE))
+
+
+def per_update(actors: list[str]) -> int:
+    """Operations of an update of a critic and these actors."""
+    team = config(actors).team
+    state = init_team(team, SPEC, jax.random.key(0))
+    rows = {"obs": jnp.zeros((BATCH, OBS)), "action": jnp.zeros((BATCH, *CHUNK))}
+    scalar = jnp.ones(BATCH)
+    chunks = Chunk(rows["obs"], rows["action"], scalar, scalar, rows["obs"], scalar, scalar)
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def update(arrays: Any, chunks: Chunk, key: jax.Array) -> Any:
+        found, metrics = update_team(team, SPEC, eqx.combine(arrays, static), chunks, key)
+        return eqx.filter(found, eqx.is_array), metrics
+
+    return count(update, arrays, chunks, jax.random.key(0))
+
+
+def trained(folder: Path) -> Any:
+    """A run with all actors, of these sizes and one update: its operations do not depend on what
+    it has learned."""
+    rng, rows = np.random.default_rng(0), 200
+    ends = (np.arange(rows) % 50 == 49).astype(np.float32)
+    obs = rng.normal(size=(rows, OBS)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (rows, CHUNK[1])).astype(np.float32)
+    rewards = -np.ones(rows, np.float32)
+    rewards[::7] = 0
+    dataset = Dataset(obs, actions, rewards, (rewards == 0).astype(np.float32), ends)
+    full = replace(config(["flow", *ACTORS]), updates=1)
+    train(full, dataset, folder, progress=False)
+    return load_run(folder)
+
+
+def per_action(run: Any, name: str) -> int:
+    """Operations of an action of a method."""
+    sampler = method(name, weight=0.1, actors=run.config.actors)
+    if sampler.choices:
+        sampler = replace(sampler, weight=sampler.choices[0])
+    policy, sampler = of_run(run, sampler)
+    act = partial(sampler, policy, bounded(run.critic))
+    return count(act, jnp.zeros(OBS), jax.random.key(0))
+
+
+def main() -> None:
+    """Counts, writes and prints."""
+    with TemporaryDirectory() as folder:
+        run = trained(Path(folder))
+    names = [row.method for row in read(RESULTS / "methods_cube.json").table]
+    base = per_update(["flow"])
+    of_actor = {a.rpartition("-")[0] if a[-1].isdigit() else a: a for a in ACTORS}
+    rows = {
+        name: {
+            "MFLOP per action": per_action(run, name) / 1e6,
+            "update beside flow and critic": (
+                per_update(["flow", of_actor[name]]) / base if name in of_actor else 1.0
+            ),
+        }
+        for name in names
+    }
+    sizes = f"observation {OBS}, chunk {CHUNK[0]} x {CHUNK[1]}, 4 x 128, batch {BATCH}"
+    content = {"sizes": sizes, "GFLOP per update of flow and critic": base / 1e9}
+    write_json(RESULTS / "methods_cost.json", {**content, "methods": rows, "versions": versions()})
+    for name, row in rows.items():
+        print(f"{label(name):<22}" + "".join(f"{value:>10.2f}" for value in row.values()))
+
+
+if __name__ == "__main__":
+    main()
