@@ -89,6 +89,12 @@ def is_done(cell: Cell) -> bool:
     return cell.path.exists()
 
 
+def can_be_done(cell: Cell) -> bool:
+    """Whether all that it needs is there: of an evaluation all trainings."""
+    runs = cell.runs if isinstance(cell, PlayCell) else ()
+    return all(run.with_name(f"{run.name}.json").exists() for run in runs)
+
+
 def count(plan: Plan) -> dict[str, int]:
     """How many cells each stage has."""
     seeds = sum(len(study.seeds) for study in plan.studies)

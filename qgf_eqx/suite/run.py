@@ -3,15 +3,16 @@
 import json
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._files import write_atomically
+from .._files import hold_lock, write_atomically
 from .._progress import bar
 from ..engines import Engine, Local
-from .cells import STAGES, Cell, DataCell, PlayCell, TrainCell, cells_of, is_done
+from .cells import STAGES, Cell, DataCell, PlayCell, TrainCell, can_be_done, cells_of, is_done
 from .plan import Plan
 
 
@@ -29,8 +30,8 @@ def run_suite(
 ) -> None:
     """Does what is missing: data first, then trainings, then evaluations.
 
-    A cell that fails does not stop the others of its stage. Killed at any time and called again,
-    nothing that was finished is done twice, and a training goes on from its last checkpoint.
+    A cell that fails stops only those that need it. Killed at any time and called again, nothing
+    that was finished is done twice, and a training goes on from its last checkpoint.
 
     **Arguments:**
 
@@ -42,33 +43,54 @@ def run_suite(
 
     **Raises:** `SuiteError` if cells failed, naming the first and where its traceback is.
     """
-    engine = engine or Local(processes)
-    for stage in STAGES:
-        cells = [cell for cell in cells_of(plan, out) if cell.stage == stage]
-        missing = [cell for cell in cells if not is_done(cell)]
-        failed = []
-        with bar(
-            len(cells),
-            f"{plan.name}: {stage}",
-            "cells",
-            show=progress,
-            initial=len(cells) - len(missing),
-        ) as shown:
-            for cell, error in engine.map(partial(do, Path(out)), missing):
-                shown.update()
-                failed += [(cell, error)] if error else []
-        if failed:
-            cell, error = failed[0]
-            where = Path(out) / "errors" / f"{cell.path.stem}.txt"
-            raise SuiteError(
-                f"{len(failed)} of {len(missing)} cells failed, such as {cell.title}: {error} The "
-                f"traceback is in {where}. The same command goes on with what is missing."
-            )
+    engine, out = engine or Local(processes), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with hold_lock(out, "runs the suite in", SuiteError):
+        _clean(out)
+        failed = [pair for s in STAGES for pair in _run_stage(plan, out, s, engine, progress)]
+    if failed:
+        cell, error = failed[0]
+        raise SuiteError(
+            f"{len(failed)} cells failed, such as {cell.title}: {error} The traceback is in "
+            f"{_log(out, cell)}. The same command goes on with what is missing."
+        )
+
+
+def _run_stage(
+    plan: Plan, out: Path, stage: str, engine: Engine, progress: bool
+) -> list[tuple[Cell, str]]:
+    """Does what is missing of a stage and can be done; returns what failed, and why."""
+    cells = [cell for cell in cells_of(plan, out) if cell.stage == stage]
+    missing = [cell for cell in cells if not is_done(cell) and can_be_done(cell)]
+    failed = []
+    with bar(
+        len(cells),
+        f"{plan.name}: {stage}",
+        "cells",
+        show=progress,
+        initial=len(cells) - len(missing),
+    ) as shown:
+        for cell, error in engine.map(partial(do, out), missing):
+            shown.update()
+            failed += [(cell, error)] if error else []
+    return failed
+
+
+def _clean(out: Path) -> None:
+    """Removes what a kill in the middle of a write has left, if it is older than a minute."""
+    for path in out.rglob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > 60:
+                path.unlink()
+
+
+def _log(out: Path, cell: Cell) -> Path:
+    return out / "errors" / f"{cell.path.stem}.txt"
 
 
 def do(out: Path, cell: Cell) -> str:
     """Does one cell and writes its result; returns the error's sentence if it fails."""
-    log = out / "errors" / f"{cell.path.stem}.txt"
+    log = _log(out, cell)
     if is_done(cell):  # by another worker
         return ""
     try:
