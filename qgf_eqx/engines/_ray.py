@@ -32,6 +32,7 @@ class Ray:
         """
         try:
             import ray
+            from ray.exceptions import RayError, RayTaskError
         except ImportError as error:
             raise ImportError(
                 f"engines.Ray needs Ray ({error}): pip install 'qgf_eqx[ray]'"
@@ -48,9 +49,9 @@ class Ray:
                 (reference,), _ = ray.wait(list(tasks), num_returns=1)
                 try:
                     result = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
+                except RayTaskError as error:
                     raise error.cause from None
-                except ray.exceptions.RayError as error:
+                except RayError as error:
                     raise EngineError(
                         f"a worker of Ray died {self.retries + 1} times ({error}). Call again: "
                         "what was saved is kept."

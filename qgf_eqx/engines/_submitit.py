@@ -44,6 +44,7 @@ class Slurm:
         """
         try:
             import submitit
+            from submitit.core.utils import FailedJobError, UncompletedJobError
         except ImportError as error:
             raise ImportError(
                 f"engines.Slurm needs submitit ({error}): pip install 'qgf_eqx[slurm]'"
@@ -58,18 +59,17 @@ class Slurm:
         with executor.batch():
             jobs = [executor.submit(work, cell) for cell in cells]
         left = [_Sent(cell, job) for cell, job in zip(cells, jobs, strict=True)]
-        died = submitit.core.utils.UncompletedJobError
         try:
             while left:
                 queue = _queue()
                 for sent in [sent for sent in left if sent.has_ended(queue)]:
                     try:
                         if not sent.job.done():  # it would be waited for
-                            raise died("its process has died")
+                            raise UncompletedJobError("its process has died")
                         result = sent.job.result()
-                    except submitit.core.utils.FailedJobError as error:
+                    except FailedJobError as error:
                         raise _error(sent, error) from error
-                    except died as error:
+                    except UncompletedJobError as error:
                         if sent.attempt > self.retries:
                             raise _error(sent, error) from error
                         again = executor.submit(work, sent.cell)

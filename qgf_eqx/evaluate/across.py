@@ -202,9 +202,7 @@ def _iqm(runs: Sequence[_Runs]) -> float:
 
 
 def _improvement(runs: Sequence[_Runs]) -> float:
-    shares = [
-        stats.mannwhitneyu(a, b).statistic / (len(a) * len(b)) for a, b in zip(*runs, strict=True)
-    ]
+    shares = [stats.mannwhitneyu(a, b)[0] / (len(a) * len(b)) for a, b in zip(*runs, strict=True)]
     return float(np.mean(shares))
 
 

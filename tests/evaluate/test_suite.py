@@ -1,6 +1,7 @@
 """Suites: a plan from a file, run in pieces and on several engines, and its report."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +189,16 @@ def test_engines_are_made_of_options():
     for wrong, message in ((("slum", []), "`engine` must be"), (("ray", ["gpus"]), "name=value")):
         with pytest.raises(ValueError, match=message):
             by_name(*wrong, "f")
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("paper", {"data": 20, "train": 200, "play": 320}),
+        ("goals", {"data": 5, "train": 50, "play": 25}),
+        ("cpu", {"data": 3, "train": 15, "play": 27}),
+    ],
+)
+def test_the_plans_of_the_repository_are_plans(name, sizes):
+    plan = read_plan(Path(__file__).parents[2] / "benchmarks" / "suites" / f"{name}.toml")
+    assert count(plan) == sizes
