@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.cost.report import tables
 from benchmarks.studies import closed_form as bench
+from benchmarks.studies import methods
 from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
@@ -391,6 +392,47 @@ def test_the_first_action_comes_as_soon_as_the_page_says():
 def test_the_ratios_to_the_lean_formulation_are_those_that_were_measured():
     of_lean = tables(results("cost_cpu_lean")).split("\n\n")[-1]
     assert of_lean in page("costs") and of_lean.count("\n") == 9
+
+
+def test_the_methods_on_the_cube_are_as_the_page_says():
+    text = words("worth")
+    assert "\n".join(methods.table()) in page("worth")
+    found = read(RESULTS / "methods_cube.json")
+    differences = {d.theirs: d.estimate for d in found.differences}
+
+    def points(estimate):
+        value, low, high = (round(100 * x) for x in estimate[:3])
+        return f"{value:+d} points [{low:+d}, {high:+d}]"
+
+    for name, said in (
+        ("flow", "above the flow ({})"),
+        ("edp", "above EDP ({})"),
+        ("qam", "above QAM ({})"),
+    ):
+        short = said.format(points(differences[name]))
+        assert short in text or short.replace(" points", "") in text, name
+    separated = {name for name, d in differences.items() if d.low > 0}
+    assert separated >= {"flow", "edp", "qam", "fql", "dac", "qsm", "cfgrl"}
+    assert separated.isdisjoint({"ood", "best-of-4", "robust-q", "distill"})
+    more = {row.method: row for row in read(RESULTS / "methods_cube_more.json").table}
+    assert f"gave {methods.interval(more['fql'].estimate).replace(' ', ' % ', 1)} at 300" in text
+    assert [min(more["fql"].by_run) * 2, max(more["fql"].by_run) * 2] == [6, 38]
+    assert more["edp"].estimate.value < found.row("edp").estimate.value
+    ones = [row for row in found.tuning if row.method in ("dac", "qsm")]
+    assert sum(sum(row.by_run) for row in ones) <= 5  # of 360 episodes
+    cost = results("methods_cost")
+    assert f"({cost['GFLOP per update of flow and critic']:.2f} GFLOP)" in text
+    actions = {name: row["MFLOP per action"] for name, row in cost["methods"].items()}
+    assert round(actions["qgf"] / actions["flow"], 1) == 4.7  # "4.7 times the flow's"
+    assert 40 < actions["qgf"] / actions["distill"] < 50 and actions["flow"] / actions["fql"] > 9
+    updates = [row["update beside flow and critic"] for row in cost["methods"].values()]
+    assert {round(x, 1) for x in (min(u for u in updates if u > 1), max(updates))} == {1.3, 6.3}
+    other = read(RESULTS / "methods_cube_task1.json")
+    for row, name in zip(
+        other.table, ("flow", "QGF, new critic", "best-of-16, new critic"), strict=True
+    ):
+        assert f"| {name} | {methods.interval(row.estimate)} |" in page("worth")
+    assert f"QGF minus the flow: {points(other.differences[0].estimate)}." in text
 
 
 def test_what_training_together_saves_is_what_was_measured():

@@ -7,6 +7,7 @@ sizes (observation 28, chunk 5 x 5, 4 x 128, batch 128). Writes `results/methods
 prints the table of docs/worth.md. Nothing is trained.
 """
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from qgf_eqx.data import Chunk, Dataset
 from qgf_eqx.evaluate._actors import of_run
 from qgf_eqx.evaluate.names import label, method
 from qgf_eqx.evaluate.results import read
+from qgf_eqx.evaluate.statistics import Estimate
 from qgf_eqx.flops import count
 from qgf_eqx.learn import TrainConfig, learners, load_run, train
 from qgf_eqx.learn._learner import Spec
@@ -83,6 +85,29 @@ def per_action(run: Any, name: str) -> int:
     return count(act, jnp.zeros(OBS), jax.random.key(0))
 
 
+def table() -> list[str]:
+    """The table of docs/worth.md: success, what was tried, and what it costs."""
+    found = read(RESULTS / "methods_cube.json")
+    cost = json.loads((RESULTS / "methods_cost.json").read_text())["methods"]
+    lines = ["| method | success, % | weight, of | MFLOP an action | cost of an update |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in found.table:
+        tried = [t.weight for t in found.tuning if t.method == row.method]
+        star = "*" if row.choice.edge else ""
+        weight = f"{row.weight:g}{star}, of {', '.join(f'{w:g}' for w in tried)}" if tried else ""
+        action, update = cost[row.method].values()
+        name = label(row.method).replace("\n", " ")
+        lines.append(
+            f"| {name} | {interval(row.estimate)} | {weight} | {action:.2f} | {update:.2f} |"
+        )
+    return lines
+
+
+def interval(found: Estimate) -> str:
+    """In percent, with its ends."""
+    return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
 def main() -> None:
     """Counts, writes and prints."""
     with TemporaryDirectory() as folder:
@@ -102,8 +127,7 @@ def main() -> None:
     sizes = f"observation {OBS}, chunk {CHUNK[0]} x {CHUNK[1]}, 4 x 128, batch {BATCH}"
     content = {"sizes": sizes, "GFLOP per update of flow and critic": base / 1e9}
     write_json(RESULTS / "methods_cost.json", {**content, "methods": rows, "versions": versions()})
-    for name, row in rows.items():
-        print(f"{label(name):<22}" + "".join(f"{value:>10.2f}" for value in row.values()))
+    print("\n".join(table()))
 
 
 if __name__ == "__main__":
