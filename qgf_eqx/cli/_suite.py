@@ -41,7 +41,7 @@ def suite(
     out = out or Path("results") / plan.name
     if action == "plan":
         cells = [(c.stage, c.title, c.path.exists()) for c in suites.cells_of(plan, out)]
-        total = suites.count(plan)
+        total = suites.sizes_of(plan)
         lines = [
             f"{'done' if done else 'to do':<6} {stage:<6} {title}" for stage, title, done in cells
         ]

@@ -2,7 +2,7 @@
 
 from .cells import Cell as Cell
 from .cells import cells_of as cells_of
-from .cells import count as count
+from .cells import sizes_of as sizes_of
 from .cells import spent as spent
 from .plan import Plan as Plan
 from .plan import PlanError as PlanError

@@ -95,7 +95,7 @@ def can_be_done(cell: Cell) -> bool:
     return all(run.with_name(f"{run.name}.json").exists() for run in runs)
 
 
-def count(plan: Plan) -> dict[str, int]:
+def sizes_of(plan: Plan) -> dict[str, int]:
     """How many cells each stage has."""
     seeds = sum(len(study.seeds) for study in plan.studies)
     methods = sum(len(study.methods) for study in plan.studies)

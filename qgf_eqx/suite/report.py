@@ -14,7 +14,7 @@ from ..evaluate._rows import Comparison
 from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
-from .cells import PLAY, PlayCell, cells_of, count, is_done
+from .cells import PLAY, PlayCell, cells_of, is_done, sizes_of
 from .plan import Plan
 
 
@@ -109,7 +109,7 @@ def _merged(parts: Sequence[Comparison]) -> Comparison:
 
 def _progress(plan: Plan, cells: Sequence[Any]) -> list[str]:
     lines = []
-    for stage, total in count(plan).items():
+    for stage, total in sizes_of(plan).items():
         done = sum(is_done(cell) for cell in cells if cell.stage == stage)
         lines.append(f"{stage}: {done} of {total} done.")
         if stage == PLAY and done < total:
