@@ -38,7 +38,8 @@ def load_policy(
 
     **Raises:** `CheckpointError` if there is no intact checkpoint.
     """
-    draw = jax.jit(open_policy(run, sampler, task=task).draw)
+    *_, draw = _parts(run, sampler, task)
+    draw = jax.jit(draw)
 
     def act(obs: Obs, key: Key) -> Action:
         batch = as_inputs([jax.tree.map(np.asarray, obs)])
@@ -76,16 +77,21 @@ def open_policy(
     loop = ControlLoop(found.policy, found.critic, obs, key, to_action=found.to_action, weight=0.3)
     ```
     """
-    found, units = open_offline(run, sampler.reduce, task)
-    policy, sampler = of_run(found.trained, sampler)
-    critic = found.critic
-    with closing(found.task.make_env()) as env:
+    known, *parts = _parts(run, sampler, task)
+    with closing(known.make_env()) as env:
         batch = as_inputs([env.observation_space.sample()])
         low, high = action_bounds(env.action_space)
     obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
+    return OpenedPolicy(*parts, obs, np.asarray(low), np.asarray(high))
+
+
+def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
+    """The task, and a run's policy, critic, units of actions and draw."""
+    found, units = open_offline(run, sampler.reduce, task)
+    policy, sampler = of_run(found.trained, sampler)
+    critic = found.critic
 
     def draw(obs: Obs, key: Key) -> Action:
         return units.to_action(sampler(policy, critic, obs, key))
 
-    parts = policy, critic, units.to_action, draw, obs
-    return OpenedPolicy(*parts, np.asarray(low), np.asarray(high))
+    return found.task, policy, critic, units.to_action, draw

@@ -18,7 +18,7 @@ from qgf_eqx.suite import (
     sizes_of,
     write_report,
 )
-from qgf_eqx.suite.report import comparisons, outcomes_of
+from qgf_eqx.suite._report import comparisons, outcomes_of
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 

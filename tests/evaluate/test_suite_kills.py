@@ -14,14 +14,14 @@ SCRIPT = """
 import hashlib, os, sys, time
 from pathlib import Path
 
-import qgf_eqx.suite.run as running
+import qgf_eqx.suite._run as running
 from qgf_eqx.evaluate import Success
 from qgf_eqx.evaluate._judge import compared
 from qgf_eqx.evaluate._rollout import Episode
 from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.results import write
 from qgf_eqx.suite import read_plan, run_suite, write_report
-from qgf_eqx.suite.cells import DataCell, PlayCell, TrainCell
+from qgf_eqx.suite._cells import DataCell, PlayCell, TrainCell
 
 out, log = Path(), Path()
 

@@ -14,8 +14,8 @@ from ..evaluate._rows import Comparison
 from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
-from .cells import PLAY, PlayCell, cells_of, is_done, sizes_of
-from .plan import Plan
+from ._cells import PLAY, PlayCell, cells_of, is_done, sizes_of
+from ._plan import Plan
 
 
 def write_report(plan: Plan, out: str | Path) -> Path:

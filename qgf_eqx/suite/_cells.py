@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..learn import TrainConfig
-from .plan import Plan, Study
+from ._plan import Plan, Study
 
 DATA, TRAIN, PLAY = STAGES = ("data", "train", "play")
 """Each needs what stands before it."""

@@ -12,8 +12,8 @@ from typing import Any
 from .._files import hold_lock, write_atomically
 from .._progress import bar
 from ..engines import Engine, Local
-from .cells import STAGES, Cell, DataCell, PlayCell, TrainCell, can_be_done, cells_of, is_done
-from .plan import Plan
+from ._cells import STAGES, Cell, DataCell, PlayCell, TrainCell, can_be_done, cells_of, is_done
+from ._plan import Plan
 
 
 class SuiteError(RuntimeError):
