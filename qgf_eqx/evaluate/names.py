@@ -206,7 +206,8 @@ def method(
     actors: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sampler:
     """A method from its name: one of `METHODS`, `best-of-16` of the plain flow, or
-    `qgf-best-of-4`; or an actor, such as `fql`. Those that take no weight ignore it.
+    `qgf-best-of-4`; an actor, such as `fql`; or a method on the flow of an actor, such as
+    `qgf-on-gcbc`. Those that take no weight ignore it.
 
     **Arguments:** the name, the sampler's, and
 
@@ -227,7 +228,7 @@ def method(
 def _parse(text: str, actors: Mapping[str, Any] = MappingProxyType({})) -> tuple[Named, int]:
     """The row of a name, and of how many the best is taken."""
     plain, best_of = split_best_of(text)
-    row = METHODS.get(plain) or _row_of_actor(plain, actors)
+    row = METHODS.get(plain) or _row_on_actor(plain, actors) or _row_of_actor(plain, actors)
     if row is None:
         known = [*METHODS, *learned()]
         close = difflib.get_close_matches(plain, known, 1)
@@ -248,6 +249,18 @@ def learned() -> dict[str, Named]:
     except ImportError:
         return {}
     return {name: _row_of(name, kind) for name, kind in ACTORS.items() if name not in METHODS}
+
+
+def _row_on_actor(name: str, actors: Mapping[str, Any]) -> Named | None:
+    """The row of a method that draws from another flow than the run's own: `qgf-on-gcbc`."""
+    base, _, actor = name.partition("-on-")
+    row, of = METHODS.get(base), _row_of_actor(actor, actors)
+    if row is None or of is None:
+        return None
+    what = f"{row.what.removesuffix('.')}; of the flow of `{actor}`."
+    return dataclasses.replace(
+        row, name=name, what=what, label=f"{row.label} on {of.label}", actor=actor
+    )
 
 
 def _row_of_actor(name: str, actors: Mapping[str, Any]) -> Named | None:
@@ -335,7 +348,7 @@ def colour(text: str) -> str:
     """The colour of a method in figures; green of the best of several, black of one's own."""
     if split_best_of(text)[1] > 1:
         return "#66a61e"
-    row = METHODS.get(text) or _row_of_actor(text, {})
+    row = METHODS.get(text.partition("-on-")[0]) or _row_of_actor(text, {})
     return "#000000" if row is None else row.colour
 
 

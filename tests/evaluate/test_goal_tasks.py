@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import toy
 
-from qgf_eqx import cli, film
+from qgf_eqx import bounded, cli, film, sample
 from qgf_eqx.data import DatasetError
 from qgf_eqx.data.goals import Hindsight
 from qgf_eqx.evaluate import Task, evaluate, load_policy, method, task_of
 from qgf_eqx.evaluate._rollout import rollout
+from qgf_eqx.evaluate.names import label
 from qgf_eqx.evaluate.results import format_goals, read
 from qgf_eqx.learn import load_run
 
@@ -43,7 +44,7 @@ def test_a_run_with_goals_from_the_command_line_to_the_table(tmp_path, capsys):
     cli.main(["train", "--env", "toy:make_room", *SMALL, *actors, "--run-dir", str(run)])
     found = load_run(run)
     assert found.config.goals and found.saved.spec.goal_size == 2
-    names = ["flow", "qgf", "gcbc", "ifql"]
+    names = ["flow", "qgf", "gcbc", "ifql", "qgf-on-gcbc"]
     quick = ["--episodes", "6", "--weights", "0.1", "--processes", "1", "--steps", "2"]
     cli.main(["evaluate", str(run), "--methods", *names, *quick, "--out", str(out)])
     printed = capsys.readouterr().out
@@ -55,6 +56,13 @@ def test_a_run_with_goals_from_the_command_line_to_the_table(tmp_path, capsys):
     (episodes,) = results.episodes["gcbc"]
     first = [e.success for e in episodes if e.number % 4 == 0]
     assert int(shares[3].split()[1]) == round(100 * np.mean(first))
+    obs = np.zeros(3, np.float32), np.ones(2, np.float32)
+    on = method("qgf-on-gcbc", weight=0.3, steps=2)
+    assert (label(on.name), on.actor, on.weighted) == ("QGF on GCBC", "gcbc", True)
+    drawn = load_policy(run, on)(obs, jax.random.key(0))
+    critic = bounded(lambda obs, action: jnp.min(found.values(obs, action)))
+    wanted = sample(found.policy_of("gcbc"), critic, obs, jax.random.key(0), weight=0.3, steps=2)
+    np.testing.assert_allclose(drawn, wanted, rtol=1e-5, atol=1e-6)
     act = load_policy(run, method("qgf", weight=0.1, steps=2))
     obs = np.zeros(3, np.float32), np.ones(2, np.float32)
     assert act(obs, jax.random.key(0)).shape == (2, 2)
