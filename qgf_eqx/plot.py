@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,7 @@ def maze_paths(
     path: str | Path,
     methods: tuple[str, ...] = ("flow", "qgf"),
     goals: Sequence[int] = (),
+    success: Mapping[str, Sequence[bool]] = MappingProxyType({}),
 ) -> Path:
     """The maze from above, and every episode's path through it, one panel a method.
 
@@ -147,6 +149,8 @@ def maze_paths(
     - `methods`: the panels, from left to right.
     - `goals`: of a goal-conditioned maze the number of each episode's goal, from 1: each has a
       colour of its own.
+    - `success`: for each method whether each episode succeeded, for the titles. (A goal is drawn
+      where it is without the noise that an environment may add.)
     """
     maze = maze.unwrapped
     unit, (rows, columns) = maze._maze_unit, maze.maze_map.shape
@@ -157,7 +161,6 @@ def maze_paths(
     for axes, name in zip(panels[0], methods, strict=True):
         axes.imshow(maze.maze_map, cmap="Greys", vmax=1.6, origin="lower", extent=extent)
         numbers = list(goals) or [maze._reward_task_id] * len(paths[name])
-        reached = 0
         for number in sorted(set(numbers)):
             task = maze.task_infos[number - 1]
             ways = [w for w, n in zip(paths[name], numbers, strict=True) if n == number]
@@ -166,14 +169,14 @@ def maze_paths(
             for way in ways:
                 x, y = np.array(way).T
                 axes.plot(x, y, color=hue, alpha=0.35, linewidth=0.8)
-                near = np.linalg.norm(np.array(way) - task["goal_xy"], axis=1).min()
-                reached += near <= maze._goal_tol
             ends = {"markeredgecolor": "black", "linestyle": "none"}
             start, end = (hue, hue) if goals else ("black", "#e6ab02")
             which = f" {number}" if goals else ""
             axes.plot(*task["init_xy"], "o", color=start, markersize=7, label="start", **ends)
             axes.plot(*task["goal_xy"], "*", color=end, markersize=16, label=f"goal{which}", **ends)
-        axes.set_title(f"{label(name)}: {reached} of {len(paths[name])} reach the goal")
+        outcomes = success.get(name, ())
+        said = f": {sum(outcomes)} of {len(outcomes)} reach the goal" if len(outcomes) else ""
+        axes.set_title(f"{label(name)}{said}")
         axes.set(xticks=[], yticks=[])
     handles, names = panels[0, 0].get_legend_handles_labels()
     shown = dict(zip(names, handles, strict=True))

@@ -39,7 +39,8 @@ def draw(results: Comparison, path: Path, format: str) -> list[Path]:
             played = results.episodes[methods[0]]
             goals = [1 + e.number % count for run in played for e in run] if count else ()
             out = beside(path, f"maze.{format}")
-            drawn.append(plot.maze_paths(maze, shown, out, methods, goals))
+            of = {m: [e.success for run in results.episodes[m] for e in run] for m in methods}
+            drawn.append(plot.maze_paths(maze, shown, out, methods, goals, success=of))
     return drawn
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy
 
-from qgf_eqx import bounded, cli, film, sample
+from qgf_eqx import bounded, cli, film, plot, sample
 from qgf_eqx.data import DatasetError
 from qgf_eqx.data.goals import Hindsight
 from qgf_eqx.evaluate import Task, evaluate, load_policy, method, task_of
@@ -165,6 +165,15 @@ def test_the_data_of_a_goal_conditioned_task_have_no_rewards(tmp_path):
     found = task.data(tmp_path)
     assert found.obs.shape[1] == 2 and not found.rewards.any() and not found.terminated.any()
     assert found.episode_end.sum() == len(found.obs) // 1001
+
+
+def test_a_picture_of_a_maze_says_how_many_episodes_succeeded(tmp_path, monkeypatch):
+    titles, ways = [], [[(0.0, 0.0), (4.0, 4.0)], [(1.0, 0.0), (1.0, 1.0)]]
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text: titles.append(text))
+    with closing(task_of("pointmaze-medium-navigate-v0").make_env()) as env:
+        paths, success = {"flow": ways, "qgf": ways}, {"flow": [False, True]}
+        plot.maze_paths(env, paths, tmp_path / "maze.png", goals=[1, 2], success=success)
+    assert titles == ["flow: 1 of 2 reach the goal", "QGF"]
 
 
 def test_a_policy_in_memory_is_evaluated_with_goals():
