@@ -435,6 +435,17 @@ def test_the_methods_on_the_cube_are_as_the_page_says():
     assert f"QGF minus the flow: {points(other.differences[0].estimate)}." in text
 
 
+def test_the_goals_in_the_maze_are_as_the_page_says():
+    assert "\n".join(methods.goals_table()) in page("goals")
+    found = read(RESULTS / "goals_pointmaze.json")
+    differences = {d.theirs: [round(100 * x) for x in d.estimate[:3]] for d in found.differences}
+    value, low, high = differences["gcbc"]
+    assert f"(GCBC): {value:+d} points [{low:+d}, {high:+d}]" in words("goals")
+    for other in ("ood", "qgf-jacobian", "best-of-16"):
+        assert differences[other][1] < 0 < differences[other][2]
+    assert not any(row.choice.edge for row in found.table)
+
+
 def test_what_training_together_saves_is_what_was_measured():
     found = results("teams")
     rows = table("costs", "together / apart")

@@ -103,6 +103,28 @@ def table() -> list[str]:
     return lines
 
 
+def goals_table() -> list[str]:
+    """The table of docs/goals.md: success over all goals, and for each."""
+    found = read(RESULTS / "goals_pointmaze.json")
+    count = found.goals
+    lines = [f"| method | weight | all goals, % | {' | '.join(map(str, range(1, count + 1)))} |"]
+    lines += ["|---" * (count + 3) + "|"]
+    for row in found.table:
+        shares = []
+        for goal in range(count):
+            played = [
+                e.success
+                for run in found.episodes[row.method]
+                for e in run
+                if e.number % count == goal
+            ]
+            shares.append(f"{100 * sum(played) / len(played):.0f}")
+        weight = f"{row.weight:g}" if row.weight else ""
+        cells = [label(row.method), weight, interval(row.estimate), *shares]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def interval(found: Estimate) -> str:
     """In percent, with its ends."""
     return f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
