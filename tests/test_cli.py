@@ -118,7 +118,10 @@ def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys
             ["collect", "cube-single-play-v0", "--transitions", "0"],
             "`transitions` must be at least 1",
         ),
-        (["train", "--env", "cube-single"], "`cube-single` is no task of OGBench. Use a name like"),
+        (
+            ["train", "--env", "cube-single"],
+            "`cube-single` is not a task of OGBench. Use a name like",
+        ),
         (["evaluate", "nowhere"], "nowhere is not a folder"),
         (["evaluate", "{run}", "--methods", "qfg"], "unknown method `qfg`; did you mean qgf?"),
         (["evaluate", "{run}", "--methods"], "`methods` is empty"),

@@ -162,7 +162,7 @@ def test_the_start_states_of_ogbenchs_families_differ(name):
         ("nowhere:make_task", "there is no module `nowhere`"),
         ("toy:nothing", "the module `toy` has no `nothing`"),
         (":x", "must read `package.module:make_task`"),
-        ("cube-single", "`cube-single` is no task of OGBench. Use a name like"),
+        ("cube-single", "`cube-single` is not a task of OGBench. Use a name like"),
     ],
 )
 def test_a_name_that_is_no_task_is_refused(text, message):
