@@ -130,6 +130,17 @@ def test_late_it_takes_a_chunk_of_the_plain_flow_and_then_holds():
     assert loop.statistics.missed == 3
 
 
+def test_a_chunk_that_was_given_up_does_not_displace_the_plain_one():
+    loop, gates, _ = stepped(loop_of(execution_horizon=8, ahead=True, deadline=0.4))
+    for _ in range(8):
+        loop(OBS)
+    gates[0].clear()
+    assert loop(OBS)[0] == 10_300
+    gates[0].set()
+    ended(loop)
+    assert loop(OBS)[0] == 10_301
+
+
 def test_a_late_chunk_is_taken_up_where_it_is_due_or_not_at_all():
     loop, gates, _ = stepped(loop_of(execution_horizon=8, ahead=True, deadline=0.4))
     for _ in range(8):

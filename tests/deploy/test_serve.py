@@ -242,7 +242,9 @@ print(json.dumps({**told, "about": client.get_server_metadata()["robot"], "numpy
 def test_the_real_client_of_openpi_gets_the_actions_of_sample(server, tmp_path):
     python = tmp_path / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path)], check=True)
-    install = [str(python), "-m", "pip", "install", "-q", "openpi-client"]
+    # It imports typing_extensions, and does not say so.
+    packages = ["openpi-client", "typing_extensions"]
+    install = [str(python), "-m", "pip", "install", "-q", *packages]
     if subprocess.run(install, capture_output=True).returncode:
         pytest.skip("openpi-client cannot be installed here")
     line = [str(python), "-c", CLIENT, str(server.port)]

@@ -38,6 +38,7 @@ def test_averages_are_those_of_the_formulas():
     assert mean_over_tasks(OURS, **QUICK).value == pytest.approx(runs.mean())
     middle = np.sort(runs)[1:5]  # of six, a quarter of them rounded down is cut at each end
     assert interquartile_mean(OURS, **QUICK).value == pytest.approx(middle.mean())
+    assert interquartile_mean([[[0.0], [0.0], [0.0], [4.0]]], **QUICK).value == 0.0
     uneven = [[[1.0]], [[0.0], [0.0], [0.0]]]
     assert mean_over_tasks(uneven, **QUICK).value == 0.5  # tasks count alike, not runs
 
