@@ -77,12 +77,13 @@ def open_policy(
     loop = ControlLoop(found.policy, found.critic, obs, key, to_action=found.to_action, weight=0.3)
     ```
     """
-    known, *parts = _parts(run, sampler, task)
+    known, policy, critic, to_action, draw = _parts(run, sampler, task)
     with closing(known.make_env()) as env:
         batch = as_inputs([env.observation_space.sample()])
         low, high = action_bounds(env.action_space)
     obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
-    return OpenedPolicy(*parts, obs, np.asarray(low), np.asarray(high))
+    bounds = np.asarray(low), np.asarray(high)
+    return OpenedPolicy(policy, critic, to_action, draw, obs, *bounds)
 
 
 def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:

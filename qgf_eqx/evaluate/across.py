@@ -202,7 +202,10 @@ def _iqm(runs: Sequence[_Runs]) -> float:
 
 
 def _improvement(runs: Sequence[_Runs]) -> float:
-    shares = [stats.mannwhitneyu(a, b)[0] / (len(a) * len(b)) for a, b in zip(*runs, strict=True)]
+    shares = []
+    for ours, theirs in zip(*runs, strict=True):
+        test: Any = stats.mannwhitneyu(ours, theirs)
+        shares.append(test.statistic / (len(ours) * len(theirs)))
     return float(np.mean(shares))
 
 
