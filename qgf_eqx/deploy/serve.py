@@ -93,7 +93,7 @@ class PolicyServer:
         self._asked: queue.SimpleQueue[tuple[Obs, Key, Future] | None] = queue.SimpleQueue()
         self._lock, self._clients, self._count = threading.Lock(), 0, 0
         one, size = self._expected(obs), 1
-        while True:
+        while True:  # compiles every size of a batch
             self._drawn([(one, key)] * size)
             if size == self._largest:
                 break
