@@ -193,8 +193,10 @@ class PolicyServer:
             try:
                 actions = self._drawn([(obs, key) for obs, key, _ in batch])
             except Exception as error:
+                failed = RuntimeError("the policy failed")
+                failed.__cause__ = error  # whose traceback goes to the log, and not to the client
                 for *_, waiting in batch:
-                    waiting.set_exception(RuntimeError(str(error)))
+                    waiting.set_exception(failed)
                 continue
             for (*_, waiting), action in zip(batch, actions, strict=True):
                 if np.isfinite(action).all():
