@@ -64,3 +64,12 @@ def _free_programs():
     """A file's compiled programs are of no use to the next file, and take gigabytes together."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves_nothing_behind():
+    """A test that writes beside the code would have its files committed one day."""
+    before = set(ROOT.iterdir())
+    yield
+    left = [path.name for path in set(ROOT.iterdir()) - before if path.name[0] != "."]
+    assert not left, f"left in the working tree: {left}"

@@ -628,26 +628,36 @@ def test_the_options_of_evaluate_and_choose_reach_the_library(workplace, monkeyp
 
 
 @pytest.mark.parametrize("measure", ["distance", "kl"])
-def test_the_options_of_an_offline_choice_reach_the_library(workplace, monkeypatch, measure):
+def test_the_options_of_an_offline_choice_reach_the_library(
+    workplace, monkeypatch, measure, tmp_path
+):
     arguments = ["choose", str(workplace / "run"), "--data-dir", str(workplace / "data")]
     arguments += ["--budget", "0.5", "--measure", measure, "--steps", "3", "--observations", "4"]
     arguments += ["--method", "ood"]
-    kept = [*arguments, "--cache-dir", "kept"]
+    kept = [*arguments, "--cache-dir", str(tmp_path)]
     (task, where), options = asked(monkeypatch, _offline, "dataset_of", kept)
     assert (task.name, where) == (ENV, workplace / "data")
-    assert options == {"split": "val", "cache_dir": Path("kept")}  # not what it learnt from
+    assert options == {"split": "val", "cache_dir": tmp_path}  # not what it learnt from
     (*_, obs, _), options = asked(monkeypatch, analysis, "choose_weight", arguments)
     assert obs.shape == (4, 2) and options["budget"] == 0.5 and options["guidance"] is ood
     assert options["measure"].func is getattr(analysis, f"flow_{'kl' if measure == 'kl' else 'distance'}")  # fmt: skip
     assert options["measure"].keywords == {"steps": 3}
 
 
-def test_the_options_of_analyse_reach_the_library(workplace, monkeypatch):
-    arguments = ["analyse", "noise", str(workplace / "run"), "--count", "3", "--cache-dir", "kept"]
+def test_the_options_of_analyse_reach_the_library(workplace, monkeypatch, tmp_path):
+    arguments = [
+        "analyse",
+        "noise",
+        str(workplace / "run"),
+        "--count",
+        "3",
+        "--cache-dir",
+        str(tmp_path),
+    ]
     _, options = asked(monkeypatch, figures, "noise", arguments)
-    assert options == {"count": 3, "reduce": jnp.min, "cache_dir": Path("kept")}
+    assert options == {"count": 3, "reduce": jnp.min, "cache_dir": tmp_path}
     _, options = asked(monkeypatch, figures, "dataset_of", arguments)
-    assert options == {"split": "val", "cache_dir": Path("kept")}
+    assert options == {"split": "val", "cache_dir": tmp_path}
 
 
 @pytest.mark.parametrize("decay", [False, True])
