@@ -45,6 +45,7 @@ class Judge:
         sums = [sum(each) for each in values]
         found = {"method": method, "n": sum(map(len, by_run)), "by_return": self.by_return}
         found["errors"] = sum(bool(e.error) for episodes in by_run for e in episodes)
+        found["outcomes"] = tuple(tuple(map(float, each)) for each in values)
         if not self.by_return:
             return Row(estimate=success_rate(values), by_run=tuple(sums), **found, **about)
         means = tuple(total / len(each) for total, each in zip(sums, values, strict=True))

@@ -37,7 +37,7 @@ def write(results: Comparison, path: str | Path) -> None:
 
 def as_json(found: Comparison | Tuned) -> dict[str, Any]:
     """What the file of a comparison holds, or what `choose --json` prints."""
-    tuning = [_of_row(row) for row in found.tuning]
+    tuning = [_of_row(row) | _of_outcomes(row) for row in found.tuning]
     if isinstance(found, Tuned):
         spent = {"episodes": found.episodes, "environment steps": found.environment_steps}
         return {**_of_choice(found.choice), "tuning": tuning, "spent": spent}
@@ -85,6 +85,15 @@ def _of_row(row: Row) -> dict[str, Any]:
         ends = [row.score.low, row.score.high]
         found |= {"normalised score": row.score.value, "normalised interval": ends}
     return {**found, "errors": row.errors}
+
+
+def _of_outcomes(row: Row) -> dict[str, Any]:
+    """Each episode of a row, which are those of a weight that was tried."""
+    if not row.outcomes:
+        return {}
+    if row.by_return:
+        return {_OUTCOMES: [list(each) for each in row.outcomes]}
+    return {_OUTCOMES: ["".join(str(int(won)) for won in each) for each in row.outcomes]}
 
 
 def _of_choice(choice: Choice) -> dict[str, Any]:
@@ -165,12 +174,13 @@ def _comparison(content: dict[str, Any]) -> Comparison:
     )
 
 
+_OUTCOMES = "episodes by run"
 _FIELDS = {"task", "trained on", "judged by", "references", "critics reduced by", "runs"}
 _FIELDS |= {"training seeds", "table", "differences", "tuning", "episodes", "goals"}
 
 
 def _row(row: dict[str, Any], by_return: bool) -> Row:
-    """A row as it is in a file: of what was tried for a weight there are no outcomes."""
+    """A row of what was tried for a weight, as it is in a file."""
     what, sums = ("return", "returns") if by_return else ("success", "successes")
     by_run = _list(row[f"{sums} by run"])
     several = OVER_SEEDS if len(by_run) > 1 else OVER_EPISODES
@@ -189,7 +199,18 @@ def _row(row: dict[str, Any], by_return: bool) -> Row:
         score,
         _steps(row),
         _integer(row.get("errors", 0)),
+        tuple(
+            tuple(_return(x) if by_return else float(_success(x)) for x in _of_run(each, by_return))
+            for each in _list(row.get(_OUTCOMES, []))
+        ),
     )
+
+
+def _of_run(found: Any, by_return: bool) -> Sequence[Any]:
+    outcomes = _list(found) if by_return else _text(found)
+    if not 0 < len(outcomes) <= _MOST_EPISODES:
+        raise ValueError(f"`{_OUTCOMES}`")
+    return outcomes
 
 
 def _estimate(value: Any, interval: Any, over: str) -> Estimate:

@@ -31,6 +31,9 @@ class Row:
     """Of the flow."""
     errors: int = 0
     """How many of the episodes broke."""
+    outcomes: tuple[tuple[float, ...], ...] = ()
+    """Of each training seed the success or return of every episode; of files from older versions,
+    which kept only sums of tuning episodes, none."""
 
     @property
     def weight(self) -> Number:

@@ -4,12 +4,11 @@ nothing is done twice, wherever it was interrupted."""
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..learn import TrainConfig
 from ._plan import Plan, Study
 
 DATA, TRAIN, PLAY = STAGES = ("data", "train", "play")
@@ -33,18 +32,27 @@ class DataCell:
 
 @dataclass(frozen=True)
 class TrainCell:
-    """One training; its run folder is beside the result."""
+    """Training seeds that are trained in one program."""
 
     study: Study
-    config: TrainConfig
+    seeds: tuple[int, ...]
     path: Path
-    folder: Path
     stage: str = TRAIN
+
+    @property
+    def folder(self) -> Path:
+        """Of the run folders, beside the result."""
+        return self.path.with_suffix("")
+
+    @property
+    def runs(self) -> list[Path]:
+        """The folder of each seed."""
+        return [self.folder / f"seed{seed}" for seed in self.seeds]
 
     @property
     def title(self) -> str:
         """What it is, for people."""
-        return f"{self.config.env}, seed {self.config.seed}"
+        return f"{self.study.config.env}, seed {', '.join(map(str, self.seeds))}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class PlayCell:
 
     study: Study
     method: str
-    runs: tuple[Path, ...]
+    trainings: tuple[TrainCell, ...]
     path: Path
     stage: str = PLAY
 
@@ -91,15 +99,14 @@ def is_done(cell: Cell) -> bool:
 
 def can_be_done(cell: Cell) -> bool:
     """Whether all that it needs is there: of an evaluation all trainings."""
-    runs = cell.runs if isinstance(cell, PlayCell) else ()
-    return all(run.with_name(f"{run.name}.json").exists() for run in runs)
+    return all(map(is_done, cell.trainings)) if isinstance(cell, PlayCell) else True
 
 
 def sizes_of(plan: Plan) -> dict[str, int]:
     """How many cells each stage has."""
-    seeds = sum(len(study.seeds) for study in plan.studies)
+    trainings = sum(len(_groups(study)) for study in plan.studies)
     methods = sum(len(study.methods) for study in plan.studies)
-    return dict(zip(STAGES, (len(plan.studies), seeds, methods), strict=True))
+    return dict(zip(STAGES, (len(plan.studies), trainings, methods), strict=True))
 
 
 def spent(plan: Plan, out: str | Path) -> str:
@@ -128,25 +135,34 @@ def spent(plan: Plan, out: str | Path) -> str:
 
 
 def _trainings(out: Path, study: Study, identity: Any) -> list[TrainCell]:
-    found = []
-    for seed in study.seeds:
-        config = replace(study.config, seed=seed)
-        what = {"config": config.as_dict(), "data": identity}
-        path = _named(out, TRAIN, f"{config.env}.seed{seed}", what)
-        found.append(TrainCell(study, config, path, path.with_suffix("")))
-    return found
+    what = {"config": study.config.as_dict(), "data": identity}
+    return [
+        TrainCell(study, seeds, _named(out, TRAIN, f"{study.config.env}.{_span(seeds)}", what))
+        for seeds in _groups(study)
+    ]
+
+
+def _groups(study: Study) -> list[tuple[int, ...]]:
+    """The seeds of each training."""
+    count = study.seeds_per_cell
+    return [study.seeds[i : i + count] for i in range(0, len(study.seeds), count)]
+
+
+def _span(seeds: tuple[int, ...]) -> str:
+    return "seed" + "_".join(map(str, seeds))
 
 
 def _plays(out: Path, study: Study, trainings: Sequence[TrainCell]) -> list[PlayCell]:
-    runs = tuple(cell.folder for cell in trainings)
     shared = {
-        "runs": [run.name for run in runs],
+        "runs": [cell.folder.name for cell in trainings],
         "episodes": study.episodes,
         "tuning budget": study.tuning_budget,
         "weights": study.weights,
     }
     return [
-        PlayCell(study, name, runs, _named(out, PLAY, f"{study.config.env}.{name}", shared))
+        PlayCell(
+            study, name, tuple(trainings), _named(out, PLAY, f"{study.config.env}.{name}", shared)
+        )
         for name in study.methods
     ]
 

@@ -29,6 +29,8 @@ class Study:
     """Where the data are, or are collected to."""
     collect: int = 0
     """Transitions that are made on this machine, if the data are not there; 0 for none."""
+    seeds_per_cell: int = 1
+    """Training seeds that one cell trains in one program."""
     weights: tuple[float, ...] = ()
     """Of guidance, to choose from; by default around `starting_weight`."""
 
@@ -118,7 +120,7 @@ def _checked(where: str, study: Study) -> Study:
     """The study, whose methods and counts are such."""
     from ..evaluate import method
 
-    for name in ("episodes", "tuning_budget", "collect"):
+    for name in ("episodes", "tuning_budget", "collect", "seeds_per_cell"):
         count, least = getattr(study, name), 0 if name == "collect" else 1
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise PlanError(f"{where}: `{name}` must be an int of at least {least}, got {count!r}.")

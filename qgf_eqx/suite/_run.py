@@ -121,15 +121,15 @@ def _data(cell: DataCell) -> dict[str, Any]:
 
 def _train(cell: TrainCell) -> dict[str, Any]:
     from ..evaluate import task_of
-    from ..learn import train
+    from ..learn import train_seeds
 
-    task = task_of(cell.config.env)
-    config = replace(cell.config, goals=task.goals > 0)
+    task = task_of(cell.study.config.env)
+    config = replace(cell.study.config, goals=task.goals > 0)
     options: dict[str, Any] = {"hindsight": task.hindsight} if task.goals else {}
     options |= {"save_every": 1000, "progress": False}
-    path = train(config, _dataset(cell), cell.folder, **options)
-    size = sum(file.stat().st_size for file in path.parent.iterdir())
-    return {"updates": cell.config.updates, "bytes": size}
+    train_seeds(config, cell.seeds, _dataset(cell), cell.folder, **options)
+    size = sum(file.stat().st_size for run in cell.runs for file in run.iterdir())
+    return {"updates": config.updates, "bytes": size}
 
 
 def _play(cell: PlayCell) -> None:
@@ -138,7 +138,7 @@ def _play(cell: PlayCell) -> None:
 
     study, begin = cell.study, time.perf_counter()
     found = compare(
-        cell.runs,
+        [run for training in cell.trainings for run in training.runs],
         [cell.method],
         weights=study.weights or None,
         tuning_budget=study.tuning_budget,

@@ -70,6 +70,8 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
         found = read(tmp_path / "e.json")
         assert (found.table, found.differences) == (wrote.table, wrote.differences)
         assert found.tuning == wrote.tuning and found.runs == wrote.runs
+        won, returns = [1.0] * 3 + [0.0] * 7, [float(-i) for i in range(9)] + [-9.0]
+        assert found.tuning[0].outcomes == (tuple(won if outcome == Success() else returns),)
         assert (found.trained_on, found.reduce) == ("other", "min")
         held = json.loads((tmp_path / "e.json").read_text())
         assert json.loads(json.dumps(as_json(found))) == held

@@ -84,6 +84,11 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (
+            "episodes = 3",
+            "episodes = 3\nseeds_per_cell = 0",
+            "`seeds_per_cell` must be an int of at",
+        ),
         ("seeds = [0, 1]\n", "", "task 1 has no `seeds`"),
         ("episodes = 3", "episodes = 0", "task 1: `episodes` must be an int of at least 1, got 0"),
         ('"qgf"]', '"qfg"]', "task 1: unknown method"),
@@ -133,6 +138,18 @@ def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path
     finally:
         gone = next(c for c in cells_of(plan, done) if c.stage == "play" and not c.path.exists())
         (tmp_path / "away.json").rename(gone.path)
+
+
+def test_seeds_that_share_a_cell_are_trained_in_one_program(file, tmp_path):
+    file.write_text(PLAN.replace("seeds = [0, 1]", "seeds = [0, 1, 2]\nseeds_per_cell = 2"))
+    plan, out = read_plan(file), tmp_path / "out"
+    assert sizes_of(plan)["train"] == 4
+    run_suite(plan, out, processes=1, progress=False)
+    titles = [cell.title for cell in cells_of(plan, out) if cell.stage == "train"]
+    assert titles[:2] == ["toy:make_array_task, seed 0, 1", "toy:make_array_task, seed 2"]
+    found = read(next((out / "play").glob("*.qgf.*")))
+    assert [run.seed for run in found.runs] == [0, 1, 2]
+    assert len(set(run.sha256 for run in found.runs)) == 3
 
 
 class Stops:
@@ -204,7 +221,7 @@ def test_engines_are_made_of_options():
     [
         ("paper", {"data": 20, "train": 200, "play": 320}),
         ("goals", {"data": 5, "train": 50, "play": 25}),
-        ("cpu", {"data": 3, "train": 15, "play": 27}),
+        ("cpu", {"data": 3, "train": 3, "play": 57}),
     ],
 )
 def test_the_plans_of_the_repository_are_plans(name, sizes):
