@@ -74,12 +74,17 @@ class MetricsLog:
     def __init__(self, path: Path, step: int):
         """**Arguments:** the file, and the step of the checkpoint that training goes on from."""
         self._path = path
-        kept = {line["step"]: line for line in read_metrics(path) if line["step"] <= step}
-        with write_atomically(path) as file:
-            file.write("".join(json.dumps(line) + "\n" for line in kept.values()).encode())
+        found = read_metrics(path)
+        kept = {line["step"]: line for line in found if line["step"] <= step}
+        self.last = max(kept, default=0)
+        """The step of the last line; 0 if there is none."""
+        if found or path.exists():
+            with write_atomically(path) as file:
+                file.write("".join(json.dumps(line) + "\n" for line in kept.values()).encode())
 
     def append(self, line: dict) -> None:
         """Writes one line."""
+        self.last = line["step"]
         with open(self._path, "a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -105,6 +105,22 @@ def profiles(
     return _save(figure, path)
 
 
+def tuning_budgets(found: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> Path:
+    """The score that is reached by the number of episodes on which the weight was chosen.
+
+    **Arguments:** for every method pairs of episodes and score; the path of the picture.
+    """
+    figure, axes = _panels(figsize=(4.6, 3.4))
+    for name, points in found.items():
+        budgets, scores = zip(*points, strict=True)
+        axes.plot(budgets, scores, ".-", color=colour(name), label=label(name))
+    axes.set(xlabel="tuning episodes per training seed", ylabel="score", xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
 def best_of(results: Comparison, path: str | Path) -> Path:
     """Success by the number of candidates, of the plain flow and of guided ones.
 

@@ -135,6 +135,22 @@ class DataFiles(CachedData):
 
 
 @dataclasses.dataclass(frozen=True)
+class Watching:
+    """What is seen of a training while it goes on, beside its metrics.jsonl."""
+
+    track: Literal["tensorboard", "wandb", "trackio"] | None = None
+    """Send metrics and evaluations to a tracker too."""
+    track_project: str = "qgf_eqx"
+    """Under which name wandb and trackio show the runs."""
+    evaluate_every: int | None = None
+    """Play some episodes after so many updates, and after the last: evaluations.jsonl."""
+    evaluate_methods: tuple[str, ...] = ("flow", "qgf")
+    """Which methods play them; guided ones with the weight that diagnose starts from."""
+    evaluate_episodes: int = 20
+    """How many of each method."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Workers:
     """How many processes."""
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ import tyro
 from .. import learn
 from ..learn import Learner, TrainConfig
 from ..learn._kinds import ACTORS, CRITICS, learners
-from ._options import Common, DataFiles, Devices, Workers
+from ._options import Common, DataFiles, Devices, Watching, Workers
 from ._refuse import as_arguments, at_least
 
 Option = tuple[str, dataclasses.Field, str]
@@ -106,6 +107,7 @@ def train(
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     save_every: int = 10_000,
     stream: bool = False,
+    watching: Watching = Watching(),  # noqa: B008 (frozen)
     divided: Devices = Devices(),  # noqa: B008 (frozen)
     workers: Workers = Workers(processes=1),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
@@ -133,6 +135,7 @@ def train(
         save_every: Updates between checkpoints: what a crash costs at most.
         stream: Read chunks from the dataset's files, for datasets larger than memory. The same
             result to the bit.
+        watching: What is seen meanwhile.
         divided: Among which devices each batch is divided, on one host or on several.
         workers: Among how many processes the seeds are divided.
         common: What every verb has.
@@ -165,6 +168,16 @@ def train(
         folder /= f"seed{settings.seed}"
     # Streamed chunks wait in memory for their update: fewer of them at a time.
     options = {"streamed": True, "updates_per_call": 50} if stream else {}
+    with as_arguments():
+        on_save = _periodic(watching, settings)
+    if on_save is not None:
+        save_every = min(save_every, on_save.every)
+        if on_save.every % save_every:
+            raise ValueError(
+                f"`evaluate_every` must be a multiple of `save_every`, {save_every:,}, got "
+                f"{on_save.every:,}: a checkpoint is evaluated."
+            )
+        options["on_save"] = on_save
     options |= {"save_every": save_every} | ({} if common.progress else {"progress": False})
     options |= {"hindsight": task.hindsight} if task.goals else {}
     if data.data is not None:
@@ -178,7 +191,7 @@ def train(
     groups = [seeds[i::count] for i in range(min(count, len(seeds)))] or [()]
     if workers.processes == 1 and (devices := divided.begin()) is not None:
         options["devices"] = devices
-    work = partial(_train_group, settings, folder, data, options)
+    work = partial(_train_group, settings, folder, data, options, watching)
     done = Local(workers.processes).map(work, list(enumerate(groups)))
     paths = sorted(str(path) for _, found in done for path in found)
     common.result({"checkpoints": paths}, f"The trained networks are in {' and '.join(paths)}")
@@ -194,6 +207,7 @@ def _train_group(
     folder: Path,
     data: DataFiles,
     options: dict[str, Any],
+    watching: Watching,
     cell: tuple[int, tuple[int, ...]],
 ) -> list[Path]:
     from ..evaluate import task_of
@@ -202,9 +216,27 @@ def _train_group(
     position, seeds = cell
     options = {**options, "position": position} if position else options
     dataset = dataset_for(task_of(config.env), data)
-    if not seeds:
-        return [learn.train(config, dataset, folder, **options)]
-    return learn.train_seeds(config, seeds, dataset, folder, **options)
+    with ExitStack() as stack:
+        if watching.track:
+            sent = learn.tracker(watching.track, config.as_dict(), watching.track_project)
+            options = {**options, "track": stack.enter_context(sent)}
+        if not seeds:
+            return [learn.train(config, dataset, folder, **options)]
+        return learn.train_seeds(config, seeds, dataset, folder, **options)
+
+
+def _periodic(watching: Watching, config: TrainConfig) -> Any:
+    """What plays episodes during the training, if that is asked for."""
+    from ..evaluate.names import method
+    from ..evaluate.periodic import Periodic
+
+    if watching.evaluate_every is None:
+        return None
+    names, actors = watching.evaluate_methods, config.actors
+    for name in names:
+        if (needed := method(name, actors=actors).actor or "flow") not in actors:
+            raise ValueError(f"`evaluate_methods` has {name}, and no actor `{needed}` is trained.")
+    return Periodic(watching.evaluate_every, config.updates, names, watching.evaluate_episodes)
 
 
 def _base(file: Path | None, name: str | None) -> TrainConfig | None:

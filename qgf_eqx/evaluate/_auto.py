@@ -27,8 +27,13 @@ EXTENSIONS = 12
 
 
 def weights_around(run: Run, task: Task | str, reduce: Callable, *, seed: int = 0) -> list[float]:
-    """The grid of a run on its task, to two digits. No episode is played: it is asked in the start
-    states of the first tuning episodes."""
+    """The grid of a run on its task, to two digits."""
+    return grid_around(start_of(run, task, reduce, seed=seed))
+
+
+def start_of(run: Run, task: Task | str, reduce: Callable, *, seed: int = 0) -> float:
+    """`starting_weight` of a run on its task. No episode is played: it is asked in the start states
+    of the first tuning episodes."""
     task = task_of(task) if isinstance(task, str) else task
     try:
         obs, low, high = _starts(task, seed)
@@ -38,7 +43,7 @@ def weights_around(run: Run, task: Task | str, reduce: Callable, *, seed: int = 
     low, high = nets.bounds(low, high)
     policy, ensemble = cast(Any, nets.policy), cast(Any, nets.critic)
     critic = bounded(Reduced(ensemble.values, reduce), jnp.asarray(low), jnp.asarray(high))
-    return grid_around(first_weight(policy, critic, obs, seed))
+    return first_weight(policy, critic, obs, seed)
 
 
 def first_weight(policy: Any, critic: Any, obs: Any, seed: int = 0) -> float:

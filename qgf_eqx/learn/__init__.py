@@ -29,6 +29,7 @@ from ._learner import Spec as Spec
 from ._presets import preset as preset
 from ._presets import presets as presets
 from ._settings import setting as setting
+from ._tracking import tracker as tracker
 from ._trained import Actor as Actor
 from ._trained import Trained as Trained
 from ._trained import load_config as load_config

@@ -13,10 +13,10 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -37,10 +37,14 @@ from ._devices import Devices
 from ._devices import on as on_devices
 from ._layout import Part, join_obs, pictures_of
 from ._learner import Spec
+from ._tracking import Track
 from ._trained import FILE, Saved, SavedState, metadata, read_saved
 from ._units import Units, action_range, fit_units
 from ._updates import init, longest, make_updates, one_of, stacked, stream
 from .loop import TeamState
+
+OnSave: TypeAlias = Callable[[Path, int], Mapping[str, float] | None]
+"""Takes a run's folder and the step of its new checkpoint; returns numbers, or nothing."""
 
 
 def train(config: TrainConfig, dataset: Dataset, run_dir: str | Path, **options: Any) -> Path:
@@ -80,6 +84,8 @@ def train_seeds(
     position: int = 0,
     devices: Sequence[Any] | None = None,
     hindsight: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
+    track: Track | None = None,
+    on_save: OnSave | None = None,
 ) -> list[Path]:
     """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
     the last bits, in which a product of many matrices differs from one of a few.
@@ -100,6 +106,11 @@ def train_seeds(
       call with the same data; the first process alone reads and writes the folders. The result is
       that of one device, but for the last bits.
     - `hindsight`: what a goal is, if `config.goals`: of the row of numbers that an observation is.
+    - `track`: called with a run's folder and each line of its metrics and evaluations, such as a
+      `tracker`.
+    - `on_save`: called with a run's folder and its step after each checkpoint, such as
+      `evaluate.periodic.Periodic`; what it returns, numbers by name, is a line of the run's
+      `evaluations.jsonl`. After a kill it is called for the checkpoint that has no line yet.
 
     **Returns:** the paths of the checkpoints. **Raises:** as `train`.
     """
@@ -114,8 +125,38 @@ def train_seeds(
         "devices": devices,
         "updates_per_call": updates_per_call,
         "save_every": save_every,
+        "track": track,
+        "on_save": on_save,
     }
     return _train(runs, dataset, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Log:
+    """Where the lines of a run go."""
+
+    folder: Path
+    metrics: MetricsLog
+    evaluations: MetricsLog
+    track: Track
+
+    def measured(self, line: dict[str, Any]) -> None:
+        """Of the training."""
+        self.metrics.append(line)
+        self.track(self.folder, line)
+
+    def evaluated(self, step: int, on_save: OnSave) -> None:
+        """Of a checkpoint."""
+        if step == 0 or self.evaluations.last == step:
+            return
+        if found := on_save(self.folder, step):
+            line = {"step": step, **found}
+            self.evaluations.append(line)
+            self.track(self.folder, line)
+
+
+def _nowhere(folder: Path, line: Mapping[str, Any]) -> None:
+    """Tracks nothing."""
 
 
 @dataclasses.dataclass
@@ -125,7 +166,7 @@ class _Run:
     config: TrainConfig
     folder: Path
     state: TeamState
-    log: MetricsLog | None
+    log: _Log | None
     """None in a process that writes no files."""
 
     @property
@@ -144,6 +185,8 @@ def _train(
     position: int = 0,
     devices: Sequence[Any] | None = None,
     hindsight: Hindsight = Hindsight(),  # noqa: B008 (a tuple)
+    track: Track | None = None,
+    on_save: OnSave | None = None,
 ) -> list[Path]:
     config = runs[0][0]
     check_horizon(dataset, longest(config))
@@ -162,12 +205,16 @@ def _train(
         saved = [_saved(*run, data) if on.lead else None for run in runs]
         units = next((each.units for each in saved if each), None) or fit_units(config, dataset)
         spec = _spec(config, dataset, layout, units, hindsight)
-        opened = [_open(*run, each, spec, on) for run, each in zip(runs, saved, strict=True)]
+        opened = [
+            _open(*run, each, spec, on, track or _nowhere)
+            for run, each in zip(runs, saved, strict=True)
+        ]
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
         program = _Program(
-            config, spec, units, metadata(spec, layout, data), terminated, on, hindsight
+            config, spec, units, metadata(spec, layout, data), terminated, on, hindsight, on_save
         )
+        program.evaluate(opened)
         program.source = dataset if streamed else on.everywhere(jax.tree.map(jnp.asarray, dataset))
         seeds = [run.config.seed for run in opened]
         shown = bar(
@@ -204,9 +251,11 @@ class _Program:
         terminated: list,
         on: Devices,
         hindsight: Hindsight,
+        on_save: OnSave | None,
     ):
         self.config, self.spec, self.units, self.on = config, spec, units, on
         self.about, self.terminated, self.hindsight = about, terminated, hindsight
+        self.on_save = on_save
 
     def run(self, group: list[_Run], lines: list, shown: Callable[[int], Any]) -> None:
         """Makes the updates of the lines; the runs have the new states."""
@@ -240,7 +289,7 @@ class _Program:
                     if not all(map(math.isfinite, metrics.values())):
                         raise RunError(_DIVERGED.format(run.config.seed, done, metrics))
                     if run.log is not None:
-                        run.log.append({"step": done, **metrics, "updates_per_second": rate})
+                        run.log.measured({"step": done, **metrics, "updates_per_second": rate})
             if done > saved and (due or stop):
                 for i, run in enumerate(group):
                     run.state = one_of(state, i)
@@ -249,12 +298,20 @@ class _Program:
                         raise RunError(_DIVERGED.format(run.config.seed, done, said))
                 if self.on.lead:
                     self._save(group, done)
+                    if not stop:
+                        self.evaluate(group)
                 saved = done
             if stop:
                 folders = " and ".join(str(run.folder) for run in group)
                 said = f"{folders}: saved at update {done:,} of {self.config.updates:,}."
                 print(f"{said} The same command goes on.", file=sys.stderr)
                 raise SystemExit(0)
+
+    def evaluate(self, runs: list[_Run]) -> None:
+        """Asks `on_save` of the checkpoints that have no line yet."""
+        for run in runs:
+            if self.on_save is not None and run.log is not None:
+                run.log.evaluated(run.step, self.on_save)
 
     def _save(self, group: list[_Run], done: int) -> None:
         """All files are written before the first takes its place."""
@@ -354,12 +411,17 @@ def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
     return found
 
 
-def _open(config: TrainConfig, folder: Path, saved: Saved | None, spec: Spec, on: Devices) -> _Run:
+def _open(
+    config: TrainConfig, folder: Path, saved: Saved | None, spec: Spec, on: Devices, track: Track
+) -> _Run:
     state = on.of_lead(saved.state if saved else init(config, spec))
     if not on.lead:
         return _Run(config, folder, state, None)
     _claim(folder / "config.json", config)
-    return _Run(config, folder, state, MetricsLog(folder / "metrics.jsonl", int(state.step)))
+    step = int(state.step)
+    metrics = MetricsLog(folder / "metrics.jsonl", step)
+    evaluations = MetricsLog(folder / "evaluations.jsonl", step)
+    return _Run(config, folder, state, _Log(folder, metrics, evaluations, track))
 
 
 def _claim(path: Path, config: TrainConfig) -> None:

@@ -1,7 +1,7 @@
 """Tables and figures of a plan, from what is there, finished or not."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,19 @@ from .._files import write_atomically
 from ..evaluate import across
 from ..evaluate._judge import compared
 from ..evaluate._rows import Comparison
+from ..evaluate.names import label
 from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
 from ._cells import PLAY, PlayCell, cells_of, is_done, sizes_of
+from ._curves import budget_curves, kept_range, tried
 from ._plan import Plan
 
 
 def write_report(plan: Plan, out: str | Path) -> Path:
     """Writes `report.md` and `report.json` to the folder of results; the same results give the
-    same bytes. Needs Matplotlib for `success.png` and `profile.png`, which it leaves out otherwise.
+    same bytes. Needs Matplotlib for `success.png`, `profile.png` and `budgets.png`, which it leaves
+    out otherwise.
 
     **Returns:** the path of `report.md`.
     """
@@ -31,15 +34,19 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     content: dict[str, Any] = {"plan": plan.name, "tasks": {}}
     for name, comparison in found.items():
         lines += [f"## {name}", "", "```", format_table(comparison), "```", ""]
+        lines += _ranges(comparison)
         content["tasks"][name] = {
             row.method: {"weight": str(row.weight), **_as_dict(row.estimate), "n": row.n}
             for row in comparison.table
         }
+    if curves := budget_curves(found, _scored):
+        lines += _budgets(curves)
+        content["tuning budgets"] = curves
     if len(found) > 1:
         together = over_tasks(found)
         lines += _together(together, len(found))
         content["over tasks"] = together
-    _draw(found, out)
+    _draw(found, curves, out)
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
     _write(out / "report.md", "\n".join(lines).rstrip() + "\n")
     return out / "report.md"
@@ -79,17 +86,19 @@ def over_tasks(found: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
 
 def outcomes_of(found: Comparison) -> dict[str, list[list[float]]]:
     """Of every method for every training seed the outcomes: success, or the normalised score."""
+    by_return, score = isinstance(found.outcome, Return), _scored(found)
+    return {
+        name: [[score(e.total_reward if by_return else float(e.success)) for e in r] for r in runs]
+        for name, runs in found.episodes.items()
+    }
+
+
+def _scored(found: Comparison) -> Callable[[float], float]:
+    """What makes the score of an outcome: a success is its own, a return is normalised."""
     low, high = 0.0, 1.0
     if isinstance(found.outcome, Return):
         low, high = found.outcome.references or References(0.0, 1.0)
-    by_return = isinstance(found.outcome, Return)
-    return {
-        name: [
-            [(e.total_reward - low) / (high - low) if by_return else float(e.success) for e in run]
-            for run in runs
-        ]
-        for name, runs in found.episodes.items()
-    }
+    return lambda outcome: (outcome - low) / (high - low)
 
 
 def _shared(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -131,6 +140,38 @@ def _together(rows: Mapping[str, Mapping[str, Any]], tasks: int) -> list[str]:
     return [*lines, "Differences and chances are those of QGF, or of the first method.", ""]
 
 
+def _ranges(found: Comparison) -> list[str]:
+    """Of guided methods the weights that keep 90 % of the best one's tuning successes."""
+    if isinstance(found.outcome, Return):
+        return []
+    lines = []
+    for name, rows in tried(found).items():
+        weights = [row.weight for row in rows]
+        if max(row.estimate.value for row in rows) > 0 and all(
+            isinstance(w, float) for w in weights
+        ):
+            low, high = kept_range(rows)
+            lines.append(f"| {label(name)} | {low:.2g} to {high:.2g} | {high / low:.1f} |")
+    if not lines:
+        return []
+    lines = ["| method | keeps 90 % of its best at | ratio |", "|---|---|---|", *lines]
+    return [*lines, "", "By the tuning episodes, between the weights that were tried.", ""]
+
+
+def _budgets(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
+    lines = ["## What choosing a weight costs", ""]
+    lines += ["| method | score in %, by tuning episodes per training seed |", "|---|---|"]
+    for name, points in curves.items():
+        said = ", ".join(f"{budget}: {100 * score:.0f}" for budget, score in points)
+        lines.append(f"| {label(name)} | {said} |")
+    return [
+        *lines,
+        "",
+        "The mean over tasks, on tuning episodes that did not choose the weight.",
+        "",
+    ]
+
+
 def _percent(found: Mapping[str, Any]) -> str:
     low, high = (100 * end for end in found["interval"])
     return f"{100 * found['value']:.1f} [{low:.1f}, {high:.1f}]"
@@ -140,7 +181,7 @@ def _as_dict(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "interval": [found.low, found.high], "over": found.over}
 
 
-def _draw(found: Mapping[str, Comparison], out: Path) -> None:
+def _draw(found: Mapping[str, Comparison], curves: Mapping[str, Any], out: Path) -> None:
     if not found:
         return
     try:
@@ -149,6 +190,8 @@ def _draw(found: Mapping[str, Comparison], out: Path) -> None:
         return
     scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
     plot.task_bars(found, out / "success.png")
+    if curves:
+        plot.tuning_budgets(curves, out / "budgets.png")
     levels = np.linspace(0, 1, 41)[:-1].tolist()
     profiles = {
         name: across.performance_profile([of[name] for of in scores.values()], levels, draws=200)

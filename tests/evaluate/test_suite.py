@@ -126,11 +126,15 @@ def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path
     assert texts[0] == texts[1]
     text = texts[0].decode()
     assert "play: 4 of 4 done." in text and "## Over 2 tasks" in text
+    assert "## What choosing a weight costs" in text and "| QGF | 2: " in text
     content = json.loads((done / "report.json").read_text())
     found = comparisons(plan, done)
     scores = [outcomes_of(found[name])["qgf"] for name in found]
     assert content["over tasks"]["qgf"]["mean"]["value"] == across.mean_over_tasks(scores).value
-    assert all((done / name).stat().st_size > 5000 for name in ("success.png", "profile.png"))
+    assert all(
+        (done / name).stat().st_size > 5000
+        for name in ("success.png", "profile.png", "budgets.png")
+    )
     next((done / "play").glob("*room.qgf.*")).rename(tmp_path / "away.json")
     try:
         text = write_report(plan, done).read_text()
