@@ -433,6 +433,9 @@ def test_the_methods_on_the_cube_are_as_the_page_says():
     ):
         assert f"| {name} | {methods.interval(row.estimate)} |" in page("worth")
     assert f"QGF minus the flow: {points(other.differences[0].estimate)}." in text
+    assert "\n".join(methods.critics_table()) in page("worth")
+    td = {d.theirs: d.estimate for d in read(RESULTS / "methods_cube_td.json").differences}
+    assert f"({points(td['qam'])})" in text
 
 
 def test_the_goals_in_the_maze_are_as_the_page_says():

@@ -103,6 +103,16 @@ def table() -> list[str]:
     return lines
 
 
+def critics_table() -> list[str]:
+    """The table of docs/worth.md on two critics."""
+    iql, td = (read(RESULTS / f"methods_cube{name}.json") for name in ("", "_td"))
+    lines = ["| | IQL critic | TD critic |", "|---|---|---|"]
+    for name in ("flow", "qgf", "qam"):
+        shown = " | ".join(interval(found.row(name).estimate) for found in (iql, td))
+        lines.append(f"| {label(name)} | {shown} |")
+    return lines
+
+
 def goals_table() -> list[str]:
     """The table of docs/goals.md: success over all goals, and for each."""
     found = read(RESULTS / "goals_pointmaze.json")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -30,8 +30,10 @@ class ControlLoop:
     when it arrives.
 
     With a `deadline` a tick without a row to execute waits that long at most. Then it takes a chunk
-    of the plain flow if one can be drawn in time, and otherwise `hold`. Where guidance is not
-    finite, the plain flow's chunk takes its place. `loop.statistics` counts all of it.
+    of the plain flow, if that is there, and otherwise `hold`. With `ahead` that chunk is begun when
+    the last row is executed and the guided chunk is late, and may itself come some ticks late. Then
+    the next guided chunk is begun as soon as the thread is free. Where guidance is not finite, the
+    plain flow's chunk takes its place. `loop.statistics` counts all of it.
 
     ```python
     with ControlLoop(policy, critic, obs, key, weight=0.1, ahead=True, deadline=0.015) as loop:
@@ -106,6 +108,9 @@ class ControlLoop:
         self._at = 0
         self._next: Future | None = None  # the chunk that is being drawn
         self._since = 0  # ticks since its observation
+        self._spare: Future | None = None  # a plain chunk, for when that one is late
+        self._spare_since = 0
+        self._plain = False  # what is executed is such a chunk
 
     @property
     def statistics(self) -> Statistics:
@@ -117,11 +122,16 @@ class ControlLoop:
         began = time.perf_counter()
         obs = self._expected(obs)
         self._since += 1
+        self._spare_since += 1
         self._receive()
         if self._rows_left() == 0:
             self._wait(obs, began)
-        elif self.ahead and self._next is None and self._at >= self.execution_horizon:
-            self._begin(obs)
+        elif self.ahead:
+            if self._next is None and (self._plain or self._at >= self.execution_horizon):
+                self._begin(obs)
+            is_late = self._is_busy(0) and self._since > 0
+            if self.deadline and self._rows_left() == 1 and is_late:
+                self._begin_spare(obs)
         action = self._action()
         self._counts.ticks += 1
         self._counts.tick_seconds.append(time.perf_counter() - began)
@@ -163,44 +173,51 @@ class ControlLoop:
             found, self._next = self._next.result(), None
             if self._since:  # or this tick has waited for it
                 self._counts.delays.append(self._since)
-            self._take(found, self._since)
+            if self._take(found, self._since):
+                self._spare, self._plain = None, False
+        if self._rows_left() == 0 and self._spare is not None and self._spare.done():
+            found, self._spare, self._next = self._spare.result(), None, None
+            self._counts.late += 1
+            self._plain = self._take(found, self._spare_since)
+
+    def _begin_spare(self, obs: Obs) -> None:
+        """Has a plain chunk drawn from this observation, unless one is being drawn."""
+        if self._spare is None and not self._is_busy(1):
+            self._spare = self._run(1, self._draws.plain, (obs, self._new_key()))
+            self._spare_since = 0
 
     def _wait(self, obs: Obs, began: float) -> None:
         """Takes what can be had until the deadline: a guided chunk, one of the plain flow, or
         nothing."""
         if self._next is None:
             self._begin(obs)
-        bound = self.deadline if self._last is not None else None
-        end = None if bound is None else began + bound
-        if self._next is not None:
-            try:
-                self._next.result(None if end is None else _until(end - self._reserve))
-            except TimeoutError:
-                pass
-            else:
-                return self._receive()
-        if end is None:  # an abandoned draw of an earlier episode is still running
-            self._running[0].result()  # type: ignore[union-attr]
-            return self._wait(obs, began)
-        self._counts.missed += 1
-        if self._is_busy(1):
-            return
-        plain = self._run(1, self._draws.plain, (obs, self._new_key()))
-        try:
-            found = plain.result(_until(end))
-        except TimeoutError:
-            return
-        self._counts.late += 1
-        self._next = None
-        self._take(found, 0)
+        if self.deadline is None or self._last is None:
+            if self._next is None:  # an abandoned draw of an earlier episode is still running
+                wait(filter(None, self._running))
+                return self._wait(obs, began)
+            wait([self._next])
+            return self._receive()
+        guided, end = [] if self._next is None else [self._next], began + self.deadline
+        if self.ahead:  # without, every chunk is waited for, and most are in time
+            self._begin_spare(obs)
+        if self._spare is None:
+            wait(guided, _until(end - self._reserve))
+        if not (guided and guided[0].done()):
+            self._begin_spare(obs)
+            wait(guided or filter(None, [self._spare]), _until(end))
+            self._counts.missed += not (guided and guided[0].done())
+        self._receive()
 
-    def _take(self, found: Drawn, row: int) -> None:
+    def _take(self, found: Drawn, row: int) -> bool:
+        """Changes to a chunk at a row, if it has that row and is finite."""
         self._counts.chunks += 1
         self._counts.chunk_seconds.append(found.seconds)
         self._counts.clipped += found.clipped
         self._counts.unguided += not found.guided
         if found.finite and row < self.horizon:
             self._chunk, self._at = found, row
+            return True
+        return False
 
     def _action(self) -> np.ndarray:
         if self._rows_left():

@@ -43,17 +43,19 @@ def stepped(loop):
     count, gates = [0], [threading.Event(), threading.Event()]
 
     def scripted(gate, base):
-        def draw(obs, key, old=None, mask=None):
-            count[0] += 1
-            number = base + 100 * count[0]
-            seen.append((old, mask))
+        def draw(number, obs, key, old=None, mask=None):
+            seen[number] = old, mask
             assert gate.wait(20)
-            rows = np.repeat(number + np.arange(HORIZON, dtype=np.float32)[:, None], 2, axis=1)
+            rows = np.repeat(base + 100 * number + np.arange(HORIZON, dtype=np.float32)[:, None], 2, axis=1)
             return Drawn(rows, rows, True, True, 0.0, 0.001)
 
         return draw
 
-    seen = []
+    def run(thread, draw, inputs, run=loop._run):  # numbered in the order in which they are begun
+        count[0] += 1
+        return run(thread, partial(draw, count[0]), inputs)
+
+    seen, loop._run = {}, run
     guided, plain = (scripted(gate, base) for gate, base in zip(gates, (0, 10_000), strict=True))
     loop._draws = loop._draws._replace(guided=guided, following=guided, plain=plain)
     loop._reserve = 0.2  # of the 0.4 seconds of the deadlines here: enough on a loaded machine
@@ -62,9 +64,9 @@ def stepped(loop):
     return loop, gates, seen
 
 
-def ended(loop):
-    """Waits until the guided thread is free."""
-    loop._running[0].result()
+def ended(loop, thread=0):
+    """Waits until the thread, 0 for guided draws, is free."""
+    loop._running[thread].result()
     return loop
 
 
@@ -90,12 +92,12 @@ def test_drawn_ahead_the_next_chunk_is_taken_up_at_the_row_that_is_due():
     ended(loop)
     assert act() == 202  # two ticks after it was begun
     assert loop.statistics.inference_delay == 2
-    old, mask = seen[1]
+    old, mask = seen[2]
     np.testing.assert_array_equal(old[:, 0], [103, 104, 105, 106, 107, 0, 0, 0])
     np.testing.assert_array_equal(mask, prefix_mask(HORIZON, 1, 3).astype(np.float32))
     assert act() == 203  # three rows are over: the third chunk is begun
     ended(loop)
-    np.testing.assert_array_equal(seen[2][1], prefix_mask(HORIZON, 2, 3).astype(np.float32))
+    np.testing.assert_array_equal(seen[3][1], prefix_mask(HORIZON, 2, 3).astype(np.float32))
 
 
 def test_the_following_chunk_is_the_inpainted_flows():
@@ -118,16 +120,44 @@ def test_late_it_takes_a_chunk_of_the_plain_flow_and_then_holds():
     gates[0].clear()  # a stall, with a new chunk to be drawn
     assert rows == [100 + i for i in range(8)]
     assert act() == 10_300  # number 2 is the late one
-    assert [act() for _ in range(7)] == [10_300 + i for i in range(1, 8)]
-    gates[1].clear()  # now the plain flow stalls too
-    assert [act() for _ in range(2)] == [10_307, 10_307]
+    assert [act() for _ in range(6)] == [10_300 + i for i in range(1, 7)]
+    gates[1].clear()  # now the plain flow stalls too: number 4, begun with the last row
+    assert [act() for _ in range(3)] == [10_307, 10_307, 10_307]
     found = loop.statistics
     assert (found.missed, found.late, found.held) == (3, 1, 2)
     for gate in gates:
         gate.set()
+    ended(ended(loop), 1)
+    assert act() == 10_403  # three ticks late, it is better than nothing
     ended(loop)
-    assert act() == 500  # guided again: 4 was the plain flow's
-    assert loop.statistics.missed == 3
+    assert act() == 501  # guided again, and begun at once
+    found = loop.statistics
+    assert (found.missed, found.late, found.held) == (3, 2, 2)
+
+
+def test_a_plain_chunk_is_ready_when_the_last_row_is_over():
+    loop, gates, _ = stepped(loop_of(execution_horizon=5, ahead=True, deadline=0.4))
+    for _ in range(5):
+        loop(OBS)
+    gates[0].clear()
+    assert [loop(OBS)[0] for _ in range(3)] == [105, 106, 107]  # 2 is begun, and then 3
+    loop._running[1].result()
+    assert loop(OBS)[0] == 10_301  # its row 0 was due with the last row
+    assert (loop.statistics.late, loop.statistics.held) == (1, 0)
+    gates[0].set()
+
+
+def test_a_plain_chunk_that_was_not_needed_is_not_executed():
+    loop, gates, _ = stepped(loop_of(execution_horizon=5, ahead=True, deadline=0.4))
+    for _ in range(5):
+        loop(OBS)
+    gates[0].clear()
+    for _ in range(3):
+        loop(OBS)
+    gates[0].set()
+    ended(loop)
+    assert [loop(OBS)[0] for _ in range(5)] == [203, 204, 205, 206, 207]
+    assert loop.statistics.late == 0
 
 
 def test_a_chunk_that_was_given_up_does_not_displace_the_plain_one():
@@ -139,6 +169,8 @@ def test_a_chunk_that_was_given_up_does_not_displace_the_plain_one():
     gates[0].set()
     ended(loop)
     assert loop(OBS)[0] == 10_301
+    ended(loop)
+    assert loop(OBS)[0] == 401  # drawn along the plain one
 
 
 def test_a_late_chunk_is_taken_up_where_it_is_due_or_not_at_all():
