@@ -36,6 +36,7 @@ from ._trained import load_config as load_config
 from ._trained import load_run as load_run
 from ._units import Units as Units
 from ._updates import make_updates as make_updates
+from .fitted import fitted_q as fitted_q
 from .loop import Team as Team
 from .loop import TeamState as TeamState
 from .loop import init_team as init_team

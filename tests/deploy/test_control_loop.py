@@ -46,7 +46,9 @@ def stepped(loop):
         def draw(number, obs, key, old=None, mask=None):
             seen[number] = old, mask
             assert gate.wait(20)
-            rows = np.repeat(base + 100 * number + np.arange(HORIZON, dtype=np.float32)[:, None], 2, axis=1)
+            rows = np.repeat(
+                base + 100 * number + np.arange(HORIZON, dtype=np.float32)[:, None], 2, axis=1
+            )
             return Drawn(rows, rows, True, True, 0.0, 0.001)
 
         return draw
