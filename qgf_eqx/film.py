@@ -135,6 +135,12 @@ def film(
                 shown.update()
             rows.append(panels)
             played.append(episodes)
+    _save(rows, path, fps)
+    return played
+
+
+def _save(rows: list[list[list[Image.Image]]], path: Path, fps: int) -> None:
+    """Writes panels, a row for every method, as one film."""
     length = max(len(panel) for panels in rows for panel in panels)
     pictures = [_tile(rows, i) for i in range(length)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +150,6 @@ def film(
     with write_atomically(path) as file:
         target: Any = file
         pictures[0].save(target, save_all=True, append_images=pictures[1:], **options)
-    return played
 
 
 def _said(task: Task, episode: Episode) -> str:
