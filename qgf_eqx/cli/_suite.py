@@ -13,6 +13,7 @@ def suite(
     /,
     out: Path | None = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
+    measure: bool = False,
     engine: Literal["local", "slurm", "ray"] = "local",
     engine_options: tuple[str, ...] = (),
     common: Common = Common(),  # noqa: B008 (frozen)
@@ -28,6 +29,8 @@ def suite(
         file: The plan, a TOML file.
         out: The folder of all results, which all workers must reach. Default: results/NAME.
         workers: How many processes, on this machine.
+        measure: With plan: make some updates and play an episode of each task, to say how long all
+            of it will take on this machine, and how large the checkpoints are.
         engine: Where cells run: local, slurm (needs submitit) or ray.
         engine_options: For slurm and ray, as name=value: partition=gpu time=120 gpus=1; or
             address=auto num_gpus=0.25.
@@ -39,6 +42,14 @@ def suite(
     with as_arguments():
         plan = suites.read_plan(file)
     out = out or Path("results") / plan.name
+    if action == "plan" and measure:
+        found = suites.measure(plan, lambda name: common.say(f"measuring {name}"))
+        rows = [
+            {"task": m.study.config.env, "training hours": m.training}
+            | {"playing hours at most": m.playing, "checkpoint bytes": m.disk}
+            for m in found
+        ]
+        return common.result({"tasks": rows}, suites.table(found))
     if action == "plan":
         cells = [(c.stage, c.title, c.path.exists()) for c in suites.cells_of(plan, out)]
         total = suites.sizes_of(plan)

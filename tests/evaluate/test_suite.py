@@ -231,3 +231,20 @@ def test_engines_are_made_of_options():
 def test_the_plans_of_the_repository_are_plans(name, sizes):
     plan = read_plan(Path(__file__).parents[2] / "benchmarks" / "suites" / f"{name}.toml")
     assert sizes_of(plan) == sizes
+
+
+def test_what_a_plan_will_take_is_measured_before_its_first_cell(file, capsys):
+    from qgf_eqx.suite import measure
+
+    file.write_text(PLAN.replace("seeds = [0, 1]", "seeds = [0, 1, 2]\nseeds_per_cell = 2"))
+    plan, told = read_plan(file), []
+    found = measure(plan, told.append)
+    assert told == ["toy:make_array_task", "toy:make_room"]
+    first = found[0]
+    assert 0 < first.update < 10 and 0 < first.episode < 10 and first.checkpoint > 1000
+    assert first.training == 2 * 6 * first.update / 3600  # cells of two seeds, six updates
+    assert first.playing == 3 * (2 * 3 + 4) * first.episode / 3600  # two methods, one of them tuned
+    assert first.disk == 3 * first.checkpoint
+    cli.main(["suite", "plan", str(file), "--measure"])
+    printed = capsys.readouterr().out
+    assert "all tasks" in printed and "measuring toy:make_room" in printed
