@@ -87,6 +87,7 @@ def run(
     processes: int | None = None,
     engine: Engine | None = None,
     progress: bool = True,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Comparison:
     """Runs an experiment; started again, collection and training go on where they were.
 
@@ -98,11 +99,13 @@ def run(
     - `processes`: how many; all cores by default.
     - `engine`: where all of it runs, in place of `Local(processes)`.
     - `progress`: show progress bars.
+    - `say`: is told each step before it begins.
 
     **Returns:** what is in `results.json`: settings, table, all outcomes, versions, machine.
     """
     out_dir, clock = Path(out_dir), _Clock()
     config = experiment.config
+    say(f"Step 1 of 3: {experiment.transitions:,} transitions for {config.env}.")
     collect(
         dataset_name(config.env),
         data_dir,
@@ -112,11 +115,14 @@ def run(
         progress=progress,
     )
     clock.lap("collect")
+    count = len(experiment.seeds)
+    say(f"Step 2 of 3: train a flow and a critic, {count} time{'s' if count > 1 else ''}.")
     work = partial(_train_one, config, out_dir, data_dir, progress)
     jobs = list(enumerate(experiment.seeds))
     trained = dict((engine or Local(processes)).map(work, jobs))
     runs = [trained[job] for job in jobs]
     clock.lap("train")
+    say("Step 3 of 3: choose each weight on tuning episodes, then report other episodes.")
     found = compare(
         runs,
         experiment.methods,

@@ -183,6 +183,9 @@ def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys
             "`batch` must",
         ),
         (["train", "--env", ENV, "--save-every", "0"], "`save_every` must be at least 1"),
+        (["evalute", "{run}"], "`evalute` is no command. Did you mean `evaluate`?"),
+        (["fly"], "`fly` is no command. Commands are demo, collect, train, evaluate"),
+        ([""], "`` is no command."),
         (["plot", "nowhere"], "nowhere is not a file"),
         (["plot", "{run}"], "results.json is not a file"),
         (["plot", "{run}/config.json"], "is not a results file"),
@@ -377,11 +380,12 @@ VERBS = "demo collect train evaluate choose diagnose analyse film plot export se
 
 
 @pytest.mark.parametrize("verb", VERBS.split())
-def test_every_verb_explains_itself(verb, capsys):
+def test_every_verb_explains_itself_without_pythons_words(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([verb, "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and len(text.split()) > 40
+    assert "None" not in text
 
 
 def test_the_installed_command_starts():
@@ -401,6 +405,10 @@ def test_the_demo_wins_and_repeats_itself(tmp_path, monkeypatch, capsys):
         )
         assert all(row.n == 50 for row in results.table)
         tables.append(format_table(results))
+        printed = capsys.readouterr().out
+        assert "Step 2 of 3: train a flow and a critic, 1 time." in printed
+        assert f"Look at it: qgf-eqx film {out}/seed0 --methods flow qgf" in printed
+        assert "Weights tried for qgf, ood: 0.3, 1, 3" in printed
     assert tables[0] == tables[1]
 
 

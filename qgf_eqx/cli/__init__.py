@@ -5,6 +5,7 @@ sentence on stderr. Verbs import what they need when they are called, so that `-
 `train`, whose options are those of all learners, imports JAX for its own.
 """
 
+import difflib
 import functools
 import re
 import sys
@@ -101,6 +102,10 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         from ._train import train as whole
 
         verbs["train"] = whole
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
+        close = difflib.get_close_matches(arguments[0], verbs, 1)
+        guess = f"Did you mean `{close[0]}`? " if close else ""
+        raise ValueError(f"`{arguments[0]}` is no command. {guess}Commands are {', '.join(verbs)}.")
     with as_arguments():
         return tyro.extras.subcommand_cli_from_dict(
             {name: _later(verb) for name, verb in verbs.items()},

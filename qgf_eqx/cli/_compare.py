@@ -5,7 +5,19 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, DataFiles, Drawing, Grid, OtherTask, Positional, Weight, Workers
+from ._options import (
+    Common,
+    DataFiles,
+    Drawing,
+    Grid,
+    MaybeFloat,
+    MaybeInt,
+    MaybePath,
+    OtherTask,
+    Positional,
+    Weight,
+    Workers,
+)
 from ._refuse import at_least, check_folders, check_new, check_task
 
 
@@ -16,11 +28,11 @@ def evaluate(
     grid: Grid = Grid(),  # noqa: B008 (frozen)
     episodes: int = 50,
     tuning_episodes: int = 20,
-    tuning_budget: int | None = None,
+    tuning_budget: MaybeInt = None,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
     critics: tuple[Path, ...] = (),
-    out: Path | None = None,
+    out: MaybePath = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
@@ -82,7 +94,7 @@ def choose(
     method: str = "qgf",
     grid: Grid = Grid(),  # noqa: B008 (frozen)
     episodes: int = 20,
-    budget: float | None = None,
+    budget: MaybeFloat = None,
     measure: Literal["distance", "kl"] = "distance",
     observations: int = 64,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
@@ -165,7 +177,7 @@ def film(
     first: int = 2_000_000,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
-    out: Path | None = None,
+    out: MaybePath = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
     """Film methods side by side on the same episodes: a row a method, a column an episode.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ._options import Common, Drawing, OtherTask, Positional, Weight
+from ._options import Common, Drawing, MaybePath, OtherTask, Positional, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -14,7 +14,7 @@ def export(
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     task: OtherTask = OtherTask(),  # noqa: B008 (frozen)
     platforms: tuple[str, ...] = ("cpu", "cuda"),
-    out: Path | None = None,
+    out: MaybePath = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
     """Write a run's policy to a file that JAX alone can run, without this library.

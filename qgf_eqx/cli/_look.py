@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from ._options import CachedData, Common, DataFiles, Drawing, Positional, Weight
+from ._options import CachedData, Common, DataFiles, Drawing, MaybePath, Positional, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -17,7 +17,7 @@ def diagnose(
     noises: int = 16,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
-    out: Path | None = None,
+    out: MaybePath = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
     """Look at what guidance does, step by step, before trusting its gain.

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ._options import Common, Data, Positional, Workers
+from ._options import Common, Data, MaybePath, Positional, Workers
 from ._refuse import as_arguments, at_least, check_new
 
 
 def demo(
     task: Annotated[Literal["pointmaze", "cube"], tyro.conf.arg(name="task")] = "pointmaze",
     /,
-    out: Path | None = None,
+    out: MaybePath = None,
     data: Data = Data(),  # noqa: B008 (frozen)
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
@@ -37,9 +37,15 @@ def demo(
     from ._report import report
 
     chosen = {"pointmaze": experiment.POINTMAZE, "cube": experiment.CUBE}[task]
-    options = {"processes": workers.processes, "progress": common.progress}
+    options = {"processes": workers.processes, "progress": common.progress, "say": common.say}
     results = experiment.run(chosen, out, data.data_dir, **options)
     report(common, results, out / "results.json")
+    run = out / f"seed{chosen.seeds[0]}"
+    common.say(
+        f"Look at it: qgf-eqx film {run} --methods flow qgf\n"
+        f"What guidance does: qgf-eqx diagnose {run} --data-dir {data.data_dir}\n"
+        "On your own data: qgf-eqx train --data FILE --env my_module:make_task"
+    )
 
 
 def collect(

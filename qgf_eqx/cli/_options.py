@@ -6,11 +6,21 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional as Positional
+from tyro.conf import arg
 
 Reduce = Literal["min", "mean"]
+# What may be left out: the help says what happens then, and shows no `None`.
+MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+MaybeInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+MaybeFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+MaybeText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+MaybeTracker = Annotated[
+    Tracker | None, arg(metavar="{tensorboard,wandb,trackio}", help_behavior_hint="")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,7 @@ class Weight:
 
     weight: float = 0.1
     """Of guidance."""
-    decay: float | None = None
+    decay: MaybeFloat = None
     """A weight that falls linearly from this to zero, in place of `weight`."""
 
     @property
@@ -91,7 +101,7 @@ class Grid:
     `diagnose` starts a search from to ten times it."""
     decays: tuple[float, ...] = ()
     """Further weights to choose from, which fall linearly from this to zero."""
-    extensions: int | None = None
+    extensions: MaybeInt = None
     """How often the weights go on where the best is the last of them. Default: 3, with auto 12."""
 
     @property
@@ -120,7 +130,7 @@ class Data:
 class CachedData(Data):
     """Where the datasets are, and their converted arrays."""
 
-    cache_dir: Path | None = None
+    cache_dir: MaybePath = None
     """Folder of the arrays that an .npz is converted to once. Default: beside the file, or, if that
     folder cannot be written, ~/.cache/qgf_eqx."""
 
@@ -129,7 +139,7 @@ class CachedData(Data):
 class DataFiles(CachedData):
     """Recorded data."""
 
-    data: str | None = None
+    data: MaybeText = None
     """A file, folder or id of your own data, in any format of `qgf_eqx.data.formats`: an .npz,
     D4RL's or robomimic's HDF5, a LeRobot folder, a Minari id. Default: the task's own data."""
 
@@ -138,11 +148,11 @@ class DataFiles(CachedData):
 class Watching:
     """What is seen of a training while it goes on, beside its metrics.jsonl."""
 
-    track: Literal["tensorboard", "wandb", "trackio"] | None = None
+    track: MaybeTracker = None
     """Send metrics and evaluations to a tracker too."""
     track_project: str = "qgf_eqx"
     """Under which name wandb and trackio show the runs."""
-    evaluate_every: int | None = None
+    evaluate_every: MaybeInt = None
     """Play some episodes after so many updates, and after the last: evaluations.jsonl."""
     evaluate_methods: tuple[str, ...] = ("flow", "qgf")
     """Which methods play them; guided ones with the weight that diagnose starts from."""
@@ -154,7 +164,7 @@ class Watching:
 class Workers:
     """How many processes."""
 
-    processes: int | None = None
+    processes: MaybeInt = None
     """How many processes to use. Default: all cores."""
 
 
@@ -164,12 +174,12 @@ class Devices:
 
     devices: int | Literal["all"] = 1
     """How many, or all of them."""
-    coordinator: str | None = None
+    coordinator: MaybeText = None
     """Of several hosts: address and port of the first, say 10.0.0.1:1234. Each host runs the same
     command, with its own --host."""
-    hosts: int | None = None
+    hosts: MaybeInt = None
     """How many there are."""
-    host: int | None = None
+    host: MaybeInt = None
     """Which one this is, from 0."""
 
     def begin(self) -> Any:
@@ -197,6 +207,6 @@ class Devices:
 class OtherTask:
     """The task, where it is not the run's own."""
 
-    env: str | None = None
+    env: MaybeText = None
     """Another task than the runs' own: OGBench's name, a family's such as metaworld:push-v3, or
     package.module:make_task."""

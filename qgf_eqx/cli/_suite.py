@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, Positional, Workers
+from ._options import Common, MaybePath, Positional, Workers
 from ._refuse import as_arguments
 
 
@@ -11,7 +11,7 @@ def suite(
     action: Positional[Literal["plan", "run", "report"]],
     file: Positional[Path],
     /,
-    out: Path | None = None,
+    out: MaybePath = None,
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     measure: bool = False,
     engine: Literal["local", "slurm", "ray"] = "local",

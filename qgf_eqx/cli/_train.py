@@ -17,7 +17,7 @@ import tyro
 from .. import learn
 from ..learn import Learner, TrainConfig
 from ..learn._kinds import ACTORS, CRITICS, learners
-from ._options import Common, DataFiles, Devices, Watching, Workers
+from ._options import Common, DataFiles, Devices, MaybePath, MaybeText, Watching, Workers
 from ._refuse import as_arguments, at_least
 
 Option = tuple[str, dataclasses.Field, str]
@@ -59,12 +59,16 @@ def _group(name: str, settings: list[Option], what: str) -> Any:
     """A dataclass of options, of which those are None, or False, that are not given."""
     fields = []
     for option, field, text in settings:
-        default = (
-            "required" if field.default is dataclasses.MISSING else f"default: {field.default}"
-        )
+        default = f"(default: {field.default})"
+        if field.default is dataclasses.MISSING:
+            default = "(required)"
+        elif field.default is None:
+            default = ""
         choices = field.metadata.get("options")
         kind: Any = Literal[choices] if choices else field.type
-        options: dict[str, Any] = {"help": text, "help_behavior_hint": f"({default})"}
+        options: dict[str, Any] = {"help": text, "help_behavior_hint": default}
+        if choices:
+            options["metavar"] = f"{{{','.join(choices)}}}"
         if kind is bool:
             fields.append((option, Annotated[bool, tyro.conf.arg(**options)], False))
             continue
@@ -96,13 +100,15 @@ else:
 
 def train(
     run: _Run = Run(),  # noqa: B008 (frozen)
-    critic: str | None = None,
-    actors: tuple[str, ...] | None = None,
+    critic: MaybeText = None,
+    actors: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="")
+    ] = None,
     shared: _Shared = Shared(),  # noqa: B008 (frozen)
     own: _Own = Own(),  # noqa: B008 (frozen)
-    config: Path | None = None,
-    preset: str | None = None,
-    run_dir: Path | None = None,
+    config: MaybePath = None,
+    preset: MaybeText = None,
+    run_dir: MaybePath = None,
     seeds: tuple[int, ...] = (),
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     save_every: int = 10_000,

@@ -12,8 +12,9 @@ from .. import guidance
 from .._fields import Bounded, asked_at
 from .._sample import sample
 from .._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity
+from ..analysis import starting_weight
 from ..steering import fk_steering, grad_step
-from ..weights import LinearDecay
+from ..weights import LinearDecay, NormMatched
 
 
 def look_ahead_2(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
@@ -72,6 +73,42 @@ def grad_steps(
     """`sample` of the plain flow, then `steering.grad_step` of size `weight`."""
     action = sample(policy, critic, obs, key, weight=0, steps=steps, best_of=best_of)
     return grad_step(critic, obs, action, size=_number("grad-step", weight))
+
+
+def norm_matched(
+    policy: Policy,
+    critic: Critic,
+    obs: Obs,
+    key: Key,
+    *,
+    guidance: Guidance,
+    weight: float | LinearDecay,
+    steps: int,
+    best_of: int,
+) -> Action:
+    """`sample` with guidance of 0.3 of the velocity's norm, the middle of what QPILOTS uses."""
+    options = {"guidance": guidance, "steps": steps, "best_of": best_of}
+    return sample(policy, critic, obs, key, weight=NormMatched(0.3), **options)
+
+
+def spread_matched(
+    policy: Policy,
+    critic: Critic,
+    obs: Obs,
+    key: Key,
+    *,
+    guidance: Guidance,
+    weight: float | LinearDecay,
+    steps: int,
+    best_of: int,
+) -> Action:
+    """`sample` with `analysis.starting_weight` of this observation alone, from four plain
+    actions."""
+    one, more = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], obs), jax.random.fold_in(key, 1)
+    weight = starting_weight(policy, critic, one, more, noises=4)
+    weight = jnp.where(weight == jnp.inf, 0, weight)  # where the critic has no slope
+    options = {"guidance": guidance, "steps": steps, "best_of": best_of}
+    return sample(policy, critic, obs, key, weight=weight, **options)
 
 
 def fk(

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from ..weights import LinearDecay
 from ._rows import Comparison, Row
 from ._tuning import Choice, Number
+from .names import size
 from .statistics import OVER_EPISODES, Estimate
 
 
 def format_table(results: Comparison) -> str:
-    """The table of a result, for people: what n is, what the intervals are over, and which weights
-    lie at the edge of what was tried."""
+    """The table of a result, for people: which method is ahead, what n is, what the intervals are
+    over, and which weights were tried, and whether the best lies at an edge of them."""
     rows = results.table
+    most = max(row.estimate.value for row in rows)
     what = "return" if rows[0].by_return else "success"
     ends = "95 % interval"
     score = f"{'score':>8}{ends:>18}" if rows[0].score else ""
@@ -21,12 +23,27 @@ def format_table(results: Comparison) -> str:
         n = f"{row.n // len(row.by_run)} x {len(row.by_run)}"
         found = "{:>10}{:>18}".format(*_shown(row.estimate, row.by_return))
         score = f"{row.score.value:>8.1f}{_interval(row.score):>18}" if row.score else ""
-        lines.append(f"{row.method:<16}{weight:>12}{found}{n:>11}{score}")
+        ahead = "  <" if row.estimate.value == most and len(rows) > 1 else ""
+        lines.append(f"{row.method:<16}{weight:>12}{found}{n:>11}{score}{ahead}")
     for d in results.differences:
         name, (value, interval) = f"{d.ours} - {d.theirs}", _shown(d.estimate, d.by_return, "+")
         lines.append(f"{name:<32}{value.replace('%', 'points')}  {interval}")
     lines.append(f"n = episodes x training seeds. {interval_note(rows[0])}")
+    lines += _tried(results)
     return "\n".join([*lines, *(note for row in rows for note in _notes(row, results))])
+
+
+def _tried(results: Comparison) -> Iterator[str]:
+    """The weights that the tuning episodes chose from, methods with the same ones together."""
+    by_weights: dict[str, list[str]] = {}
+    weights: dict[str, list[Number]] = {}
+    for row in results.tuning:
+        weights.setdefault(row.method, []).append(row.weight)
+    for method, own in weights.items():
+        text = ", ".join(map(_weight, sorted(own, key=size)))
+        by_weights.setdefault(text, []).append(method)
+    for text, methods in by_weights.items():
+        yield f"Weights tried for {', '.join(methods)}: {text}."
 
 
 def format_goals(results: Comparison) -> str:

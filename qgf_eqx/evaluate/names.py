@@ -32,7 +32,9 @@ from ._controls import (
     look_ahead_2,
     look_ahead_4,
     monte_carlo,
+    norm_matched,
     random_direction,
+    spread_matched,
 )
 from .sampler import Draw, Sampler
 
@@ -162,6 +164,22 @@ _ROWS = (
         "gradient steps",
         "#a6761d",
         draw=grad_steps,
+    ),
+    Named(
+        "norm-matched",
+        "QGF without a weight to choose: 0.3 of the velocity's norm at every step.",
+        "norm-matched",
+        "#6b6ecf",
+        weighted=False,
+        draw=norm_matched,
+    ),
+    Named(
+        "spread-matched",
+        "QGF without a weight to choose: each observation's own starting weight.",
+        "spread-matched",
+        "#9c9ede",
+        weighted=False,
+        draw=spread_matched,
     ),
     Named(
         "fk-steering",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluate import across
+from ..evaluate._auto import FACTORS
 from ..evaluate._rows import Comparison, Row
 
 EPISODES = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120)
@@ -47,14 +48,37 @@ def tried(found: Comparison) -> dict[str, list[Row]]:
     return {method: own for method, own in rows.items() if len(own) > 1}
 
 
+def shares_by_factor(found: Mapping[str, Comparison], method: str = "qgf") -> dict[float, float]:
+    """What is reached without tuning: for each factor of the starting weight, the score there over
+    that of the best weight, on tuning episodes, and its mean over the tasks.
+
+    Of tasks whose weights are those that are tried by default, and where some weight succeeds.
+    """
+    shares = []
+    for comparison in found.values():
+        rows = [row for row in tried(comparison).get(method, []) if isinstance(row.weight, float)]
+        rows.sort(key=_weight)
+        scores = np.array([row.estimate.value for row in rows])
+        if len(rows) != len(FACTORS) or rows[0].by_return or scores.max() == 0:
+            continue
+        start = _weight(rows[FACTORS.index(1.0)])
+        if np.allclose([_weight(row) / start for row in rows], FACTORS, rtol=0.15):
+            shares.append(scores / scores.max())
+    return dict(zip(FACTORS, np.mean(shares, axis=0).tolist(), strict=True)) if shares else {}
+
+
+def _weight(row: Row) -> float:
+    return float(row.weight)  # type: ignore[arg-type]
+
+
 def kept_range(rows: Sequence[Row]) -> tuple[float, float]:
     """From which weight to which a method keeps 90 % of its best tuning score, between the weights
     that were tried by straight lines in their logarithms.
 
     **Arguments:** rows of one method, with constant weights and successes.
     """
-    ordered = sorted(rows, key=lambda row: float(row.weight))  # type: ignore[arg-type]
-    weights = np.log([float(row.weight) for row in ordered])  # type: ignore[arg-type]
+    ordered = sorted(rows, key=_weight)
+    weights = np.log([_weight(row) for row in ordered])
     scores = [row.estimate.value for row in ordered]
     best = int(np.argmax(scores))
     down = _crossing(weights[best::-1], scores[best::-1])

@@ -16,7 +16,7 @@ from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
 from ._cells import PLAY, PlayCell, cells_of, is_done, sizes_of
-from ._curves import budget_curves, kept_range, tried
+from ._curves import budget_curves, kept_range, shares_by_factor, tried
 from ._plan import Plan
 
 
@@ -42,6 +42,9 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     if curves := budget_curves(found, _scored):
         lines += _budgets(curves)
         content["tuning budgets"] = curves
+    if shares := shares_by_factor(found):
+        lines += _untuned(shares)
+        content["shares of the tuned best by factor of the starting weight"] = shares
     if len(found) > 1:
         together = over_tasks(found)
         lines += _together(together, len(found))
@@ -168,6 +171,17 @@ def _budgets(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
         *lines,
         "",
         "The mean over tasks, on tuning episodes that did not choose the weight.",
+        "",
+    ]
+
+
+def _untuned(shares: Mapping[float, float]) -> list[str]:
+    lines = ["## Without tuning", "", "| QGF at | share of the best weight's score |", "|---|---|"]
+    lines += [f"| {f:g} x the starting weight | {100 * s:.0f} % |" for f, s in shares.items()]
+    return [
+        *lines,
+        "",
+        "On tuning episodes, the mean over tasks; the best is best partly by luck.",
         "",
     ]
 

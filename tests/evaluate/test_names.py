@@ -4,16 +4,18 @@ import warnings
 from multiprocessing.reduction import ForkingPickler
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_eqx import guidance
+from qgf_eqx import bounded, guidance, sample
+from qgf_eqx.analysis import starting_weight
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.evaluate import comparison, make_act
 from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, label, method
 from qgf_eqx.evaluate.sampler import Sampler
-from qgf_eqx.weights import LinearDecay
+from qgf_eqx.weights import LinearDecay, NormMatched
 
 
 def test_methods_are_known_by_name():
@@ -152,6 +154,27 @@ def test_what_is_more_than_an_estimator_is_not_looked_at_as_one():
     for name in ("keep-best", "grad-step", "fk-steering"):
         with pytest.raises(ValueError, match=f"`{name}` is not a single estimator"):
             estimator_of(name)
+
+
+def test_the_rules_without_a_weight_are_samples_with_that_weight():
+    policy, key = GaussianFlow(jnp.zeros((2, 1)), 0.5), jax.random.key(3)
+    critic = bounded(lambda o, a: -jnp.sum((a - o[0]) ** 2))
+    obs = jnp.array([0.4, 0.0])
+    found = method("norm-matched", steps=4)(policy, critic, obs, key)
+    wanted = sample(policy, critic, obs, key, weight=NormMatched(0.3), steps=4)
+    np.testing.assert_array_equal(found, wanted)
+    start = starting_weight(policy, critic, obs[None], jax.random.fold_in(key, 1), noises=4)
+    found = method("spread-matched", steps=4)(policy, critic, obs, key)
+    wanted = sample(policy, critic, obs, key, weight=start, steps=4)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    flat = bounded(lambda o, a: 0.0 * jnp.sum(a))
+    plain = sample(policy, flat, obs, key, weight=0, steps=4)
+    np.testing.assert_allclose(method("spread-matched", steps=4)(policy, flat, obs, key), plain)
+    broken = bounded(lambda o, a: jnp.nan * jnp.sum(a))
+    for name in ("norm-matched", "spread-matched"):
+        assert np.isnan(method(name, steps=4)(policy, broken, obs, key)).all()
+        with pytest.raises(ValueError, match=f"`{name}` has no weight"):
+            guided(name)
 
 
 def test_what_has_no_best_of_several_says_so():

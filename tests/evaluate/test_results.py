@@ -158,6 +158,15 @@ def test_the_table_says_what_n_and_the_intervals_are():
     assert "do not cover other training seeds." in format_table(one)
 
 
+def test_the_table_marks_what_is_ahead_and_says_which_weights_were_tried():
+    found, choice = small(), lambda row, weight: dataclasses.replace(row, choice=Choice(weight))
+    tuning = [choice(row, w) for row in found.table[1::2] for w in (1.0, 0.1, LinearDecay(0.3))]
+    text = format_table(dataclasses.replace(found, tuning=tuple(tuning)))
+    ahead = [line.split()[0] for line in text.splitlines() if line.endswith("<")]
+    assert ahead == ["qgf-best-of-4"]
+    assert "Weights tried for qgf, qgf-best-of-4: 0.1, 0.3 (1-t), 1." in text
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [

@@ -225,7 +225,7 @@ def test_engines_are_made_of_options():
     [
         ("paper", {"data": 20, "train": 200, "play": 320}),
         ("goals", {"data": 5, "train": 50, "play": 25}),
-        ("cpu", {"data": 3, "train": 3, "play": 57}),
+        ("cpu", {"data": 3, "train": 3, "play": 63}),
     ],
 )
 def test_the_plans_of_the_repository_are_plans(name, sizes):

@@ -11,7 +11,7 @@ from qgf_eqx.evaluate._judge import judge_of
 from qgf_eqx.evaluate._rollout import Episode
 from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.task import Success
-from qgf_eqx.suite._curves import budget_curves, kept_range, tried
+from qgf_eqx.suite._curves import budget_curves, kept_range, shares_by_factor, tried
 from qgf_eqx.weights import LinearDecay
 
 
@@ -76,3 +76,18 @@ def test_weights_that_decay_have_no_range_in_a_report():
     assert _ranges(constants)[2] == "| QGF | 0.1 to 0.16 | 1.6 |"
     assert _ranges(with_tuning(row("qgf", LinearDecay(0.1), 1.0), row("qgf", 1.0, 0.5))) == []
     assert _ranges(with_tuning(row("qgf", 0.1, 0.0), row("qgf", 1.0, 0.0))) == []
+
+
+def test_shares_by_factor_are_means_over_tasks_of_scores_beside_the_best():
+    def task(start, *shares):
+        weights = [float(f"{start * factor:.2g}") for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
+        return with_tuning(*(row("qgf", w, s) for w, s in zip(weights, shares, strict=True)))
+
+    found = {"a": task(0.07, 0.2, 0.4, 0.8, 0.4, 0.0), "b": task(3.1, 0.5, 0.5, 0.5, 0.25, 0.0)}
+    shares = shares_by_factor(found)
+    assert list(shares) == [0.1, 0.3, 1.0, 3.0, 10.0]
+    np.testing.assert_allclose(list(shares.values()), [0.625, 0.75, 1.0, 0.5, 0.0])
+    never = task(1.0, 0, 0, 0, 0, 0)
+    other = with_tuning(*(row("qgf", w, 0.5) for w in (0.1, 0.2, 0.3, 0.4, 0.5)))
+    assert shares_by_factor({"a": never, "b": other}) == {}
+    assert shares_by_factor({**found, "c": never, "d": other}) == shares

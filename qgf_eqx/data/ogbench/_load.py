@@ -161,6 +161,16 @@ def _download(name: str, path: Path) -> None:
             path.parent.rmdir()
         raise DatasetError(
             f"{path} does not exist and could not be downloaded ({error}). Put the public file "
-            f"there, or make one on this machine: `qgf-eqx collect {name} --data-dir "
-            f"{path.parent}`."
+            f"there{_or_collect(name, path.parent)}."
         ) from None
+
+
+def _or_collect(name: str, folder: Path) -> str:
+    """The advice to make the data, where that can be done."""
+    from ._collect import recipe
+
+    try:
+        recipe(name)
+    except DatasetError:
+        return ""
+    return f", or make one on this machine: `qgf-eqx collect {name} --data-dir {folder}`"
