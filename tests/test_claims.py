@@ -438,6 +438,26 @@ def test_the_methods_on_the_cube_are_as_the_page_says():
     assert f"({points(td['qam'])})" in text
 
 
+def test_the_served_robot_is_as_the_page_says():
+    found, text = results("served_cube"), page("robot")
+
+    def percent(of, sign=""):
+        value, low, high = (round(100 * of[name]) for name in ("value", "low", "high"))
+        return f"{value:{sign}d}{' points' if sign else ''} [{low:{sign}d}, {high:{sign}d}]"
+
+    for name, label_ in (("flow", "flow"), ("qgf", "QGF")):
+        runs = [run for run in found["runs"] if run["method"] == name]
+        times = [
+            f"{min(t):.1f} to {max(t):.1f}"
+            for t in zip(*((r["p50_ms"], r["p99_ms"]) for r in runs), strict=True)
+        ]
+        late = f"{sum(r['late'] for r in runs)} of {sum(r['steps'] for r in runs):,}"
+        row = f"| {label_} | {percent(found['success'][name])} | {' / '.join(times)} ms | {late} |"
+        assert row in text
+    assert f"QGF minus the flow: {percent(found['difference'], '+')}" in text
+    assert f"--weight {found['weight']}" in text
+
+
 def test_the_goals_in_the_maze_are_as_the_page_says():
     assert "\n".join(methods.goals_table()) in page("goals")
     found = read(RESULTS / "goals_pointmaze.json")

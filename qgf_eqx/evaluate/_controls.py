@@ -105,10 +105,10 @@ def spread_matched(
     """`sample` with `analysis.starting_weight` of this observation alone, from four plain
     actions."""
     one, more = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], obs), jax.random.fold_in(key, 1)
-    weight = starting_weight(policy, critic, one, more, noises=4)
-    weight = jnp.where(weight == jnp.inf, 0, weight)  # where the critic has no slope
+    start = starting_weight(policy, critic, one, more, noises=4)
+    start = jnp.where(start == jnp.inf, 0, start)  # where the critic has no slope
     options = {"guidance": guidance, "steps": steps, "best_of": best_of}
-    return sample(policy, critic, obs, key, weight=weight, **options)
+    return sample(policy, critic, obs, key, weight=start, **options)
 
 
 def fk(

@@ -13,7 +13,7 @@ def format_table(results: Comparison) -> str:
     """The table of a result, for people: which method is ahead, what n is, what the intervals are
     over, and which weights were tried, and whether the best lies at an edge of them."""
     rows = results.table
-    most = max(row.estimate.value for row in rows)
+    several, most = len(rows) > 1, max(row.estimate.value for row in rows)
     what = "return" if rows[0].by_return else "success"
     ends = "95 % interval"
     score = f"{'score':>8}{ends:>18}" if rows[0].score else ""
@@ -23,7 +23,7 @@ def format_table(results: Comparison) -> str:
         n = f"{row.n // len(row.by_run)} x {len(row.by_run)}"
         found = "{:>10}{:>18}".format(*_shown(row.estimate, row.by_return))
         score = f"{row.score.value:>8.1f}{_interval(row.score):>18}" if row.score else ""
-        ahead = "  <" if row.estimate.value == most and len(rows) > 1 else ""
+        ahead = "  <" if several and row.estimate.value == most else ""
         lines.append(f"{row.method:<16}{weight:>12}{found}{n:>11}{score}{ahead}")
     for d in results.differences:
         name, (value, interval) = f"{d.ours} - {d.theirs}", _shown(d.estimate, d.by_return, "+")

@@ -68,8 +68,8 @@ def measure(plan: Plan, say: Callable[[str], Any] = lambda _: None) -> list[Meas
 def table(found: list[Measured]) -> str:
     """A line for each task, and their sums."""
     rows = [(m.study.config.env, m.training, m.playing, m.disk) for m in found]
-    sums = (sum(row[i] for row in rows) for i in (1, 2, 3))
-    rows.append(("all tasks", *sums))
+    total = sum(m.training for m in found), sum(m.playing for m in found)
+    rows.append(("all tasks", *total, sum(m.disk for m in found)))
     width = max(len(row[0]) for row in rows)
     lines = [f"{'task':<{width}}  training, h  playing, h at most  checkpoints, GB"]
     lines += [f"{n:<{width}}  {t:11.2f}  {p:18.2f}  {d / 1e9:15.3f}" for n, t, p, d in rows]
