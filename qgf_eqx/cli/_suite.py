@@ -49,7 +49,7 @@ def suite(
             | {"playing hours at most": m.playing, "checkpoint bytes": m.disk}
             for m in found
         ]
-        return common.result({"tasks": rows}, suites.table(found))
+        return common.result({"tasks": rows}, suites.format_measured(found))
     if action == "plan":
         cells = [(c.stage, c.title, c.path.exists()) for c in suites.cells_of(plan, out)]
         total = suites.sizes_of(plan)

@@ -5,8 +5,8 @@ from ._cells import cells_of as cells_of
 from ._cells import sizes_of as sizes_of
 from ._cells import spent as spent
 from ._measure import Measured as Measured
+from ._measure import format_measured as format_measured
 from ._measure import measure as measure
-from ._measure import table as table
 from ._plan import Plan as Plan
 from ._plan import PlanError as PlanError
 from ._plan import Study as Study

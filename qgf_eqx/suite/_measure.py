@@ -65,7 +65,7 @@ def measure(plan: Plan, say: Callable[[str], Any] = lambda _: None) -> list[Meas
     return found
 
 
-def table(found: list[Measured]) -> str:
+def format_measured(found: list[Measured]) -> str:
     """A line for each task, and their sums."""
     rows = [(m.study.config.env, m.training, m.playing, m.disk) for m in found]
     total = sum(m.training for m in found), sum(m.playing for m in found)
