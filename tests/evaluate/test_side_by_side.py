@@ -1,0 +1,80 @@
+"""Methods and weights beside each other."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qgf_eqx import bounded, flops, sample
+from qgf_eqx.analytic import GaussianFlow
+from qgf_eqx.deploy.latency import measure_latency
+from qgf_eqx.evaluate.sampler import Sampler
+from qgf_eqx.evaluate.side_by_side import side_by_side
+
+POLICY = GaussianFlow(jnp.zeros(2), 0.5)
+CRITIC = bounded(lambda obs, a: obs @ a)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def observations():
+    return jax.random.normal(jax.random.key(1), (5, 2))
+
+
+def test_a_row_is_the_mean_over_actions_that_are_drawn_by_hand(observations):
+    judge = lambda obs, a: -jnp.sum((a - obs) ** 2)  # noqa: E731
+    options = {"weights": (0.1, 0.4), "judge": judge, "noises": 3, "steps": 4}
+    found = side_by_side(POLICY, CRITIC, observations, KEY, **options).rows
+    assert [(r.method, r.weight) for r in found] == [("flow", 0), ("qgf", 0.1), ("qgf", 0.4), ("best-of-4", 0)]  # fmt: skip
+    keys = jax.random.split(KEY, (5, 3))
+
+    def drawn(**how):
+        return np.array([[sample(POLICY, CRITIC, o, k, steps=4, **how) for k in ks] for o, ks in zip(observations, keys, strict=True)])  # fmt: skip
+
+    plain = drawn(weight=0)
+    spread = np.sqrt(np.mean((plain - plain.mean(1, keepdims=True)) ** 2))
+    for row, actions in zip(found, (plain, drawn(weight=0.1), drawn(weight=0.4), drawn(weight=0, best_of=4)), strict=True):  # fmt: skip
+        obs = np.asarray(observations)[:, None]
+        np.testing.assert_allclose(row.value, np.mean(np.sum(obs * actions, -1)), rtol=1e-4)
+        wanted = np.mean(-np.sum((actions - obs) ** 2, -1))
+        np.testing.assert_allclose(row.judged, wanted, rtol=1e-4)
+        apart = np.sqrt(np.mean((actions - plain) ** 2)) / spread
+        np.testing.assert_allclose(row.distance, apart, rtol=1e-4, atol=1e-6)
+    one = lambda key: sample(POLICY, CRITIC, observations[0], key, weight=0.1, steps=4)  # noqa: E731
+    assert found[1].mflop == flops.count(one, KEY) / 1e6
+
+
+def test_it_is_printed_with_its_numbers_and_without_what_is_not_there(observations):
+    text = str(side_by_side(POLICY, CRITIC, observations, KEY, noises=2))
+    lines = text.splitlines()
+    assert lines[0].split() == ["method", "weight", "value", "distance", "MFLOP"]
+    assert lines[1].split()[:2] == ["flow", "-"] and lines[1].split()[3] == "0.00"
+    assert lines[2].split()[:2] == ["QGF", "0.1"]
+    own = Sampler(name="mine", weight=0.2)
+    found = side_by_side(POLICY, CRITIC, observations, KEY, methods=[own], noises=2)
+    assert "mine" in str(found) and found.rows[0].weight == 0.1
+
+
+def test_wrong_arguments_are_named(observations):
+    with pytest.raises(ValueError, match="`noises` must be at least 2"):
+        side_by_side(POLICY, CRITIC, observations, KEY, noises=1)
+    with pytest.raises(ValueError, match="unknown method `qfg`"):
+        side_by_side(POLICY, CRITIC, observations, KEY, methods=["qfg"])
+
+
+def test_latency_is_in_milliseconds_and_the_first_call_stands_apart():
+    calls = []
+
+    def act(x):
+        calls.append(x)
+        time.sleep(0.05 if len(calls) == 1 else 0.005)
+        return jnp.zeros(2)
+
+    found = measure_latency(act, 7, calls=20)
+    assert calls == [7] * 21 and found.calls == 20
+    assert found.first >= 50 and 5 <= found.p50 <= found.p95 <= found.p99 <= found.most
+    assert f"p50 {found.p50:.2f} ms" in str(found)
+    with pytest.raises(ValueError, match="`calls`"):
+        measure_latency(act, 7, calls=0)
