@@ -459,7 +459,25 @@ def test_the_served_robot_is_as_the_page_says():
 
 
 def test_the_goals_in_the_maze_are_as_the_page_says():
-    assert "\n".join(methods.goals_table()) in page("goals")
+    assert "\n".join(methods.goals_table("pointmaze")) in page("goals")
+    assert "\n".join(methods.goals_table("cube_single")) in page("goals")
+    arm = read(RESULTS / "goals_cube_single.json")
+    by = {
+        d.theirs: "{:+d} points [{:+d}, {:+d}]".format(*(round(100 * x) for x in d.estimate[:3]))
+        for d in arm.differences
+    }
+    text = words("goals")
+    assert (
+        f"above OOD ({by['ood']}), best-of-16 ({by['best-of-16'].replace(' points', '')})" in text
+    )
+    assert f"GCBC ({by['gcbc'].replace(' points', '')})" in text
+    assert f"as good ({by['qgf-jacobian']})" in text
+    short = "(+2 points for the latter [-15, +19])"
+    assert short in text and by["qgf-on-gcbc"] == "+2 points [-15, +19]"
+    assert f"OOD ({by['ood']})" in words("index") and by["ood"] == "+27 points [+3, +50]"
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "27 points [3, 50] above OOD and 39 [16, 62] above best-of-16" in readme
+    assert [round(100 * x) for x in arm.row("qgf").estimate[:3]] == [90, 72, 100]
     found = read(RESULTS / "goals_pointmaze.json")
     differences = {d.theirs: [round(100 * x) for x in d.estimate[:3]] for d in found.differences}
     value, low, high = differences["gcbc"]

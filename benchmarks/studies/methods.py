@@ -113,9 +113,9 @@ def critics_table() -> list[str]:
     return lines
 
 
-def goals_table() -> list[str]:
-    """The table of docs/goals.md: success over all goals, and for each."""
-    found = read(RESULTS / "goals_pointmaze.json")
+def goals_table(name: str) -> list[str]:
+    """A table of docs/goals.md: success over all goals, and for each."""
+    found = read(RESULTS / f"goals_{name}.json")
     count = found.goals
     lines = [f"| method | weight | all goals, % | {' | '.join(map(str, range(1, count + 1)))} |"]
     lines += ["|---" * (count + 3) + "|"]
@@ -129,7 +129,7 @@ def goals_table() -> list[str]:
                 if e.number % count == goal
             ]
             shares.append(f"{100 * sum(played) / len(played):.0f}")
-        weight = f"{row.weight:g}" if row.weight else ""
+        weight = f"{row.weight:g}{'*' if row.choice.edge else ''}" if row.weight else ""
         cells = [label(row.method), weight, interval(row.estimate), *shares]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
