@@ -42,7 +42,7 @@ def run_page(name):
     """What is defined after all of a page's snippets, and what they print."""
     scope, out = {}, io.StringIO()
     with contextlib.redirect_stdout(out):
-        for code in re.findall(r"^```python\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL):
+        for code in re.findall(r"^```python(?: hidden)?\n(.*?)^```", page(name), re.M | re.S):
             exec(compile(code, f"docs/{name}.md", "exec"), scope)
     return scope, out.getvalue()
 

@@ -39,7 +39,6 @@ on_the_best = lambda found: float(jnp.mean(jnp.abs(found - 3) < 0.5))
 shares = {weight: on_the_best(actions(weight)) for weight in (0.0, 0.1, 0.3, 1.0)}
 for weight, share in shares.items():
     print(f"weight {weight}: {share:.0%} of the actions on the best mode")
-assert shares[0.0] < 0.5 and shares[1.0] > 0.99
 
 # %% [markdown]
 # A picture of the same. (Matplotlib comes with `qgf_eqx[plot]`.)

@@ -37,7 +37,6 @@ counted = {
     name: flops.count(eqx.Partial(qgf_eqx.sample, **options), policy, critic, jnp.asarray(obs), key)
     for name, options in methods.items()
 }
-assert counted["best-of-16"] > 10 * counted["flow"]
 
 # %% [markdown]
 # **Measure** as a control loop would: one observation from the host, wait for the action. The
@@ -64,7 +63,6 @@ for name, options in methods.items():
 
 beside_the_flow = [found["best-of-16"] / found["flow"] for found in (counted, median)]
 print("best-of-16 beside the flow: {:.0f} x the GFLOP, {:.1f} x the time".format(*beside_the_flow))
-assert beside_the_flow[1] < beside_the_flow[0]
 
 # %%
 from matplotlib import pyplot
