@@ -15,7 +15,9 @@ from mkdocstrings import Inventory
 
 import qgf_eqx
 
-FENCE = re.compile(r"^```python(?P<hidden> hidden)?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^```python(?P<hidden> hidden)?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 CELL = re.compile(r"^# %%( \[markdown\])?\n", re.MULTILINE)
 PICTURE = re.compile(r'"([\w-]+\.(?:svg|png|webp))"')
 SHOW = """\
@@ -56,7 +58,9 @@ def tutorial(script):
         else:
             parts.append(f"```python\n{text.strip()}\n```")
     title, *rest = parts[0].split("\n", 1)
-    parts[0] = f"{title}\n\n[The script]({script.name}), with its cells.\n\n{''.join(rest)}"
+    parts[0] = (
+        f"{title}\n\n[The script]({script.name}), with its cells.\n\n{''.join(rest)}"
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,9 +72,16 @@ def on_page_markdown(markdown, page, config, **_):
     folder.mkdir(parents=True, exist_ok=True)
 
     def run(found):
-        code, options = found["code"], f'exec="1" session="{page.file.src_uri}" workdir="{folder}"'
+        code, options = (
+            found["code"],
+            f'exec="1" session="{page.file.src_uri}" workdir="{folder}"',
+        )
         if not found["hidden"]:
-            options += ' source="block" result="text"' if "print(" in code else ' source="above"'
+            options += (
+                ' source="block" result="text"'
+                if "print(" in code
+                else ' source="above"'
+            )
         drawn = PICTURE.findall(code) if scratch else []
         pictures = [SHOW.format(folder=folder, name=name) for name in drawn]
         return "\n".join([f"```python {options}\n{code}```", *pictures])
@@ -96,14 +107,18 @@ def public_names():
         if "._" in module or module.startswith("qgf_eqx.cli"):
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # an old name says the new one
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # an old name says the new one
             found = importlib.import_module(module)
         if (found.__doc__ or "").startswith("The old name of"):
             continue
         names |= {module} - {"qgf_eqx"}
         for name, thing in vars(found).items():
             owner = re.sub(r"\._.*", "", getattr(thing, "__module__", None) or "")
-            mine = owner == module and (inspect.isfunction(thing) or inspect.isclass(thing))
+            mine = owner == module and (
+                inspect.isfunction(thing) or inspect.isclass(thing)
+            )
             if mine and not name.startswith("_"):
                 names.add(f"{module}.{name}")
     return names

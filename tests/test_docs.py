@@ -261,3 +261,11 @@ def test_the_files_are_as_long_as_the_page_says():
         files = [f for p in paths for f in (p.rglob("*.py") if p.is_dir() else [p])]
         count = sum(map(lines_of_code, files))
         assert abs(count - int(said)) <= 0.1 * count + 5, (names, count)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_on_a_page_fits_beside_the_navigation(page):
+    """88 columns are never cut; the site folds text."""
+    for kind in ("python", "bash", "text", "toml"):
+        for block in blocks(page, kind):
+            assert max(map(len, block.splitlines()), default=0) <= 88, block

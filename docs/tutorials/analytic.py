@@ -60,10 +60,16 @@ figure.savefig("actions.svg")
 
 # %%
 for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
-    act = lambda key: qgf_eqx.sample(policy, critic, None, key, guidance=estimator, weight=1.0)
+    act = lambda key: qgf_eqx.sample(
+        policy, critic, None, key, guidance=estimator, weight=1.0
+    )
     found = jax.jit(jax.vmap(act))(keys)
     nearest = jnp.argmin(jnp.abs(found[:, None] - policy.means), axis=1)
-    print(f"{estimator.__name__:>5}:", jnp.bincount(nearest, length=3), "of 1000 on 1, 3 and 5")
+    print(
+        f"{estimator.__name__:>5}:",
+        jnp.bincount(nearest, length=3),
+        "of 1000 on 1, 3 and 5",
+    )
 
 # %% [markdown]
 # The parts: what one Euler step to t = 1 predicts from `a_t`, the gradient there, and one guided
@@ -73,4 +79,7 @@ for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
 a_t, t = jnp.asarray(0.4), 0.1
 print("the predicted action is", qgf_eqx.one_step(policy, None, a_t, t))
 print("the gradient there is", guidance.qgf(policy, critic, None, a_t, t))
-print("so the next point is", qgf_eqx.guided_step(policy, critic, None, a_t, t, 0.1, weight=1.0))
+print(
+    "so the next point is",
+    qgf_eqx.guided_step(policy, critic, None, a_t, t, 0.1, weight=1.0),
+)

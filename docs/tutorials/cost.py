@@ -34,7 +34,9 @@ methods = {
 
 # %%
 counted = {
-    name: flops.count(eqx.Partial(qgf_eqx.sample, **options), policy, critic, jnp.asarray(obs), key)
+    name: flops.count(
+        eqx.Partial(qgf_eqx.sample, **options), policy, critic, jnp.asarray(obs), key
+    )
     for name, options in methods.items()
 }
 
@@ -62,12 +64,18 @@ for name, options in methods.items():
     print(f"{name:>14} {counted[name] / 1e9:7.4f} GFLOP {p50:7.2f} ms, p95 {p95:.2f}")
 
 beside_the_flow = [found["best-of-16"] / found["flow"] for found in (counted, median)]
-print("best-of-16 beside the flow: {:.0f} x the GFLOP, {:.1f} x the time".format(*beside_the_flow))
+print(
+    "best-of-16 beside the flow: {:.0f} x the GFLOP, {:.1f} x the time".format(
+        *beside_the_flow
+    )
+)
 
 # %%
 from matplotlib import pyplot
 
-figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 2.6), layout="constrained", sharey=True)
+figure, (left, right) = pyplot.subplots(
+    1, 2, figsize=(8, 2.6), layout="constrained", sharey=True
+)
 left.barh(list(counted), [n / 1e9 for n in counted.values()])
 left.set(xlabel="GFLOP per action")
 right.barh(list(median), list(median.values()))

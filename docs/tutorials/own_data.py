@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 Path("reach.py").write_text('''
-"""A hand moves to a target; a controller's recordings, some of which go the wrong way first."""
+"""A hand moves to a target; recordings, some of which go the wrong way first."""
 
 import gymnasium
 import numpy as np
@@ -25,10 +25,11 @@ from qgf_eqx.evaluate import Return, Task
 
 
 class Reach(gymnasium.Env):
-    """Millimetres, 25 a unit of action; a step costs the distance that is left, in metres."""
+    """Millimetres, 25 a unit of action; a step costs the distance left, in metres."""
 
     action_space = Box(-2, 2, (2,))
-    observation_space = Dict({"hand": Box(-1e3, 1e3, (2,)), "target": Box(-1e3, 1e3, (2,))})
+    place = Box(-1e3, 1e3, (2,))
+    observation_space = Dict({"hand": place, "target": place})
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
@@ -46,7 +47,8 @@ class Reach(gymnasium.Env):
         return self.seen(), -distance, False, self.age == 20, {}
 
     def seen(self):
-        return {"hand": self.hand.astype(np.float32), "target": self.target.astype(np.float32)}
+        seen = {"hand": self.hand, "target": self.target}
+        return {name: place.astype(np.float32) for name, place in seen.items()}
 
     def render(self):
         picture = np.full((120, 120, 3), 255, np.uint8)
@@ -66,7 +68,8 @@ def record():
             turned = way[::-1] * [1, -1] if wrong and len(actions) < 10 else way
             action = np.clip(turned + rng.normal(0, 0.5, 2), -2, 2).astype(np.float32)
             obs, reward, _, done, _ = env.step(action)
-            actions, rewards, seen = [*actions, action], [*rewards, reward], [*seen, obs]
+            actions, rewards = [*actions, action], [*rewards, reward]
+            seen = [*seen, obs]
         obs = {name: np.stack([s[name] for s in seen]) for name in seen[0]}
         episode = {"obs": obs, "actions": np.stack(actions), "rewards": rewards}
         episodes.append(episode | {"terminated": False})
@@ -80,7 +83,9 @@ def make_task():
 
 def run(command):
     """As you would type it."""
-    done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], capture_output=True, text=True
+    )
     print(done.stdout or done.stderr)
     done.check_returncode()
 
@@ -91,8 +96,12 @@ def run(command):
 # `qgf-eqx train --env reach:make_task ...`.
 
 # %%
-train = "qgf_eqx_cli train --env reach:make_task --seeds 0 1 2 --run-dir reach_runs --quiet"
-train += " --normalise-obs standardise --normalise-actions min-max --horizon 5 --gamma 0.9"
+train = (
+    "qgf_eqx_cli train --env reach:make_task --seeds 0 1 2 --run-dir reach_runs --quiet"
+)
+train += (
+    " --normalise-obs standardise --normalise-actions min-max --horizon 5 --gamma 0.9"
+)
 run(f"{train} --updates 3000 --batch 256 --width 64 --depth 2 --processes 1")
 
 # %% [markdown]

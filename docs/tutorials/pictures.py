@@ -24,7 +24,7 @@ from qgf_eqx.evaluate import Return, Task
 
 
 class See(gymnasium.Env):
-    """A picture of 8 x 8 pixels: the target is red, the hand blue. A step costs the distance."""
+    """8 x 8 pixels: the target is red, the hand blue. A step costs the distance."""
 
     action_space = Box(-1, 1, (2,))
     observation_space = Box(0, 255, (8, 8, 3), np.uint8)
@@ -47,7 +47,8 @@ class See(gymnasium.Env):
 
     def seen(self):
         pixels = np.stack(np.mgrid[:8, :8], axis=-1) + 0.5
-        near = [np.exp(-np.sum((pixels - place) ** 2, axis=-1)) for place in self.places]
+        apart = [np.sum((pixels - place) ** 2, axis=-1) for place in self.places]
+        near = [np.exp(-squares) for squares in apart]
         return np.uint8(255 * np.stack([near[0], 0 * near[0], near[1]], axis=-1))
 
     def render(self):
@@ -61,11 +62,13 @@ def record():
         obs, wrong, done = [env.reset(seed=seed)[0]], rng.uniform() < 0.5, False
         actions, rewards = [], []
         while not done:
-            way = (env.places[0] - env.places[1]) * (-1 if wrong and len(actions) < 5 else 1)
+            turned = -1 if wrong and len(actions) < 5 else 1
+            way = turned * (env.places[0] - env.places[1])
             action = np.clip(way / 2 + rng.normal(0, 0.3, 2), -1, 1).astype(np.float32)
             seen, reward, _, done, _ = env.step(action)
             actions, rewards, obs = [*actions, action], [*rewards, reward], [*obs, seen]
-        arrays = {"obs": np.stack(obs), "actions": np.stack(actions), "rewards": rewards}
+        arrays = {"obs": np.stack(obs), "actions": np.stack(actions)}
+        arrays["rewards"] = rewards
         episodes.append(arrays | {"terminated": False})
     return from_episodes(episodes)
 
@@ -77,7 +80,9 @@ def make_task():
 
 def run(command):
     """As you would type it."""
-    done = subprocess.run([sys.executable, "-m", *command.split()], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], capture_output=True, text=True
+    )
     print(done.stdout or done.stderr)
     done.check_returncode()
 
@@ -89,7 +94,9 @@ def run(command):
 
 # %%
 train = "qgf_eqx_cli train --env see:make_task --run-dir see_run --horizon 3 --gamma 0.9 --crop 0"
-train += " --updates 1000 --batch 64 --learning-rate 1e-3 --width 64 --depth 2 --features 32"
+train += (
+    " --updates 1000 --batch 64 --learning-rate 1e-3 --width 64 --depth 2 --features 32"
+)
 run(f"{train} --iql-critics 1 --iql-ema-rate 0.05 --quiet")
 
 # %% [markdown]
@@ -97,7 +104,9 @@ run(f"{train} --iql-critics 1 --iql-ema-rate 0.05 --quiet")
 # may come to something else.
 
 # %%
-evaluate = "qgf_eqx_cli evaluate see_run --methods flow qgf best-of-4 --tuning-episodes 10"
+evaluate = (
+    "qgf_eqx_cli evaluate see_run --methods flow qgf best-of-4 --tuning-episodes 10"
+)
 run(f"{evaluate} --processes 1 --out see_run/results.json")
 
 # %% [markdown]
@@ -114,10 +123,13 @@ from qgf_eqx.learn import load_run
 
 run = load_run("see_run")
 picture = jnp.zeros((8, 8, 3), jnp.uint8)
-draw = lambda n: lambda obs, key: qgf_eqx.sample(run.policy, run.critic, obs, key, best_of=n)
+draw = lambda n: (
+    lambda obs, key: qgf_eqx.sample(run.policy, run.critic, obs, key, best_of=n)
+)
 encoder = count(run.value.net.encoder, picture)
 print(
-    f"encoder {encoder / 1e6:.2f} MFLOP, of which an action needs two: the policy's, the critic's"
+    f"encoder {encoder / 1e6:.2f} MFLOP, of which an action needs two:",
+    "the policy's, the critic's",
 )
 for n in (1, 4):
     print(f"best of {n}: {count(draw(n), picture, jax.random.key(0)) / 1e6:.2f} MFLOP")

@@ -27,7 +27,9 @@ DATA, RUN = Path("data/tutorial"), Path("runs/tutorial")
 
 # %%
 collect = ["collect", data.dataset_name(TASK), "--transitions", "200000"]
-subprocess.run([sys.executable, "-m", "qgf_eqx.cli", *collect, "--data-dir", str(DATA)], check=True)
+subprocess.run(
+    [sys.executable, "-m", "qgf_eqx.cli", *collect, "--data-dir", str(DATA)], check=True
+)
 dataset = data.load(TASK, DATA)
 print(f"{len(dataset.obs):,} transitions")
 
@@ -77,7 +79,10 @@ for weight, name in ((0.0, "flow"), (1.0, "qgf")):
     )
     reached[weight] = sum(successes)
     low, high = wilson(reached[weight], 20)
-    print(f"weight {weight}: {reached[weight]} of 20 reach the goal [{low:.0%}, {high:.0%}]")
+    print(
+        f"weight {weight}: {reached[weight]} of 20 reach the goal",
+        f"[{low:.0%}, {high:.0%}]",
+    )
 
 # %% [markdown]
 # Their paths through the maze.

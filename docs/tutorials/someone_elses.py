@@ -50,8 +50,12 @@ def raw(action):
     return statistics["mean"] + statistics["std"] * action
 
 
-low, high = ((jnp.array([x, x]) - statistics["mean"]) / statistics["std"] for x in (-1.0, 1.0))
-critic = qgf_eqx.bounded(lambda obs, action: their_critic(obs, raw(action)), low=low, high=high)
+low, high = (
+    (jnp.array([x, x]) - statistics["mean"]) / statistics["std"] for x in (-1.0, 1.0)
+)
+critic = qgf_eqx.bounded(
+    lambda obs, action: their_critic(obs, raw(action)), low=low, high=high
+)
 
 # %% [markdown]
 # **Check before you guide.** Weight 0 is the plain flow, so it must draw what *their* sampler
@@ -64,7 +68,9 @@ keys = jax.random.split(jax.random.key(0), 2000)
 
 @jax.jit
 def actions(params, obs, weight):
-    draw = lambda key: qgf_eqx.sample(policy_of(params), critic, obs, key, weight=weight, steps=20)
+    draw = lambda key: qgf_eqx.sample(
+        policy_of(params), critic, obs, key, weight=weight, steps=20
+    )
     return jax.vmap(draw)(keys)
 
 
@@ -96,7 +102,9 @@ print("the weight:", found.weight, "which moves actions by", found.spent)
 
 # %%
 noises = jax.random.normal(jax.random.key(3), (32, 16, 2))
-one = lambda obs, noise: analysis.diagnose(policy, critic, obs, noise, weight=found.weight)
+one = lambda obs, noise: analysis.diagnose(
+    policy, critic, obs, noise, weight=found.weight
+)
 seen = jax.vmap(jax.vmap(one, (None, 0)))(observations, noises)
 print("||w g|| / ||v|| by step:", [f"{share:.2f}" for share in seen.share.mean((0, 1))])
 print("warnings:", analysis.warnings_of(seen))
@@ -111,7 +119,9 @@ plot.diagnostics(seen, "diagnostics.svg")
 # %%
 value = jax.vmap(lambda action: their_critic(obs, raw(action)))
 guided = actions(params, obs, found.weight)
-print(f"Q: {value(plain).mean():.3f} without guidance, {value(guided).mean():.3f} with it")
+print(
+    f"Q: {value(plain).mean():.3f} without guidance, {value(guided).mean():.3f} with it"
+)
 
 # %% [markdown]
 # New parameters are an argument of the jitted function, so they compile nothing again.
