@@ -461,6 +461,11 @@ def test_the_served_robot_is_as_the_page_says():
 def test_the_goals_in_the_maze_are_as_the_page_says():
     assert "\n".join(methods.goals_table("pointmaze")) in page("goals")
     assert "\n".join(methods.goals_table("cube_single")) in page("goals")
+    assert "\n".join(methods.goals_table("pointmaze_large")) in page("goals")
+    large = read(RESULTS / "goals_pointmaze_large.json")
+    apart = {d.theirs: [round(100 * x) for x in d.estimate[:3]] for d in large.differences}
+    assert apart["best-of-16"] == [13, 6, 20]
+    assert all(apart[other][1] < 0 < apart[other][2] for other in ("ood", "qgf-jacobian", "gcbc"))
     arm = read(RESULTS / "goals_cube_single.json")
     by = {
         d.theirs: "{:+d} points [{:+d}, {:+d}]".format(*(round(100 * x) for x in d.estimate[:3]))
