@@ -58,7 +58,7 @@ def denoise(
 
     **Returns:** an action of the shape of `a_t`.
 
-    **Raises:** `TypeError` or `ValueError` for `steps` that is no positive int, and for an
+    **Raises:** `TypeError` or `ValueError` for `steps` that is not a positive int, and for an
     `adjoint` without a `solver`.
     """
     return walk_to_end(policy, obs, a_t, t, steps, solver, adjoint)

@@ -3,8 +3,9 @@
     python -m benchmarks.studies.control_loop --minutes 10
     python -m benchmarks.studies.control_loop --minutes 10 --stall 0.2
 
-Prints the loop's statistics, how many commands came after the next tick was due, and the growth of
-the process's memory after the first minute; writes JSON with `--out`.
+Prints the loop's statistics, how many commands came after the next tick was due (and of how many the
+tick itself began late, because the system woke the process late), and the growth of the process's
+memory after the first tenth; writes JSON with `--out`.
 """
 
 import argparse
@@ -66,13 +67,17 @@ def main() -> None:
     options = parser.parse_args()
     period, rng = 1 / options.rate, np.random.default_rng(0)
     ticks, late, worst, before = round(60 * options.minutes * options.rate), 0, 0.0, 0.0
+    woken, slowest = 0, 0.0  # late commands whose tick began late already; and the longest call
     with make_loop(options.stall, period) as loop:
         start = time.perf_counter()
         for tick in range(ticks):
             due = start + tick * period
             time.sleep(max(0.0, due - time.perf_counter()))
-            action = loop(rng.normal(size=OBS))
+            obs, began = rng.normal(size=OBS), time.perf_counter()
+            action = loop(obs)
             behind = time.perf_counter() - due
+            slowest = max(slowest, time.perf_counter() - began)
+            woken += behind > period and began - due > 0.5 * period
             assert np.isfinite(action).all() and (np.abs(action) <= 1).all()
             late += behind > period
             worst = max(worst, behind)
@@ -82,9 +87,11 @@ def main() -> None:
     print(found)
     growth = resident() - before
     print(f"{late} of {ticks} commands late, the worst {1000 * worst:.1f} ms after its tick")
+    print(f"{woken} of them because the tick began late; the longest call {1000 * slowest:.1f} ms")
     print(f"memory: {growth:+.1f} MiB after the first tenth")
     if options.out:
-        parts = {"late": late, "worst_ms": 1000 * worst, "growth_mib": growth}
+        parts = {"late": late, "of them woken late": woken, "slowest_call_ms": 1000 * slowest}
+        parts |= {"worst_ms": 1000 * worst, "growth_mib": growth}
         about = {"minutes": options.minutes, "rate": options.rate, "stall": options.stall}
         nets = f"three of {DEPTH} x {WIDTH}, observation {OBS}, chunk {CHUNK}"
         content = {**about, "networks": nets, **parts, **found._asdict()}

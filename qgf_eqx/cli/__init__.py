@@ -105,7 +105,9 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
         close = difflib.get_close_matches(arguments[0], verbs, 1)
         guess = f"Did you mean `{close[0]}`? " if close else ""
-        raise ValueError(f"`{arguments[0]}` is no command. {guess}Commands are {', '.join(verbs)}.")
+        raise ValueError(
+            f"`{arguments[0]}` is not a command. {guess}Commands are {', '.join(verbs)}."
+        )
     with as_arguments():
         return tyro.extras.subcommand_cli_from_dict(
             {name: _later(verb) for name, verb in verbs.items()},

@@ -52,7 +52,9 @@ def check_folders(*runs: Path) -> None:
             raise ValueError(f"{run} is not a folder: name the folder of a training run.")
         seeds = sorted(map(str, run.glob("seed*")))
         if seeds and not (run / "checkpoint.safetensors").exists():
-            raise ValueError(f"{run} is no training run, and holds some: name {' '.join(seeds)}.")
+            raise ValueError(
+                f"{run} is not a training run, and holds some: name {' '.join(seeds)}."
+            )
 
 
 def check_new(path: Path, *endings: str) -> None:

@@ -45,7 +45,7 @@ def suite(
     if action == "plan" and measure:
         found = suites.measure(plan, lambda name: common.say(f"measuring {name}"))
         rows = [
-            {"task": m.study.config.env, "training hours": m.training}
+            {"task": m.study.label, "training hours": m.training}
             | {"playing hours at most": m.playing, "checkpoint bytes": m.disk}
             for m in found
         ]

@@ -11,6 +11,7 @@ import numpy as np
 from .._checks import check_count, check_finite_weight, check_key
 from .._types import Action, Critic, Key, Obs, Policy
 from ..steering import prefix_mask
+from ._collector import settle
 from ._draws import Drawn, make_draws
 from ._observation import Expected
 from ._statistics import Counts, Statistics
@@ -33,7 +34,8 @@ class ControlLoop:
     of the plain flow, if that is there, and otherwise `hold`. With `ahead` that chunk is begun when
     the last row is executed and the guided chunk is late, and may itself come some ticks late. Then
     the next guided chunk is begun as soon as the thread is free. Where guidance is not finite, the
-    plain flow's chunk takes its place. `loop.statistics` counts all of it.
+    plain flow's chunk takes its place. `loop.statistics` counts all of it. Making a loop freezes
+    Python's garbage collector (`gc.freeze`), whose full collection would stop a tick for 90 ms.
 
     ```python
     with ControlLoop(policy, critic, obs, key, weight=0.1, ahead=True, deadline=0.015) as loop:
@@ -100,6 +102,7 @@ class ControlLoop:
         self._threads = [ThreadPoolExecutor(1, name) for name in ("guided", "plain")]
         self._running: list[Future | None] = [None, None]
         self.reset()
+        settle()
 
     def reset(self) -> None:
         """Begins an episode: no chunk is left over from the last one. Statistics go on."""
@@ -247,8 +250,9 @@ class ControlLoop:
         return found
 
     def _warm(self, obs: Obs) -> tuple[Drawn, float]:
-        """A chunk, and how long one of the plain flow takes; all programs are compiled."""
-        first = self._draws.guided(obs, self._key)
+        """A chunk, and how long one of the plain flow takes; all programs are compiled, that of
+        the keys too."""
+        first = self._draws.guided(obs, jax.random.fold_in(self._key, 0))
         if self.ahead:
             old = np.zeros_like(first.own)
             self._draws.following(obs, self._key, old, _mask(old, 0, len(old)))

@@ -23,6 +23,7 @@ except ImportError as error:
 
 from .._checks import check_count, check_key
 from .._types import Action, Key, Obs
+from ._collector import settle
 from ._observation import Expected
 from ._wire import WireError, pack, unpack
 
@@ -98,6 +99,7 @@ class PolicyServer:
             if size == self._largest:
                 break
             size = min(2 * size, self._largest)
+        settle()
         options = {"max_size": largest_frame, "compression": None, "logger": log}
         self._server = listen(self._client, host, port, process_request=self._health, **options)
         self.port = self._server.socket.getsockname()[1]

@@ -315,7 +315,7 @@ def read_paths(path: str | Path) -> dict[str, list[list[list[float]]]]:
 
 def _known(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise ValueError(f"`{_short(name)}` is no method")
+        raise ValueError(f"`{_short(name)}` is not a method")
     return name
 
 

@@ -108,7 +108,7 @@ def _check_places(runs: Sequence["_Run"]) -> None:
         if run.obs is not None and _place_of(run.obs) is None:
             raise ValueError(
                 "`record` keeps the first two numbers of an observation, and those of "
-                f"{run.env} are no row of two numbers or more. Leave `record` out."
+                f"{run.env} are not a row of two numbers or more. Leave `record` out."
             )
 
 

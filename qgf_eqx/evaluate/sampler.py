@@ -161,7 +161,7 @@ def compile_act(
     high: Any = 1.0,
 ) -> Callable[[Any, Any, Any, Any], Any]:
     """`make_act`, as a function of the weight too: `(weight, obs, numbers, count)`. Arguments as
-    for `make_act`; a weight that is no argument of the program (`takes_weights`) is ignored."""
+    for `make_act`; a weight that is not an argument of the program (`takes_weights`) is ignored."""
     if not isinstance(critic, Bounded):
         critic = bounded(critic, jnp.asarray(low), jnp.asarray(high))
 

@@ -141,5 +141,5 @@ def _foreign(text: str) -> type:
             "folder that holds it, or install it."
         ) from None
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise RunError(f"unknown learner `{text}`: `{name}` is no dataclass of `{module}`.")
+        raise RunError(f"unknown learner `{text}`: `{name}` is not a dataclass of `{module}`.")
     return found

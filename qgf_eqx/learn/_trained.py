@@ -158,7 +158,7 @@ class Trained:
         """
         learner = self._learner(actor)
         if not isinstance(learner, HasPolicy):
-            raise RunError(f"`{actor}` is no flow that guidance could take.")
+            raise RunError(f"`{actor}` is not a flow that guidance could take.")
         return self._real(learner.policy(self.saved.state.nets[actor]))
 
     def estimator_of(self, actor: str) -> Guidance:

@@ -52,7 +52,7 @@ class TrainCell:
     @property
     def title(self) -> str:
         """What it is, for people."""
-        return f"{self.study.config.env}, seed {', '.join(map(str, self.seeds))}"
+        return f"{self.study.label}, seed {', '.join(map(str, self.seeds))}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PlayCell:
     @property
     def title(self) -> str:
         """What it is, for people."""
-        return f"{self.study.config.env}, {self.method}"
+        return f"{self.study.label}, {self.method}"
 
 
 Cell: TypeAlias = DataCell | TrainCell | PlayCell
@@ -84,7 +84,7 @@ def cells_of(plan: Plan, out: str | Path) -> list[Cell]:
     data = [
         DataCell(study, _named(out, DATA, study.config.env, _data(study))) for study in plan.studies
     ]
-    found: list[Cell] = [*data]
+    found: list[Cell] = [*{cell.path: cell for cell in data}.values()]  # one for each task
     known = [(cell.study, _identity(cell.path)) for cell in data if is_done(cell)]
     trained = [(study, _trainings(out, study, identity)) for study, identity in known]
     found += [cell for _, trainings in trained for cell in trainings]
@@ -106,7 +106,8 @@ def sizes_of(plan: Plan) -> dict[str, int]:
     """How many cells each stage has."""
     trainings = sum(len(_groups(study)) for study in plan.studies)
     methods = sum(len(study.methods) for study in plan.studies)
-    return dict(zip(STAGES, (len(plan.studies), trainings, methods), strict=True))
+    data = len({str(_data(study)) for study in plan.studies})
+    return dict(zip(STAGES, (data, trainings, methods), strict=True))
 
 
 def spent(plan: Plan, out: str | Path) -> str:
@@ -117,9 +118,9 @@ def spent(plan: Plan, out: str | Path) -> str:
             is_done(cell)
             and (took := json.loads(cell.path.read_bytes()).get("seconds")) is not None
         ):
-            done.setdefault((cell.stage, cell.study.config.env), []).append(took)
+            done.setdefault((cell.stage, cell.study.label), []).append(took)
         elif not is_done(cell):
-            left.setdefault((cell.stage, cell.study.config.env), []).append(cell)
+            left.setdefault((cell.stage, cell.study.label), []).append(cell)
     hours = {
         stage: sum(sum(t) for (s, _), t in done.items() if s == stage) / 3600 for stage in STAGES
     }
@@ -137,7 +138,7 @@ def spent(plan: Plan, out: str | Path) -> str:
 def _trainings(out: Path, study: Study, identity: Any) -> list[TrainCell]:
     what = {"config": study.config.as_dict(), "data": identity}
     return [
-        TrainCell(study, seeds, _named(out, TRAIN, f"{study.config.env}.{_span(seeds)}", what))
+        TrainCell(study, seeds, _named(out, TRAIN, f"{study.label}.{_span(seeds)}", what))
         for seeds in _groups(study)
     ]
 
@@ -160,9 +161,7 @@ def _plays(out: Path, study: Study, trainings: Sequence[TrainCell]) -> list[Play
         "weights": study.weights,
     }
     return [
-        PlayCell(
-            study, name, tuple(trainings), _named(out, PLAY, f"{study.config.env}.{name}", shared)
-        )
+        PlayCell(study, name, tuple(trainings), _named(out, PLAY, f"{study.label}.{name}", shared))
         for name in study.methods
     ]
 
@@ -179,4 +178,6 @@ def _identity(path: Path) -> Any:
 def _named(out: Path, stage: str, title: str, what: dict[str, Any]) -> Path:
     text = json.dumps([version("qgf_eqx"), stage, title, what], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return out / stage / f"{title.replace(':', '-').replace('/', '-')}.{digest}.json"
+    return (
+        out / stage / f"{title.replace(':', '-').replace('/', '-').replace(' ', '_')}.{digest}.json"
+    )

@@ -60,14 +60,14 @@ def measure(plan: Plan, say: Callable[[str], Any] = lambda _: None) -> list[Meas
     """
     found = []
     for study in plan.studies:
-        say(study.config.env)
+        say(study.label)
         found.append(_measured(study))
     return found
 
 
 def format_measured(found: list[Measured]) -> str:
     """A line for each task, and their sums."""
-    rows = [(m.study.config.env, m.training, m.playing, m.disk) for m in found]
+    rows = [(m.study.label, m.training, m.playing, m.disk) for m in found]
     total = sum(m.training for m in found), sum(m.playing for m in found)
     rows.append(("all tasks", *total, sum(m.disk for m in found)))
     width = max(len(row[0]) for row in rows)

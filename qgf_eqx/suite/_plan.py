@@ -1,5 +1,6 @@
 """A plan: tasks, settings, training seeds and methods, as data."""
 
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +34,13 @@ class Study:
     """Training seeds that one cell trains in one program."""
     weights: tuple[float, ...] = ()
     """Of guidance, to choose from; by default around `starting_weight`."""
+    name: str = ""
+    """In tables; by default the task's. Two studies of one task, of two widths say, need names."""
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name or self.config.env
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Plan:
     studies: tuple[Study, ...]
 
 
+_NAME = re.compile(r"[\w .:-]{1,100}")
 _SHARED = {field.name for field in fields(Study)} - {"config"}
 
 
@@ -71,7 +80,8 @@ def read_plan(path: str | Path) -> Plan:
     ```
 
     What a task sets goes over `[train]`, and that over the preset. A task may also set `seeds`,
-    `methods`, `episodes` and the like for itself.
+    `methods`, `episodes` and the like for itself, and a `name`, which it needs if another entry is
+    of the same task.
 
     **Raises:** `PlanError` naming the file and the entry that is missing, unknown or wrong.
     """
@@ -92,10 +102,10 @@ def read_plan(path: str | Path) -> Plan:
         known = ", ".join(["name", "train", "tasks", *sorted(_SHARED)])
         raise PlanError(f"{path} has an unknown `{min(unknown)}`; known are {known}.")
     studies = [_study(f"{path}, task {i}", found, train, task) for i, task in enumerate(tasks, 1)]
-    names = [study.config.env for study in studies]
-    for env in names:
-        if names.count(env) > 1:
-            raise PlanError(f"{path} has `{env}` twice: make two plans of them.")
+    names = [study.label for study in studies]
+    for label in names:
+        if names.count(label) > 1:
+            raise PlanError(f"{path} has `{label}` twice: give each a `name`.")
     return Plan(name, tuple(studies))
 
 
@@ -124,6 +134,10 @@ def _checked(where: str, study: Study) -> Study:
         count, least = getattr(study, name), 0 if name == "collect" else 1
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise PlanError(f"{where}: `{name}` must be an int of at least {least}, got {count!r}.")
+    if not isinstance(study.name, str) or not _NAME.fullmatch(study.label):
+        raise PlanError(
+            f"{where}: `name` must be of letters, digits, spaces and `_-.:`, got {study.name!r}."
+        )
     if len(set(study.seeds)) < len(study.seeds) or len(set(study.methods)) < len(study.methods):
         raise PlanError(f"{where} names a seed or a method twice.")
     for name in study.methods:

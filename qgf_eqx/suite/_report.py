@@ -60,7 +60,7 @@ def comparisons(plan: Plan, out: str | Path) -> dict[str, Comparison]:
     by_task: dict[str, list[Comparison]] = {}
     for cell in cells_of(plan, out):
         if isinstance(cell, PlayCell) and is_done(cell):
-            by_task.setdefault(cell.study.config.env, []).append(read(cell.path))
+            by_task.setdefault(cell.study.label, []).append(read(cell.path))
     return {name: _merged(parts) for name, parts in by_task.items()}
 
 

@@ -1,5 +1,6 @@
 """The control loop: which row is executed when, and what happens when a draw is late or NaN."""
 
+import gc
 import threading
 from functools import partial
 
@@ -194,6 +195,13 @@ def test_a_late_chunk_is_taken_up_where_it_is_due_or_not_at_all():
     gates[0].set()
     ended(loop)
     assert loop(OBS)[0] % 100 == 0  # nine ticks old: of no use, a new one is drawn
+
+
+def test_the_garbage_collector_does_not_walk_through_what_was_compiled():
+    gc.unfreeze()
+    with loop_of():
+        assert gc.get_freeze_count() > 100_000 and len(gc.get_objects()) < 10_000
+    gc.unfreeze()
 
 
 def test_what_is_held_is_yours_to_say():

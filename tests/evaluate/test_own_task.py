@@ -221,7 +221,7 @@ def test_what_would_be_noticed_after_hours_is_noticed_before(tmp_path, capsys, m
     (tmp_path / "runs" / "seed0").mkdir(parents=True)
     with pytest.raises(SystemExit) as stop:
         cli.main(["evaluate", str(tmp_path / "runs")])
-    assert "is no training run, and holds some: name" in capsys.readouterr().err
+    assert "is not a training run, and holds some: name" in capsys.readouterr().err
 
 
 def test_actions_beyond_the_tasks_bounds_are_warned_of():

@@ -95,7 +95,8 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
         ("updates = 6", "update = 6", "task 1: a setting is unknown or wrong"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "task 1 names a seed or a method twice"),
         ('env = "toy:make_array_task"', "", "task 1: there is no `env`"),
-        ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice"),
+        ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice: give each a"),
+        ("updates = 4", 'name = "a/b"', "task 2: `name` must be of letters, digits, spaces"),
         ('name = "small"', 'nmae = "small"', "has an unknown `nmae`; known are name, train"),
         ("[[tasks]]", "[[task]]", "has no `\\[\\[tasks\\]\\]`"),
         ("seeds = [", "seeds = [[", "is not TOML"),
@@ -154,6 +155,22 @@ def test_seeds_that_share_a_cell_are_trained_in_one_program(file, tmp_path):
     found = read(next((out / "play").glob("*.qgf.*")))
     assert [run.seed for run in found.runs] == [0, 1, 2]
     assert len(set(run.sha256 for run in found.runs)) == 3
+
+
+def test_one_task_may_be_studied_twice_under_two_names(file, tmp_path):
+    second = (
+        '[[tasks]]\nenv = "toy:make_array_task"\nname = "a wider line"\nlearners = { width = 9 }\n'
+    )
+    room = PLAN[PLAN.rindex("[[tasks]]") :]
+    file.write_text(PLAN.replace(room, second).replace("seeds = [0, 1]", "seeds = [0]"))
+    plan, out = read_plan(file), tmp_path / "out"
+    assert sizes_of(plan) == {"data": 1, "train": 2, "play": 4}
+    run_suite(plan, out, processes=1, progress=False)
+    assert [c.stage for c in cells_of(plan, out)] == ["data"] + ["train"] * 2 + ["play"] * 4
+    found = comparisons(plan, out)
+    assert list(found) == ["toy:make_array_task", "a wider line"]
+    first, other = (found[name].runs[0].sha256 for name in found)
+    assert first != other
 
 
 class Stops:
@@ -226,6 +243,9 @@ def test_engines_are_made_of_options():
         ("paper", {"data": 20, "train": 200, "play": 320}),
         ("goals", {"data": 5, "train": 50, "play": 25}),
         ("cpu", {"data": 3, "train": 3, "play": 63}),
+        ("model_size", {"data": 1, "train": 12, "play": 9}),
+        ("best_of", {"data": 4, "train": 16, "play": 48}),
+        ("critics", {"data": 4, "train": 32, "play": 24}),
     ],
 )
 def test_the_plans_of_the_repository_are_plans(name, sizes):

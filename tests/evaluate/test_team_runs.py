@@ -94,7 +94,7 @@ def test_a_run_of_several_actors_is_read_back_with_all_of_them(run):
         assert (action >= -0.5).all() and (action <= 0.9).all()  # the data's range
     with pytest.raises(RunError, match="`robust-q` draws no actions"):
         found.actor("robust-q")
-    with pytest.raises(RunError, match="`fql-3` is no flow"):
+    with pytest.raises(RunError, match="`fql-3` is not a flow"):
         found.policy_of("fql-3")
     with pytest.raises(RunError, match="`edp` does not guide"):
         found.estimator_of("edp")
@@ -252,7 +252,7 @@ def test_the_command_line_trains_a_team_and_evaluates_it_by_name(trained, capsys
         (["--actors", "flow-3"], "`flow` takes no number"),
         (["--actors", "flow", "flow"], "`actors` has flow twice"),
         (["--actors", "toy_actor:Mean", "other:Mean"], "`actors` has Mean twice"),
-        (["--actors", "toy_actor:Nothing"], "`Nothing` is no dataclass of `toy_actor`"),
+        (["--actors", "toy_actor:Nothing"], "`Nothing` is not a dataclass of `toy_actor`"),
         (["--fql-alpha", "3"], "`--fql-alpha` is of `fql`, which is not trained"),
         (["--critic", "td"], "`next_actor` must name the actor"),
         (["--iql-expectile", "2"], "`expectile` must be in"),

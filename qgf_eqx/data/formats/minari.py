@@ -15,7 +15,7 @@ _ID = re.compile(r"(?:[\w./-]+/)?[\w-]+-v\d+")
 
 
 def recognises(source: object) -> bool:
-    """Whether it is such an object, or an id like `D4RL/pen/human-v2` that is no path."""
+    """Whether it is such an object, or an id like `D4RL/pen/human-v2` that is not a path."""
     if isinstance(source, str):
         return _ID.fullmatch(source) is not None and not Path(source).exists()
     return hasattr(source, "iterate_episodes")
