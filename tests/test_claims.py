@@ -438,6 +438,21 @@ def test_the_methods_on_the_cube_are_as_the_page_says():
     assert f"({points(td['qam'])})" in text
 
 
+def test_the_ten_minutes_of_the_control_loop_are_as_the_page_says():
+    found, text = results("control_loop_stalls"), words("robot")
+    assert (found["minutes"], found["rate"], found["stall"], found["ticks"]) == (
+        10,
+        50,
+        0.2,
+        30_000,
+    )
+    assert found["missed"] == found["held"] == 0
+    said = f"no tick held, {found['late']} plain chunks that took over, a call at p99 in"
+    said += f" {found['tick_p99']:.1f} ms and at most in {found['slowest_call_ms']:.1f} ms"
+    assert f"{said}, memory {found['growth_mib']:+.1f} MiB." in text
+    assert found["commands late"] == found["of them woken late"] == 2
+
+
 def test_the_served_robot_is_as_the_page_says():
     found, text = results("served_cube"), page("robot")
 

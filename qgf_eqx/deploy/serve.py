@@ -94,8 +94,9 @@ class PolicyServer:
         self._asked: queue.SimpleQueue[tuple[Obs, Key, Future] | None] = queue.SimpleQueue()
         self._lock, self._clients, self._count = threading.Lock(), 0, 0
         one, size = self._expected(obs), 1
-        while True:  # compiles every size of a batch
-            self._drawn([(one, key)] * size)
+        keys = jax.random.fold_in(key, 0), jax.random.key(0)  # compiled here, not by a request
+        while True:  # so is every size of a batch
+            self._drawn([(one, keys[0])] * size)
             if size == self._largest:
                 break
             size = min(2 * size, self._largest)

@@ -197,6 +197,32 @@ def test_a_late_chunk_is_taken_up_where_it_is_due_or_not_at_all():
     assert loop(OBS)[0] % 100 == 0  # nine ticks old: of no use, a new one is drawn
 
 
+@pytest.fixture(scope="module")
+def compilations():
+    """The names of what was compiled, in a list that may be cleared."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if "backend_compile" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seen
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_no_tick_compiles_anything(compilations, ahead):
+    """The program of the keys took 70 ms of the first one."""
+    jax.clear_caches()
+    with loop_of(ahead=ahead, deadline=5.0, execution_horizon=2) as loop:
+        assert compilations
+        compilations.clear()
+        for _ in range(8):
+            loop(OBS)
+            loop._running[0].result()
+    assert compilations == []
+
+
 def test_the_garbage_collector_does_not_walk_through_what_was_compiled():
     gc.unfreeze()
     with loop_of():
