@@ -3,9 +3,9 @@
     python -m benchmarks.studies.control_loop --minutes 10
     python -m benchmarks.studies.control_loop --minutes 10 --stall 0.2
 
-Prints the loop's statistics, how many commands came after the next tick was due (and of how many the
-tick itself began late, because the system woke the process late), and the growth of the process's
-memory after the first tenth; writes JSON with `--out`.
+Prints the loop's statistics, how many commands came after the next tick was due (and of how many
+the tick itself began late, because the system woke the process late), and the growth of the
+process's memory after the first tenth; writes JSON with `--out`.
 """
 
 import argparse
