@@ -279,7 +279,11 @@ def test_nothing_can_load_a_pickle():
         assert "equinox.internal" not in text, path
 
 
-def test_the_old_name_of_the_data_still_works_and_says_the_new_one():
+def test_the_old_name_of_the_data_still_works_and_says_the_new_one(monkeypatch):
+    import qgf_eqx
+
+    monkeypatch.delitem(sys.modules, "qgf_eqx.datasets", raising=False)  # of another test
+    monkeypatch.delattr(qgf_eqx, "datasets", raising=False)
     with pytest.warns(DeprecationWarning, match=r"`qgf_eqx\.datasets` is now `qgf_eqx\.data`"):
         from qgf_eqx import datasets
     from qgf_eqx import data
