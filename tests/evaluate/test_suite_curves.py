@@ -31,6 +31,11 @@ def test_the_kept_range_ends_where_straight_lines_cross_nine_tenths():
     assert low == pytest.approx(0.1 * 10**-0.1) and high == pytest.approx(0.1 * 10**0.2)
 
 
+def test_the_level_is_a_share_of_the_best():
+    rows = [row("qgf", 0.1, 0.5), row("qgf", 1.0, 0.0)]
+    assert kept_range(rows) == pytest.approx((0.1, 0.1 * 10**0.1))
+
+
 def test_a_range_that_was_not_left_ends_with_the_last_weight():
     rows = [row("qgf", w, share) for w, share in ((0.01, 0.95), (0.1, 1.0), (1.0, 0.9))]
     assert kept_range(rows) == pytest.approx((0.01, 1.0))
