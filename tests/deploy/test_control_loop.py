@@ -158,7 +158,7 @@ def test_a_plain_chunk_that_was_not_needed_is_not_executed():
     for _ in range(3):
         loop(OBS)
     gates[0].set()
-    ended(loop)
+    ended(ended(loop), 1)
     assert [loop(OBS)[0] for _ in range(2)] == [203, 204]
     assert loop.statistics.late == 0
     gates[0].clear()
