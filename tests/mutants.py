@@ -274,7 +274,7 @@ TABLE = [
     ("deploy/_act.py", "if self._take(found, self._since):", "if self._take(found, 0):", "deploy/test_control_loop.py::test_drawn_ahead_the_next_chunk_is_taken_up_at_the_row_that_is_due"),
     ("deploy/_act.py", "old[:left] = self._chunk.own[self._at :]", "old[:left] = self._chunk.own[:left]", "deploy/test_control_loop.py::test_drawn_ahead_the_next_chunk_is_taken_up_at_the_row_that_is_due"),
     ("deploy/_act.py", "if found.finite and row < self.horizon:", "if row < self.horizon:", "deploy/test_control_loop.py::test_where_the_critic_is_nan_the_plain_flow_acts_and_is_counted"),
-    ("deploy/_act.py", "found, self._spare, self._next = self._spare.result(), None, None", "found, self._spare = self._spare.result(), None", "deploy/test_control_loop.py::test_a_chunk_that_was_given_up_does_not_displace_the_plain_one"),
+    ("deploy/_act.py", "self._next, self._plain = None, True", "self._plain = True", "deploy/test_control_loop.py::test_a_chunk_that_was_given_up_does_not_displace_the_plain_one"),
     ("deploy/_draws.py", "Mask(options.get(\"weight\", 0.1), 1 - mask)", "options.get(\"weight\", 0.1)", "deploy/test_control_loop.py::test_the_following_chunk_is_the_inpainted_flows"),
     ("deploy/_draws.py", "    free = low < high\n", "    free = low <= high\n", "deploy/test_control_loop.py::test_clipped_numbers_are_counted_and_locked_dimensions_are_not"),
     ("deploy/_observation.py", "        wrong = np.argwhere(cast != found)", "        wrong = np.argwhere(cast != cast)", "deploy/test_control_loop.py::test_pictures_are_bytes"),

@@ -179,9 +179,10 @@ class ControlLoop:
             if self._take(found, self._since):
                 self._spare, self._plain = None, False
         if self._rows_left() == 0 and self._spare is not None and self._spare.done():
-            found, self._spare, self._next = self._spare.result(), None, None
-            self._counts.late += 1
-            self._plain = self._take(found, self._spare_since)
+            found, self._spare = self._spare.result(), None
+            if self._take(found, self._spare_since):
+                self._next, self._plain = None, True
+                self._counts.late += 1
 
     def _begin_spare(self, obs: Obs) -> None:
         """Has a plain chunk drawn from this observation, unless one is being drawn."""
@@ -196,7 +197,7 @@ class ControlLoop:
             self._begin(obs)
         if self.deadline is None or self._last is None:
             if self._next is None:  # an abandoned draw of an earlier episode is still running
-                wait(filter(None, self._running))
+                wait(filter(None, self._running[:1]))
                 return self._wait(obs, began)
             wait([self._next])
             return self._receive()

@@ -5,6 +5,8 @@ Their keys are constants: the noises of `monte_carlo` and `jacobian_smooth` are 
 step, and `random_direction` hashes the point on the flow.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -76,38 +78,20 @@ def grad_steps(
 
 
 def norm_matched(
-    policy: Policy,
-    critic: Critic,
-    obs: Obs,
-    key: Key,
-    *,
-    guidance: Guidance,
-    weight: float | LinearDecay,
-    steps: int,
-    best_of: int,
+    policy: Policy, critic: Critic, obs: Obs, key: Key, *, weight: Any, **options: Any
 ) -> Action:
     """`sample` with guidance of 0.3 of the velocity's norm, the middle of what QPILOTS uses."""
-    options = {"guidance": guidance, "steps": steps, "best_of": best_of}
     return sample(policy, critic, obs, key, weight=NormMatched(0.3), **options)
 
 
 def spread_matched(
-    policy: Policy,
-    critic: Critic,
-    obs: Obs,
-    key: Key,
-    *,
-    guidance: Guidance,
-    weight: float | LinearDecay,
-    steps: int,
-    best_of: int,
+    policy: Policy, critic: Critic, obs: Obs, key: Key, *, weight: Any, **options: Any
 ) -> Action:
     """`sample` with `analysis.starting_weight` of this observation alone, from four plain
     actions."""
     one, more = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], obs), jax.random.fold_in(key, 1)
     start = starting_weight(policy, critic, one, more, noises=4)
     start = jnp.where(start == jnp.inf, 0, start)  # where the critic has no slope
-    options = {"guidance": guidance, "steps": steps, "best_of": best_of}
     return sample(policy, critic, obs, key, weight=start, **options)
 
 

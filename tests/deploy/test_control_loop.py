@@ -150,6 +150,21 @@ def test_a_plain_chunk_is_ready_when_the_last_row_is_over():
     gates[0].set()
 
 
+def test_a_plain_chunk_that_is_too_old_is_neither_taken_nor_counted():
+    loop, gates, _ = stepped(loop_of(execution_horizon=8, ahead=True, deadline=0.4))
+    for _ in range(8):
+        loop(OBS)
+    for gate in gates:
+        gate.clear()
+    for _ in range(9):
+        loop(OBS)
+    gates[1].set()
+    loop._running[1].result()
+    assert loop(OBS)[0] == 10_400  # 3 is nine ticks old: another one is drawn
+    assert loop.statistics.late == 1
+    gates[0].set()
+
+
 def test_a_plain_chunk_that_was_not_needed_is_not_executed():
     loop, gates, _ = stepped(loop_of(execution_horizon=5, ahead=True, deadline=0.4))
     for _ in range(5):
