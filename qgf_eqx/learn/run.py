@@ -99,7 +99,8 @@ def train_seeds(
       makes them, or several calls of seconds where updates are slow; no bit depends on it.
     - `save_every`: a kill costs at most this many updates.
     - `streamed`: leave the data in their memory-mapped files, for datasets larger than memory, and
-      read the chunks of two lines at a time. Changes no bit of the result.
+      read the chunks of two lines at a time. The batches are the same to the bit, the networks but
+      for the last ones: it is another compiled program.
     - `progress`, `position`: of the progress bar.
     - `devices`: among which each batch is divided, such as `jax.devices()`; by default JAX's first.
       After `jax.distributed.initialize` they are those of all processes, each of which makes this

