@@ -121,7 +121,9 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=features)
         self.events.clear()
         self.call("Page.navigate", url=url)
-        until(lambda: self.js(f"location.href === {url!r} && document.readyState === 'complete'"))
+        plain = url.split("#")[0]  # the live page writes what is set behind it
+        here = f"location.href.split('#')[0] === {plain!r}"
+        until(lambda: self.js(f"{here} && document.readyState === 'complete'"))
         self.settle()
 
     def settle(self):
@@ -222,8 +224,31 @@ def check_live_page(tab, root):
     until(lambda: tab.js(cells)[1:] == ["0 %", f"{flow} %"])
     assert not list(tab.complaints(root))
 
+    tab.open(root + "live/#method=bptt&weight=2.5&modes=-1,0.5,9&target=1&steps=no")
+    field = "document.querySelector('.live').elements.{}.value"
+    places = "[...document.querySelectorAll('.live-handle')].map((h) => h.ariaValueNow)"
+    values = [tab.js(field.format(name)) for name in ("method", "other", "weight", "steps")]
+    assert values == ["bptt", "ood", "2.5", "10"]
+    assert tab.js(places) == ["-1.0", "0.5", "7.0", "1.0"]
+    presets = tab.js("document.querySelectorAll('.live-presets a').length")
+    seen = set()
+    for i in range(presets):
+        tab.js(f"document.querySelectorAll('.live-presets a')[{i}].click()")
+        tab.settle()
+        wanted = tab.js(f"document.querySelectorAll('.live-presets a')[{i}].hash")
+        assert tab.js("location.hash") == wanted, "the address is the preset's"
+        seen.add(tuple(tab.js(cells)))
+    assert presets == len(seen) == 5
+
     moving = "document.querySelector('.live-flow').getAnimations().length"
     assert not tab.js(moving), "reduced motion is not respected"
+    play = "document.querySelector('[name=play]')"
+    for text, state in (("Pause", "running"), ("Play", "paused"), ("Pause", "running")):
+        tab.js(f"{play}.click()")
+        assert tab.js(f"{play}.textContent") == text
+        found = tab.js("document.querySelector('.live-flow').getAnimations()[0].playState")
+        assert found == state
+    until(lambda: tab.js(f"{play}.textContent") == "Play")
     tab.open(root + "live/", motion="no-preference")
     assert tab.js(moving) == 1
 

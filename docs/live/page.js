@@ -13,7 +13,7 @@ const number = (x) => (x === null ? "–" : x.toFixed(2));
 const visible = (a) => a >= LOW && a < HIGH;
 
 const form = document.querySelector(".live");
-const { method, other, schedule, weight, steps, tilt } = form.elements;
+const { method, other, schedule, weight, steps, tilt, play } = form.elements;
 const { shown_weight: shownWeight, shown_steps: shownSteps } = form.elements;
 const plot = form.querySelector(".live-plot");
 const [flowSvg, lawSvg] = plot.querySelectorAll("svg");
@@ -88,6 +88,7 @@ function draw() {
   drawData(data);
   drawTilted(aimed);
   box(lawSvg, 1.1 * widest);
+  history.replaceState(null, "", `#${address(options, means, target)}`);
   report(paths, target, quantiles(flow, NOISES.length), aim && quantiles(aim, NOISES.length));
 }
 
@@ -121,10 +122,44 @@ function refresh() {
   frame = requestAnimationFrame(draw);
 }
 
-/** Lets the particles run from noise to action. */
+let motion;
+
+/** Lets the particles run from noise to action, and shows where they are once they arrive. */
+function animate(duration) {
+  motion?.forEach((each) => each.cancel());
+  const options = { duration, easing: "linear" };
+  const now = [
+    flowSvg.animate({ clipPath: ["inset(0 100% 0 0)", "inset(0)"] }, options),
+    lawSvg.animate({ opacity: [0.15, 0.15, 1], offset: [0, 0.9, 1] }, options),
+  ];
+  now[0].addEventListener("finish", () => (play.textContent = "Play"));
+  motion = now;
+  play.textContent = "Pause";
+}
+
+/** A short one after a change, unless the reader asked for little motion. */
 function sweep() {
-  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-  flowSvg.animate({ clipPath: ["inset(0 100% 0 0)", "inset(0)"] }, { duration: 900, easing: "ease-in-out" });
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) animate(900);
+}
+
+/** What is set, as the fragment of the page's address. */
+const address = (options, means, target) =>
+  `method=${method.value}&other=${other.value}&schedule=${options.schedule}&weight=${options.weight}` +
+  `&steps=${options.steps}&modes=${means}&target=${target}`;
+
+/** Sets what an address holds; what it does not hold, or holds wrongly, stays. */
+function read() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const field of [method, other, schedule]) {
+    const value = given.get(field.name);
+    if ([...field.options].some((option) => option.value === value)) field.value = value;
+  }
+  for (const field of [weight, steps]) {
+    if (Number.isFinite(parseFloat(given.get(field.name)))) field.value = given.get(field.name);
+  }
+  const places = [...(given.get("modes") ?? "").split(","), given.get("target")].map(parseFloat);
+  if (places.length !== handles.length) return;
+  handles.forEach((handle, i) => Number.isFinite(places[i]) && place(handle, places[i]));
 }
 
 function place(handle, a) {
@@ -163,6 +198,11 @@ for (const handle of handles) {
 function start() {
   [method.value, other.value] = ["qgf", "ood"];
   handles.forEach((handle) => place(handle, Number(handle.dataset.start)));
+}
+
+function show() {
+  read();
+  refresh();
   sweep();
 }
 
@@ -172,5 +212,21 @@ form.addEventListener("change", ({ target }) => {
   if (target.matches("select")) sweep();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("reset", () => setTimeout(start)); // the form's own reset comes after its event
+form.addEventListener("reset", () =>
+  setTimeout(() => {
+    start(); // the form's own reset comes after its event
+    sweep();
+  }),
+);
+play.addEventListener("click", () => {
+  if (motion?.[0].playState === "running") {
+    motion.forEach((each) => each.pause());
+    play.textContent = "Play";
+  } else if (motion?.[0].playState === "paused") {
+    motion.forEach((each) => each.play());
+    play.textContent = "Pause";
+  } else animate(4000);
+});
+addEventListener("hashchange", show);
 start();
+show();
