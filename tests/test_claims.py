@@ -477,6 +477,16 @@ def test_the_goals_in_the_maze_are_as_the_page_says():
     assert "\n".join(methods.goals_table("pointmaze")) in page("goals")
     assert "\n".join(methods.goals_table("cube_single")) in page("goals")
     assert "\n".join(methods.goals_table("pointmaze_large")) in page("goals")
+    for name, above_flow, above_gcbc in (
+        ("puzzle", [22, 15, 29], [22, 15, 29]),
+        ("scene", [10, 1, 19], [11, 3, 18]),
+    ):
+        assert "\n".join(methods.goals_table(name)) in page("goals")
+        found = read(RESULTS / f"goals_{name}.json")
+        apart = {d.theirs: [round(100 * x) for x in d.estimate[:3]] for d in found.differences}
+        assert [apart["flow"], apart["gcbc"]] == [above_flow, above_gcbc]
+        rest = ("ood", "qgf-jacobian", "best-of-16", "qgf-on-gcbc")
+        assert all(apart[other][1] < 0 < apart[other][2] for other in rest)
     large = read(RESULTS / "goals_pointmaze_large.json")
     apart = {d.theirs: [round(100 * x) for x in d.estimate[:3]] for d in large.differences}
     assert apart["best-of-16"] == [13, 6, 20]
