@@ -126,8 +126,8 @@ def warnings_of(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -
     mean over the noises. Guidance that moves actions by less than `weak` of it can hardly change
     what the robot does. By more than `strong` of it, actions have changed to another mode of the
     data, which may be what guidance is for, or have left the data, where the critic was never
-    trained: `nearest_distance` tells which. Heuristics, not laws: they say where to look, and that
-    nothing is said does not mean that actions are better.
+    trained: `nearest_distance` and the value of an independent critic tell which. These are rules
+    of thumb: they say where to look, and no warning does not mean that actions are better.
 
     **Arguments:**
 
@@ -156,9 +156,10 @@ def warnings_of(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -
         )
     elif moved > strong * own:
         said.append(
-            f"very strong: actions move by {moved / own:.2f} of the flow's own spread, to another "
-            "mode or off the data (analysis.nearest_distance tells which); if off it, lower the "
-            "weight, or add weights.ClipNorm"
+            f"strong: actions move by {moved / own:.2f} of the flow's own spread: to another mode, "
+            "as guidance should where there are several, or off the data. The critic of another "
+            "training seed tells which (evaluate.side_by_side, `qgf-eqx diagnose --judge`): where "
+            "its value falls, lower the weight"
         )
     clipped = float(np.mean(found.clipped[..., -1]))
     if clipped > 0.25:
@@ -194,7 +195,7 @@ def starting_weight(
     `w = rms(a - mean a) / rms(grad Q(a))` over plain actions `a`, their means at each observation.
     With `J = I` the pushes of a guided flow add up to `w` times a mean gradient, so this is where
     guidance can first move an action as far as noise does. It knows nothing of whether that
-    helps: try a few weights from a quarter of it to four times it on episodes.
+    helps: try weights from a tenth of it to ten times it on episodes.
 
     **Arguments:**
 

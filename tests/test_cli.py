@@ -478,7 +478,17 @@ def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
     assert "Guidance: far too weak" in printed
     assert (workplace / "run" / "diagnostics.png").stat().st_size > 10_000
     cli.main([*arguments, "--decay", "1e9", "--out", str(workplace / "strong.svg")])
-    assert "very strong" in capsys.readouterr().out and (workplace / "strong.svg").exists()
+    printed = capsys.readouterr().out
+    assert "Guidance: strong" in printed and (workplace / "strong.svg").exists()
+    assert "other critic" not in printed and f"choose {workplace / 'run'}" in printed
+    cli.main([*arguments, "--judge", str(workplace / "run"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in found["weights"]] == ["flow", *["qgf"] * 5]
+    first = found["starting weight"]
+    for row, factor in zip(found["weights"][1:], (0.1, 0.3, 1, 3, 10), strict=True):
+        assert row["judged"] == row["value"] and row["weight"] == pytest.approx(
+            first * factor, rel=0.1
+        )
 
 
 def test_the_example_is_analysed_with_the_known_shares(tmp_path, capsys):

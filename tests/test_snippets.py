@@ -58,7 +58,7 @@ def test_costs(unchecked):
 def test_diagnose():
     scope, _ = run_page("diagnose")
     said = scope["said"]
-    assert "too weak" in said[0.001][0] and said[0.2] == [] and "very strong" in said[5.0][0]
+    assert "too weak" in said[0.001][0] and said[0.2] == [] and "strong" in said[5.0][0]
     assert scope["far"]["guided"] < 1.2 * scope["far"]["flow"]
     assert scope["at_the_best"].mean() > 0.95
 
@@ -83,7 +83,15 @@ def test_solvers():
 
 
 def test_weights():
-    scope, _ = run_page("weights")
+    scope, printed = run_page("weights")
+    tables = re.split(r"\n(?=one mode|three modes)", printed)[1:]
+    rows = [[line.split() for line in t.splitlines() if line.startswith("QGF ")] for t in tables]
+    weight, value, other, distance = np.array(
+        [[list(map(float, row[1:5])) for row in table] for table in rows]
+    ).transpose(2, 0, 1)
+    assert np.all(np.diff(value) > 0) and np.all(np.diff(distance) > 0)
+    assert distance[1, 3] > 1 and other[1, 3] > -0.01  # another mode, and a good one
+    assert np.argmax(other[2]) == 2 and np.allclose(weight[2] / weight[2, 2], (0.1, 0.3, 1, 3, 10))
     assert jnp.allclose(scope["quiet"], scope["same"], atol=1e-5)
     assert abs(scope["end"] - (scope["tilted"].mean + scope["tilted"].std))[0] < 0.01
     plain = scope["act_separately"](0)

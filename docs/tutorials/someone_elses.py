@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 import qgf_eqx
 from qgf_eqx import analysis, plot
+from qgf_eqx.evaluate.side_by_side import side_by_side
 
 # %% [markdown]
 # What you were given. Time 1 is noise and time 0 an action; `x` is a normalised action.
@@ -79,22 +80,21 @@ print("mean of the plain flow", plain.mean(0), "and theirs", params["gain"] @ ob
 print("deviation of the plain flow", plain.std(0), "and theirs", params["std"])
 
 # %% [markdown]
-# **How strong?** A useful weight depends on the scale of the critic. Without episodes, choose by a
-# budget: the strongest weight whose actions stay near those of the flow, here within half its
-# standard deviation.
+# **How strong?** A useful weight depends on the scale of the critic. Look at weights around the
+# [starting weight](../weights.md#where-to-start) in one table. Here no episode can be played and
+# there is no second critic, so take the starting weight itself.
 
 # %%
 observations = jax.random.normal(jax.random.key(1), (32, 2))
 policy = policy_of(params)
-found = analysis.choose_weight(
-    policy,
-    critic,
-    observations,
-    jax.random.key(2),
-    weights=[0.1, 0.3, 1.0, 3.0, 10.0, 30.0],
-    budget=0.5 * params["std"],
+print(
+    side_by_side(
+        policy, critic, observations, jax.random.key(2), methods=["flow", "qgf"]
+    )
 )
-print("the weight:", found.weight, "which moves actions by", found.spent)
+weight = float(
+    analysis.starting_weight(policy, critic, observations, jax.random.key(2))
+)
 
 # %% [markdown]
 # **Look at it.** `diagnose` says step by step how strong guidance is beside the flow;
@@ -102,9 +102,7 @@ print("the weight:", found.weight, "which moves actions by", found.spent)
 
 # %%
 noises = jax.random.normal(jax.random.key(3), (32, 16, 2))
-one = lambda obs, noise: analysis.diagnose(
-    policy, critic, obs, noise, weight=found.weight
-)
+one = lambda obs, noise: analysis.diagnose(policy, critic, obs, noise, weight=weight)
 seen = jax.vmap(jax.vmap(one, (None, 0)))(observations, noises)
 print("||w g|| / ||v|| by step:", [f"{share:.2f}" for share in seen.share.mean((0, 1))])
 print("warnings:", analysis.warnings_of(seen))
@@ -118,7 +116,7 @@ plot.diagnostics(seen, "diagnostics.svg")
 
 # %%
 value = jax.vmap(lambda action: their_critic(obs, raw(action)))
-guided = actions(params, obs, found.weight)
+guided = actions(params, obs, weight)
 print(
     f"Q: {value(plain).mean():.3f} without guidance, {value(guided).mean():.3f} with it"
 )
@@ -127,5 +125,5 @@ print(
 # New parameters are an argument of the jitted function, so they compile nothing again.
 
 # %%
-actions({**params, "std": 0.2}, obs, found.weight)
+actions({**params, "std": 0.2}, obs, weight)
 print("programs compiled:", actions._cache_size())

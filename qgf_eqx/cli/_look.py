@@ -1,6 +1,7 @@
 """The verbs that look: `diagnose`, `analyse`, `plot`, `methods`."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -17,14 +18,16 @@ def diagnose(
     noises: int = 16,
     flow: Drawing = Drawing(),  # noqa: B008 (frozen)
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
+    judge: MaybePath = None,
     out: MaybePath = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
     """Look at what guidance does, step by step, before trusting its gain.
 
     Prints the strength of guidance beside the flow, its direction, how much is clipped, how far
-    the critics disagree and actions move, warns where guidance is far too weak or very strong, says
-    around which weight to search, and draws it all.
+    the critics disagree and actions move, warns where guidance is far too weak or strong, and
+    draws it all. Then a table of weights around the one to start a search from: what the critic
+    says of the actions, and what the critic of another run says.
 
     Args:
         run: Folder of a training run.
@@ -34,10 +37,12 @@ def diagnose(
         noises: How many at each observation, two or more.
         flow: How an action is drawn.
         data: Where the datasets are.
+        judge: Folder of another training seed's run, whose critic did not guide. Weights at which
+            its value falls are too strong.
         out: The picture. Default: diagnostics.png in the run's folder.
         common: What every verb has.
     """
-    check_folders(run)
+    check_folders(run, *([judge] if judge else []))
     at_least(1, observations=observations, steps=flow.steps)
     at_least(2, noises=noises)
     out = out or run / "diagnostics.png"
@@ -47,8 +52,10 @@ def diagnose(
     import numpy as np
 
     from .. import analysis, plot
+    from ..evaluate import _offline as offline
     from ..evaluate._auto import first_weight
     from ..evaluate.names import estimator_of, guided
+    from ..evaluate.side_by_side import side_by_side
     from ._offline import open_offline
 
     estimator = estimator_of(method, steps=flow.steps)
@@ -67,12 +74,15 @@ def diagnose(
     lines = ["".join(f"{name:>10}" for name in columns)]
     lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
     warnings = analysis.warnings_of(found)
-    lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor very strong"]]
-    first = first_weight(policy, critic, obs)
-    if math.isfinite(first):
-        lines.append(
-            f"A weight to start a search from: {first:.2g} (try from a tenth of it to ten times it)"
-        )
+    lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor strong"]]
+    first, table = first_weight(policy, critic, obs), []
+    if 0 < first < math.inf:
+        other = offline.open_offline(judge, flow.reduction)[0].critic if judge else None
+        options = {"methods": ["flow", method], "judge": other, "steps": flow.steps}
+        beside = side_by_side(policy, critic, obs, jax.random.key(0), **options)
+        table = [asdict(row) for row in beside.rows]
+        lines += ["", f"A weight to start a search from: {first:.2g}. Around it:", str(beside), ""]
+        lines.append(f"To choose among them on episodes: qgf-eqx choose {run} --episodes 20")
     else:
         lines.append(
             "No weight to start a search from: the critic's gradient is zero or not finite."
@@ -80,6 +90,7 @@ def diagnose(
     path = plot.diagnostics(found, out)
     steps = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
     content = {"steps": steps, "warnings": warnings, "starting weight": first, "figure": str(path)}
+    content["weights"] = table
     common.result(content, "\n".join(lines))
     common.say(f"The figure is in {path}")
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .. import flops
 from .._checks import batch_size, check_count, check_key
 from .._types import Critic, Key, Obs, Policy
+from ._auto import first_weight, grid_around
 from .names import label, method
 from .sampler import Sampler
 
@@ -41,12 +42,12 @@ class SideBySide:
     def __str__(self) -> str:
         other = any(not math.isnan(row.judged) for row in self.rows)
         judged = f"{'other critic':>14}" if other else ""
-        lines = [f"{'method':<20}{'weight':>10}{'value':>10}{judged}{'distance':>10}{'MFLOP':>9}"]
+        lines = [f"{'method':<20}{'weight':>10}{'value':>12}{judged}{'distance':>10}{'MFLOP':>9}"]
         for row in self.rows:
             weight = f"{row.weight:.3g}" if row.weight else "-"
             judged = f"{row.judged:>14.4g}" if other else ""
             lines.append(
-                f"{label(row.method):<20}{weight:>10}{row.value:>10.4g}{judged}"
+                f"{label(row.method):<20}{weight:>10}{row.value:>12.4g}{judged}"
                 f"{row.distance:>10.2f}{row.mflop:>9.3g}"
             )
         unit = "Distances are in units of the plain flow's own spread at an observation."
@@ -60,7 +61,7 @@ def side_by_side(
     key: Key,
     *,
     methods: Sequence[str | Sampler] = ("flow", "qgf", "best-of-4"),
-    weights: Sequence[float] = (0.1,),
+    weights: Sequence[float] | None = None,
     judge: Critic | None = None,
     noises: int = 8,
     steps: int = 10,
@@ -69,7 +70,7 @@ def side_by_side(
     far a weight goes and what the critics think of it, and not whether that helps.
 
     ```python
-    print(side_by_side(policy, critic, observations, key, weights=(0.1, 0.3, 1.0)))
+    print(side_by_side(policy, critic, observations, key, judge=other))
     ```
 
     **Arguments:**
@@ -78,7 +79,8 @@ def side_by_side(
     - `observations`: a batch, along the first axis of every leaf.
     - `key`: of the noises, which all rows share.
     - `methods`: names of `names.METHODS`, or `Sampler`s.
-    - `weights`: of those that take one, a row for each.
+    - `weights`: of those that take one, a row for each; by default from a tenth of
+      `analysis.starting_weight` to ten times it.
     - `judge`: a critic that did not guide, such as another training seed's: a gain that it does not
       see is one that guidance has found in the first one's errors.
     - `noises`: at each observation, two or more.
@@ -88,6 +90,8 @@ def side_by_side(
     """
     check_key(key)
     check_count("noises", noises, "the spread is over them", least=2)
+    if weights is None:
+        weights = grid_around(first_weight(policy, critic, observations))
     keys = jax.random.split(key, (batch_size("observations", observations), noises))
 
     def of_all(draw: Callable) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qgf_eqx import bounded, flops, sample
+from qgf_eqx.analysis import starting_weight
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.deploy.latency import measure_latency
 from qgf_eqx.evaluate.sampler import Sampler
@@ -47,14 +48,20 @@ def test_a_row_is_the_mean_over_actions_that_are_drawn_by_hand(observations):
 
 
 def test_it_is_printed_with_its_numbers_and_without_what_is_not_there(observations):
-    text = str(side_by_side(POLICY, CRITIC, observations, KEY, noises=2))
+    text = str(side_by_side(POLICY, CRITIC, observations, KEY, weights=[0.1], noises=2))
     lines = text.splitlines()
     assert lines[0].split() == ["method", "weight", "value", "distance", "MFLOP"]
     assert lines[1].split()[:2] == ["flow", "-"] and lines[1].split()[3] == "0.00"
     assert lines[2].split()[:2] == ["QGF", "0.1"]
     own = Sampler(name="mine", weight=0.2)
     found = side_by_side(POLICY, CRITIC, observations, KEY, methods=[own], noises=2)
-    assert "mine" in str(found) and found.rows[0].weight == 0.1
+    first = float(starting_weight(POLICY, CRITIC, observations, KEY))
+    around = [row.weight / first for row in found.rows]
+    assert "mine" in str(found) and np.allclose(around, (0.1, 0.3, 1, 3, 10), rtol=0.3)
+    crowded = side_by_side(
+        POLICY, lambda o, a: -123456.7 * a[0], observations, KEY, weights=[0.0123]
+    )
+    assert all(len(line.split()) == 5 for line in str(crowded).splitlines()[:-1])
 
 
 def test_wrong_arguments_are_named(observations):
