@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Slurm:
     ) -> Generator[tuple[Any, Any], None, None]:
         """As `Engine.map`. Jobs that are still there are cancelled when the loop ends early.
 
-        **Raises:** `EngineError` if a cell's job died each time, with the path of the log.
+        **Raises:** `EngineError` if SLURM takes no jobs, or a cell's job died each time, with the
+        path of the log.
         """
         try:
             import submitit
@@ -53,11 +55,12 @@ class Slurm:
         cells = list(cells)
         if not cells:
             return
-        executor = submitit.AutoExecutor(folder=str(self.folder), cluster=self.cluster)
-        executor.update_parameters(**self.options)
         work = Requeued(function)
-        with executor.batch():
-            jobs = [executor.submit(work, cell) for cell in cells]
+        with _refused_in_a_sentence(Path(self.folder)):
+            executor = submitit.AutoExecutor(folder=str(self.folder), cluster=self.cluster)
+            executor.update_parameters(**self.options)
+            with executor.batch():
+                jobs = [executor.submit(work, cell) for cell in cells]
         left = [_Sent(cell, job) for cell, job in zip(cells, jobs, strict=True)]
         try:
             while left:
@@ -82,6 +85,24 @@ class Slurm:
         finally:
             for sent in left:
                 sent.job.cancel(check=False)
+
+
+@contextmanager
+def _refused_in_a_sentence(folder: Path) -> Generator[None]:
+    """What SLURM says when it takes no jobs; and nothing is left of them in the folder."""
+    from submitit.core.utils import FailedJobError
+
+    before = set(folder.iterdir()) if folder.is_dir() else set()
+    try:
+        yield
+    except (FailedJobError, RuntimeError, NameError, AssertionError) as error:  # and of options
+        for path in set(folder.iterdir()) - before if folder.is_dir() else ():
+            path.unlink()
+        said = str(error).strip().splitlines() or ["no reason given"]
+        raise EngineError(
+            f"SLURM did not take the jobs ({said[-isinstance(error, FailedJobError)]}). Is its "
+            "controller running, and are the engine's options those of this cluster?"
+        ) from error
 
 
 class Requeued:
