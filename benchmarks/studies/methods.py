@@ -24,7 +24,7 @@ from qgf_eqx._provenance import versions, write_json
 from qgf_eqx.data import Chunk, Dataset
 from qgf_eqx.evaluate._actors import of_run
 from qgf_eqx.evaluate.names import label, method
-from qgf_eqx.evaluate.results import read
+from qgf_eqx.evaluate.results import Comparison, read
 from qgf_eqx.evaluate.statistics import Estimate
 from qgf_eqx.flops import count
 from qgf_eqx.learn import TrainConfig, learners, load_run, train
@@ -91,15 +91,27 @@ def table() -> list[str]:
     cost = json.loads((RESULTS / "methods_cost.json").read_text())["methods"]
     lines = ["| method | success, % | weight, of | MFLOP an action | cost of an update |"]
     lines += ["|---|---|---|---|---|"]
+    for row, line in zip(found.table, successes(found), strict=True):
+        action, update = cost[row.method].values()
+        lines.append(f"{line} {action:.2f} | {update:.2f} |")
+    return lines
+
+
+def maze_table() -> list[str]:
+    """The second table of docs/worth.md."""
+    found = read(RESULTS / "methods_pointmaze.json")
+    return ["| method | success, % | weight, of |", "|---|---|---|", *successes(found)]
+
+
+def successes(found: Comparison) -> list[str]:
+    """Of each method the success, and the weights that were tried."""
+    lines = []
     for row in found.table:
         tried = [t.weight for t in found.tuning if t.method == row.method]
         star = "*" if row.choice.edge else ""
         weight = f"{row.weight:g}{star}, of {', '.join(f'{w:g}' for w in tried)}" if tried else ""
-        action, update = cost[row.method].values()
         name = label(row.method).replace("\n", " ")
-        lines.append(
-            f"| {name} | {interval(row.estimate)} | {weight} | {action:.2f} | {update:.2f} |"
-        )
+        lines.append(f"| {name} | {interval(row.estimate)} | {weight} |")
     return lines
 
 
