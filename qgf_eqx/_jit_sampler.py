@@ -82,15 +82,25 @@ def jit_sampler(
 
 
 def sound_sample(
-    policy: Policy, critic: Critic, options: dict, obs: Obs, key: Key
+    policy: Policy,
+    critic: Critic,
+    options: dict,
+    obs: Obs,
+    key: Key,
+    to_action: Callable[[Action], Action] = lambda action: action,
 ) -> tuple[Action, Bool[Array, ""], Bool[Array, ""]]:
     """`sample`, or where that is not finite the plain flow's action from the same noise; whether
-    the first was finite, and whether what comes back is."""
+    the first was finite, and whether what comes back is: itself, and as the robot's `to_action`."""
+
+    def is_finite(action):
+        both = jnp.all(jnp.isfinite(action)), jnp.all(jnp.isfinite(to_action(action)))
+        return both[0] & both[1]
+
     guided = sample(policy, critic, obs, key, **options)
-    sound = jnp.all(jnp.isfinite(guided))
+    sound = is_finite(guided)
     plain = partial(sample, policy, critic, obs, key, **options | {"weight": 0})
     action = jax.lax.cond(sound, lambda: guided, plain)
-    return action, sound, jnp.all(jnp.isfinite(action))
+    return action, sound, is_finite(action)
 
 
 def compiled(run: Callable, nets: Any) -> Callable:

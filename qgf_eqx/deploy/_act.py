@@ -34,7 +34,7 @@ class ControlLoop:
     of the plain flow, if that is there, and otherwise `hold`. With `ahead` that chunk is begun when
     the last row is executed and the guided chunk is late, and may itself come some ticks late. Then
     the next guided chunk is begun as soon as the thread is free. Where guidance is not finite, the
-    plain flow's chunk takes its place. `loop.statistics` counts all of it. Making a loop freezes
+    plain flow's chunk takes its place, and so where `to_action` is not. `loop.statistics` counts all of it. Making a loop freezes
     Python's garbage collector (`gc.freeze`), whose full collection would stop a tick for 90 ms.
 
     ```python
@@ -72,7 +72,7 @@ class ControlLoop:
           default all, or half of them with `ahead`.
         - `ahead`: draw the next chunk while this one is executed.
         - `deadline`: of a tick, in seconds; without one it waits for the guided chunk. The first
-          tick always does.
+          tick always does. A tick may end later by what the system takes to wake it up.
         - `hold`: from the last action the next one, if there is nothing else. By default it is the
           last one, which is right for positions; velocities want `numpy.zeros_like`.
         - `to_action`: from the policy's chunk to the robot's, such as its units; compiled in.
@@ -141,7 +141,8 @@ class ControlLoop:
         return action
 
     def close(self) -> None:
-        """Ends the threads; a draw that is running is not waited for."""
+        """Ends the threads; a draw that is running is not waited for. Python waits for it when the
+        program ends, so a program whose policy hangs must be killed."""
         for thread in self._threads:
             thread.shutdown(wait=False, cancel_futures=True)
 
@@ -254,6 +255,12 @@ class ControlLoop:
         """A chunk, and how long one of the plain flow takes; all programs are compiled, that of
         the keys too."""
         first = self._draws.guided(obs, jax.random.fold_in(self._key, 0))
+        if first.own.ndim < 2:
+            raise ValueError(
+                f"`policy` gives actions of shape {first.own.shape}; a control loop plays chunks, "
+                "with an axis of rows first. For single actions use `jit_sampler`, or a policy of "
+                f"shape {(1, *first.own.shape)}."
+            )
         if self.ahead:
             old = np.zeros_like(first.own)
             self._draws.following(obs, self._key, old, _mask(old, 0, len(old)))

@@ -58,17 +58,19 @@ def make_draws(
 
     def guided(nets, obs, key):
         policy, critic, options = nets
-        return end(critic, sound_sample(policy, critic, options, obs, key))
+        return end(critic, sound_sample(policy, critic, options, obs, key, to_action))
 
     def plain(nets, obs, key):
         policy, critic, options = nets
-        return end(critic, sound_sample(policy, critic, options | {"weight": 0}, obs, key))
+        return end(
+            critic, sound_sample(policy, critic, options | {"weight": 0}, obs, key, to_action)
+        )
 
     def following(nets, obs, key, old, mask):
         policy, critic, options = nets
         held = Inpainted(policy, old, mask)
         free = options | {"weight": Mask(options.get("weight", 0.1), 1 - mask)}
-        return end(critic, sound_sample(held, critic, free, obs, key))
+        return end(critic, sound_sample(held, critic, free, obs, key, to_action))
 
     return Draws(*(_timed(compiled(run, nets)) for run in (guided, plain, following)))
 

@@ -17,6 +17,7 @@ from ._observation import Expected
 
 FORMAT = "qgf_eqx export 1"
 PLATFORMS = ("cpu", "cuda")
+KNOWN = (*PLATFORMS, "rocm", "tpu")
 
 
 def export(
@@ -52,7 +53,7 @@ def export(
     - `act`: from one observation and a key to an action, or to anything else.
     - `obs`: one observation, for the shapes and dtypes.
     - `path`: of the file.
-    - `platforms`: that it shall run on, of `cpu`, `cuda`, `rocm` and `tpu`.
+    - `platforms`: where it is to run, of `cpu`, `cuda`, `rocm` and `tpu`.
     - `about`: more for the metadata, such as the bounds of the actions; anything that JSON takes.
 
     **Returns:** the path.
@@ -61,6 +62,9 @@ def export(
     `ValueError` if the observation is not of finite numbers.
     """
     _need_flatbuffers()
+    unknown = sorted(set(platforms) - {*KNOWN})
+    if unknown or not platforms:
+        raise ValueError(f"`platforms` must be of {', '.join(KNOWN)}, got {list(platforms)}.")
     expected = Expected(obs)
 
     def run(obs: Obs, key_data: jax.Array) -> Action:

@@ -264,6 +264,26 @@ def test_what_is_held_is_yours_to_say():
         gate.set()
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_where_the_robots_units_are_nan_the_plain_flow_acts_and_then_the_last_action(ahead):
+    """Above 0.2 there is no root; guidance goes there, and at last the flow itself."""
+    policy = Flow(lambda obs, a, t: (obs[0] - a) / (1 - t), (HORIZON, 2))  # it ends at obs[0]
+    options = {"weight": 0.5, "steps": 2, "ahead": ahead, "to_action": lambda a: jnp.sqrt(0.2 - a)}
+    loop = ControlLoop(policy, CRITIC, OBS, KEY, **options)
+    seen = [loop(np.array([x, 0], np.float32)) for x in [0.0] * HORIZON + [0.5] * 20]
+    assert np.isfinite(seen).all() and np.allclose(seen[0], np.sqrt(0.2), atol=1e-3)
+    assert loop.statistics.unguided > 1 and loop.statistics.held > 0
+    with pytest.raises(ValueError, match="not finite: refusing to act"):
+        ControlLoop(policy, CRITIC, OBS, KEY, **options)(np.array([0.5, 0], np.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (7,)])
+def test_single_actions_are_not_chunks(shape):
+    policy = Flow(lambda obs, a, t: -a, shape)
+    with pytest.raises(ValueError, match=r"a control loop plays chunks.*`jit_sampler`.*\(1,"):
+        ControlLoop(policy, lambda obs, a: jnp.sum(a), OBS, KEY, ahead=True)
+
+
 def test_where_the_critic_is_nan_the_plain_flow_acts_and_is_counted():
     bad = np.array([0, 9], np.float32)
     with loop_of(execution_horizon=2) as loop:
