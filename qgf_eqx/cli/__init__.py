@@ -83,7 +83,8 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, ValueError):
         return str(error), 2
     if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: {error.strerror or error}.", 1
+        of = f"{error.filename}: " if error.filename else ""
+        return f"{of}{error.strerror or error}.", 1
     if isinstance(error, ImportError) and "pip install" in str(error):
         return str(error), 1
     of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")

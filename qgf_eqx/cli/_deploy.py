@@ -1,5 +1,7 @@
 """The verbs that bring a run to a robot: `export`, `serve`."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ._options import Common, Drawing, MaybePath, OtherTask, Positional, Weight
@@ -28,7 +30,7 @@ def export(
         weight: Of guidance.
         flow: How an action is drawn.
         task: Where it is not the run's own.
-        platforms: That it shall run on: cpu, cuda, rocm, tpu.
+        platforms: Where it is to run: cpu, cuda, rocm, tpu.
         out: The file, .zip. Default: policy.zip in the run's folder.
         common: What every verb has.
     """
@@ -61,7 +63,7 @@ def serve(
     """Serve a run's policy to robots, in the protocol of openpi's websocket client.
 
     A client sends observations, and gets `{"actions": chunk}`; `GET /healthz` answers OK. The
-    server knows no passwords: on another host than 127.0.0.1 whoever reaches it can ask it.
+    server has no authentication: on any host but 127.0.0.1 whoever can reach it can use it.
 
     Args:
         run: Folder of a training run.
@@ -88,8 +90,11 @@ def serve(
     with PolicyServer(
         opened.draw, opened.obs, key, largest_batch=largest_batch, **options
     ) as server:
-        print(f"Serving {run} at ws://{host}:{server.port}; Ctrl-C ends it.", flush=True)
-        server.wait()
+        address = f"ws://{host}:{server.port}"
+        common.result({"url": address}, f"Serving {run} at {address}; Ctrl-C ends it.")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            server.wait()
 
 
 def _open(run: Path, name: str, weight: Weight, flow: Drawing, task: OtherTask) -> tuple:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_OURS = {"DatasetError", "CheckpointError", "EngineError", "RunError", "RenderError"}
+_OURS = {"DatasetError", "CheckpointError", "EngineError", "RunError", "RenderError", "SuiteError"}
 
 
 def is_ours(error: BaseException, names: set[str] = _OURS) -> bool:

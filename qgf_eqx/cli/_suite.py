@@ -29,11 +29,11 @@ def suite(
         file: The plan, a TOML file.
         out: The folder of all results, which all workers must reach. Default: results/NAME.
         workers: How many processes, on this machine.
-        measure: With plan: make some updates and play an episode of each task, to say how long all
-            of it will take on this machine, and how large the checkpoints are.
+        measure: With plan: make some updates and play two episodes of each task, to estimate how
+            long all of it will take on this machine, and how large the checkpoints are.
         engine: Where cells run: local, slurm (needs submitit) or ray.
-        engine_options: For slurm and ray, as name=value: partition=gpu time=120 gpus=1; or
-            address=auto num_gpus=0.25.
+        engine_options: For slurm and ray, as name=value: slurm_partition=gpu timeout_min=120
+            gpus_per_node=1 (submitit's names); or address=auto num_gpus=0.25.
         common: What every verb has.
     """
     common.begin()

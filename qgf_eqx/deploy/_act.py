@@ -33,9 +33,10 @@ class ControlLoop:
     With a `deadline` a tick without a row to execute waits that long at most. Then it takes a chunk
     of the plain flow, if that is there, and otherwise `hold`. With `ahead` that chunk is begun when
     the last row is executed and the guided chunk is late, and may itself come some ticks late. Then
-    the next guided chunk is begun as soon as the thread is free. Where guidance is not finite, the
-    plain flow's chunk takes its place, and so where `to_action` is not. `loop.statistics` counts all of it. Making a loop freezes
-    Python's garbage collector (`gc.freeze`), whose full collection would stop a tick for 90 ms.
+    the next guided chunk is begun as soon as the thread is free. Where guidance is not finite, or
+    what `to_action` makes of it, the plain flow's chunk takes its place. `loop.statistics` counts
+    all of it. Making a loop freezes Python's garbage collector (`gc.freeze`), whose full collection
+    would stop a tick for 90 ms.
 
     ```python
     with ControlLoop(policy, critic, obs, key, weight=0.1, ahead=True, deadline=0.015) as loop:

@@ -3,20 +3,23 @@
 The tasks are fixed: an interval says what other training seeds and other episodes of the same tasks
 would give. It comes from a two-level bootstrap, which draws training seeds within each task, and
 episodes within each seed. Few seeds make a bootstrap too narrow; below five it gives the standard
-error only, widened by `sqrt(n / (n - 1))`, and the interval is Student's t.
+error only, widened by `sqrt(n / (n - 1))`, and the interval is Student's t. Of successes it is
+never narrower than the tasks' intervals over their episodes allow (Wilson's, or Bonett and Price's
+for differences), so that it does not collapse where all runs agree by chance.
 
-Source: Agarwal et al., *Deep Reinforcement Learning at the Edge of the Statistical Precipice*,
-2021.
+Sources: Zou and Donner, *Construction of confidence limits about effect measures*, 2008, for the
+interval of a mean from those of its parts; Agarwal et al., *Deep Reinforcement Learning at the Edge
+of the Statistical Precipice*, 2021.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import stats
 
-from .statistics import OVER_EPISODES, OVER_SEEDS, Estimate
+from .statistics import OVER_EPISODES, OVER_SEEDS, Estimate, bonett_price, wilson
 
 Outcomes: TypeAlias = Sequence[Any]
 """For every task, for every training seed, the outcome of each episode: success or return."""
@@ -37,13 +40,13 @@ def mean_over_tasks(outcomes: Outcomes, *, draws: int = 2000, seed: int = 0) -> 
 
     **Raises:** `ValueError` if there is a task without a training seed, or one without an episode.
     """
-    return _estimate(_mean, [outcomes], draws, seed)
+    return _widened(_estimate(_mean, [outcomes], draws, seed), map(_of_successes, outcomes))
 
 
 def interquartile_mean(outcomes: Outcomes, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """The mean of the middle half of all runs, of all tasks and training seeds: an average that no
     single task decides. Arguments and errors as for `mean_over_tasks`."""
-    return _estimate(_iqm, [outcomes], draws, seed)
+    return _widened(_estimate(_iqm, [outcomes], draws, seed), map(_of_successes, outcomes))
 
 
 def pooled_difference(
@@ -59,7 +62,8 @@ def pooled_difference(
         [np.subtract(a, b, dtype=float) for a, b in zip(*of_seeds, strict=True)]
         for of_seeds in zip(ours, theirs, strict=True)
     ]
-    return _estimate(_mean, [differences], draws, seed)
+    found = _estimate(_mean, [differences], draws, seed)
+    return _widened(found, map(_of_pairs, ours, theirs))
 
 
 def probability_of_improvement(
@@ -241,6 +245,35 @@ def _estimate(
         half = error * stats.t.ppf((1 + _LEVEL) / 2, sum(n - 1 for n in seeds))
         low, high = value - half, value + half
     return Estimate(value, float(low), float(high), OVER_SEEDS)
+
+
+def _widened(found: Estimate, tasks: Iterable[tuple[float, float]]) -> Estimate:
+    """At least as wide as the mean of some tasks, of which each has this far to its ends."""
+    below, above = np.array([*tasks]).T
+    low, high = (np.sqrt(np.sum(ends**2)) / len(ends) for ends in (below, above))
+    return found._replace(
+        low=float(min(found.low, found.value - low)),
+        high=float(max(found.high, found.value + high)),
+    )
+
+
+def _of_successes(of_task: Sequence[Any]) -> tuple[float, float]:
+    """From a task's success rate to the ends of its interval over episodes; 0 of other outcomes."""
+    every = np.concatenate([np.asarray(episodes, float) for episodes in of_task])
+    if not np.isin(every, (0, 1)).all():
+        return 0.0, 0.0
+    low, high = wilson(int(every.sum()), len(every))
+    return every.mean() - low, high - every.mean()
+
+
+def _of_pairs(ours: Sequence[Any], theirs: Sequence[Any]) -> tuple[float, float]:
+    """The same of a difference."""
+    both = [np.concatenate([np.asarray(e, float) for e in task]) for task in (ours, theirs)]
+    if not np.isin(both, (0, 1)).all():
+        return 0.0, 0.0
+    low, high = bonett_price(*(each.astype(bool).tolist() for each in both))
+    value = both[0].mean() - both[1].mean()
+    return max(value - low, 0.0), max(high - value, 0.0)
 
 
 def _drawn(rng: np.random.Generator, of_task: list[np.ndarray], draws: int) -> np.ndarray:

@@ -126,12 +126,14 @@ def spent(plan: Plan, out: str | Path) -> str:
     }
     said = [f"{stage} {took:.2f} h" for stage, took in hours.items() if took]
     known = [sum(done[k]) / len(done[k]) * len(cells) for k, cells in left.items() if k in done]
+    unknown = sorted({f"{stage} of {task}" for stage, task in left.keys() - done.keys()})
     size = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
     if not said:
         return "Times are estimated once the first cell of a stage is done."
     return (
         f"Until now: {', '.join(said)} of one worker, {size / 1e9:.2f} GB. To do, by the cells of "
-        f"the same task: {sum(known) / 3600:.2f} h."
+        f"the same task: {sum(known) / 3600:.2f} h"
+        + (f", and what is not known yet: {', '.join(unknown)}." if unknown else ".")
     )
 
 

@@ -51,8 +51,8 @@ def run_suite(
     if failed:
         cell, error = failed[0]
         raise SuiteError(
-            f"{len(failed)} cells failed, such as {cell.title}: {error} The traceback is in "
-            f"{_log(out, cell)}. The same command goes on with what is missing."
+            f"{len(failed)} cell{'s' * (len(failed) > 1)} failed, such as {cell.title}: {error} "
+            f"The traceback is in {_log(out, cell)}. The same command goes on with what is missing."
         )
 
 

@@ -16,7 +16,7 @@ from qgf_eqx.evaluate.across import (
     seeds_needed,
     spread_of,
 )
-from qgf_eqx.evaluate.statistics import OVER_EPISODES, OVER_SEEDS
+from qgf_eqx.evaluate.statistics import OVER_EPISODES, OVER_SEEDS, bonett_price, wilson
 
 OURS = [[[1, 1, 0, 1], [1, 1, 1, 1]], [[0, 1, 0, 0], [0, 0, 0, 1]], [[1, 0, 1, 1], [1, 1, 1, 0]]]
 THEIRS = [[[1, 0, 0, 1], [1, 0, 1, 1]], [[0, 0, 0, 0], [0, 0, 1, 1]], [[1, 0, 1, 1], [0, 1, 0, 0]]]
@@ -61,7 +61,7 @@ def test_a_pooled_difference_is_of_pairs():
     wanted = mean_over_tasks(OURS, **QUICK).value - mean_over_tasks(THEIRS, **QUICK).value
     assert found.value == pytest.approx(wanted)
     same = pooled_difference(OURS, OURS, **QUICK)
-    assert same[:3] == (0, 0, 0)
+    assert same.value == 0 and same.low == pytest.approx(-same.high) and same.high > 0.1
     with pytest.raises(ValueError, match="not paired"):
         pooled_difference(OURS, [[s[:3] for s in task] for task in THEIRS])
 
@@ -136,3 +136,16 @@ def test_what_is_empty_is_named():
     for outcomes in ([], [[]], [[[]]]):
         with pytest.raises(ValueError, match="without a training seed, or a seed without episode"):
             mean_over_tasks(outcomes)
+
+
+def test_intervals_do_not_collapse_where_all_runs_agree():
+    """Two tasks, two seeds of ten episodes, of which none succeeds, or all."""
+    none, every = [[[False] * 10] * 2] * 2, [[[True] * 10] * 2] * 2
+    low, high = wilson(0, 20)
+    for find in (mean_over_tasks, interquartile_mean):
+        assert find(none)[:3] == pytest.approx((0, 0, high / 2**0.5))
+        assert find(every)[:3] == pytest.approx((1, 1 - high / 2**0.5, 1))
+    same = bonett_price([False] * 20, [False] * 20)[1] / 2**0.5
+    assert pooled_difference(none, none)[:3] == pytest.approx((0, -same, same))
+    returns = [[[3.0] * 10] * 2] * 2
+    assert mean_over_tasks(returns)[:3] == (3, 3, 3)

@@ -204,7 +204,7 @@ def test_a_cell_that_fails_is_said_and_the_others_are_done(file, tmp_path, monke
 
     plan, out = read_plan(file), tmp_path / "out"
     monkeypatch.setattr(toy, "room_walks", lambda: 1 / 0)
-    with pytest.raises(SuiteError, match="1 cells failed, such as data of toy:make_room: Zero"):
+    with pytest.raises(SuiteError, match="1 cell failed, such as data of toy:make_room: Zero"):
         run_suite(plan, out, processes=1, progress=False)
     (log,) = (out / "errors").iterdir()
     assert "ZeroDivisionError" in log.read_text()
