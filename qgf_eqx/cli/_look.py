@@ -80,7 +80,8 @@ def diagnose(
         other = offline.open_offline(judge, flow.reduction)[0].critic if judge else None
         options = {"methods": ["flow", method], "judge": other, "steps": flow.steps}
         beside = side_by_side(policy, critic, obs, jax.random.key(0), **options)
-        table = [asdict(row) for row in beside.rows]
+        known = lambda row: {k: v for k, v in asdict(row).items() if v == v}  # noqa: E731 (no NaN)
+        table = [known(row) for row in beside.rows]
         lines += ["", f"A weight to start a search from: {first:.2g}. Around it:", str(beside), ""]
         lines.append(f"To choose among them on episodes: qgf-eqx choose {run} --episodes 20")
     else:

@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 from .. import flops
 from .._checks import batch_size, check_count, check_key
-from .._types import Critic, Key, Obs, Policy
+from .._types import Critic, Key, Obs, Policy, Weight
+from ..analysis import nearest_distance
 from ._auto import first_weight, grid_around
 from .names import label, method
 from .sampler import Sampler
@@ -21,7 +24,8 @@ class Seen:
     """What a method does on the observations, at one weight. Means over observations and noises."""
 
     method: str
-    weight: float
+    weight: Any
+    """A number, or a function of `(t, v, g)`."""
     value: float
     """Q of its actions, by the critic that guides."""
     judged: float
@@ -29,6 +33,8 @@ class Seen:
     distance: float
     """How far an action is from the plain flow's of the same key: root mean square over its
     numbers, in units of the plain flow's own spread."""
+    to_data: float
+    """How far it is from the nearest action of the data, in the same units; NaN without data."""
     mflop: float
     """Operations of an action, in millions."""
 
@@ -40,18 +46,28 @@ class SideBySide:
     rows: tuple[Seen, ...]
 
     def __str__(self) -> str:
-        other = any(not math.isnan(row.judged) for row in self.rows)
-        judged = f"{'other critic':>14}" if other else ""
-        lines = [f"{'method':<20}{'weight':>10}{'value':>12}{judged}{'distance':>10}{'MFLOP':>9}"]
+        other, data = (
+            any(not math.isnan(getattr(row, name)) for row in self.rows)
+            for name in ("judged", "to_data")
+        )
+        columns = f"{'other critic':>14}" if other else "", f"{'to data':>9}" if data else ""
+        head = f"{'method':<20}{'weight':>12}{'value':>12}{columns[0]}{'distance':>10}{columns[1]}"
+        lines = [f"{head}{'MFLOP':>9}"]
         for row in self.rows:
-            weight = f"{row.weight:.3g}" if row.weight else "-"
             judged = f"{row.judged:>14.4g}" if other else ""
+            to_data = f"{row.to_data:>9.2f}" if data else ""
             lines.append(
-                f"{label(row.method):<20}{weight:>10}{row.value:>12.4g}{judged}"
-                f"{row.distance:>10.2f}{row.mflop:>9.3g}"
+                f"{label(row.method):<20}{_shown(row.weight):>12}{row.value:>12.4g}{judged}"
+                f"{row.distance:>10.2f}{to_data}{row.mflop:>9.3g}"
             )
         unit = "Distances are in units of the plain flow's own spread at an observation."
         return "\n".join([*lines, unit])
+
+
+def _shown(weight: Any) -> str:
+    if not isinstance(weight, float):
+        return str(weight)
+    return f"{weight:.3g}" if weight else "-"
 
 
 def side_by_side(
@@ -61,8 +77,9 @@ def side_by_side(
     key: Key,
     *,
     methods: Sequence[str | Sampler] = ("flow", "qgf", "best-of-4"),
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Weight] | None = None,
     judge: Critic | None = None,
+    data: Array | np.ndarray | None = None,
     noises: int = 8,
     steps: int = 10,
 ) -> SideBySide:
@@ -78,11 +95,14 @@ def side_by_side(
     - `policy`, `critic`: as for `sample`; make the critic `bounded`.
     - `observations`: a batch, along the first axis of every leaf.
     - `key`: of the noises, which all rows share.
-    - `methods`: names of `names.METHODS`, or `Sampler`s.
-    - `weights`: of those that take one, a row for each; by default from a tenth of
+    - `methods`: names of `names.METHODS`, or `Sampler`s, of which those with a weight keep it.
+    - `weights`: of the others that take one, a row for each; by default from a tenth of
       `analysis.starting_weight` to ten times it.
     - `judge`: a critic that did not guide, such as another training seed's: a gain that it does not
-      see is one that guidance has found in the first one's errors.
+      see is one that guidance has found in the first one's errors. A gain that both see may still
+      be an error, since critics of the same data can be wrong alike away from them.
+    - `data`: actions of the data, for the distance to the nearest: those that fit each observation,
+      `(observations, rows, *action)`, or some for all, `(rows, *action)`.
     - `noises`: at each observation, two or more.
     - `steps`: of the flow.
 
@@ -103,10 +123,14 @@ def side_by_side(
     spread = float(jnp.sqrt(jnp.mean((plain - plain.mean(1, keepdims=True)) ** 2)))
     unknown = lambda obs, action: jnp.nan  # noqa: E731
     critics = of_all(critic), of_all(unknown if judge is None else judge)
+    nearest = _nearest(data, plain)
     one, rows = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], observations), []
     for given in methods:
         found = method(given, steps=steps, weight=1.0) if isinstance(given, str) else given
-        for weight in weights if found.weighted else (0.0,):
+        has_own = not isinstance(found.weight, float | int) or found.weight != 0
+        own = [found.weight] if has_own and not isinstance(given, str) else None
+        for weight in own or (weights if found.weighted else [0.0]):
+            weight = float(weight) if isinstance(weight, float | int) else weight
 
             def draw(obs, key, weight=weight, found=found):
                 return found(policy, critic, obs, key, weight=weight)
@@ -115,5 +139,24 @@ def side_by_side(
             distance = float(jnp.sqrt(jnp.mean((actions - plain) ** 2))) / (spread or 1.0)
             cost = flops.count(draw, one, keys[0, 0]) / 1e6
             value, judged = (float(ask(observations, actions).mean()) for ask in critics)
-            rows.append(Seen(found.name, float(weight), value, judged, distance, cost))
+            to_data = nearest(actions) / (spread or 1.0)
+            rows.append(Seen(found.name, weight, value, judged, distance, to_data, cost))
     return SideBySide(tuple(rows))
+
+
+def _nearest(data: Any, plain: Array) -> Callable[[Array], float]:
+    """Of actions, the mean distance to the nearest of the data."""
+    if data is None:
+        return lambda actions: math.nan
+    data = jnp.asarray(data)
+    if (
+        data.ndim not in (plain.ndim - 1, plain.ndim)
+        or data.shape[-plain.ndim + 2 :] != plain.shape[2:]
+    ):
+        raise ValueError(
+            f"`data` must be of shape (rows, {', '.join(map(str, plain.shape[2:]))}), or that for "
+            f"each observation, got {data.shape}."
+        )
+    one = jax.vmap(nearest_distance, (0, None))
+    each = jax.jit(jax.vmap(one, (0, 0 if data.ndim == plain.ndim else None)))
+    return lambda actions: float(each(actions, data).mean())

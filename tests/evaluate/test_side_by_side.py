@@ -1,6 +1,7 @@
 """Methods and weights beside each other."""
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.deploy.latency import measure_latency
 from qgf_eqx.evaluate.sampler import Sampler
 from qgf_eqx.evaluate.side_by_side import side_by_side
+from qgf_eqx.weights import LinearDecay
 
 POLICY = GaussianFlow(jnp.zeros(2), 0.5)
 CRITIC = bounded(lambda obs, a: obs @ a)
@@ -53,15 +55,38 @@ def test_it_is_printed_with_its_numbers_and_without_what_is_not_there(observatio
     assert lines[0].split() == ["method", "weight", "value", "distance", "MFLOP"]
     assert lines[1].split()[:2] == ["flow", "-"] and lines[1].split()[3] == "0.00"
     assert lines[2].split()[:2] == ["QGF", "0.1"]
-    own = Sampler(name="mine", weight=0.2)
-    found = side_by_side(POLICY, CRITIC, observations, KEY, methods=[own], noises=2)
     first = float(starting_weight(POLICY, CRITIC, observations, KEY))
+    found = side_by_side(POLICY, CRITIC, observations, KEY, methods=["qgf"], noises=2)
     around = [row.weight / first for row in found.rows]
-    assert "mine" in str(found) and np.allclose(around, (0.1, 0.3, 1, 3, 10), rtol=0.3)
+    assert np.allclose(around, (0.1, 0.3, 1, 3, 10), rtol=0.3)
     crowded = side_by_side(
         POLICY, lambda o, a: -123456.7 * a[0], observations, KEY, weights=[0.0123]
     )
     assert all(len(line.split()) == 5 for line in str(crowded).splitlines()[:-1])
+
+
+def test_samplers_keep_their_weights_and_any_weight_is_a_row(observations):
+    decay = LinearDecay(0.3)
+    own = [Sampler(name="mine", weight=0.2), Sampler(name="decay", weight=decay, weighted=False)]
+    options = {"noises": 2, "weights": (0.2, decay)}
+    mine, decays, *named = side_by_side(
+        POLICY, CRITIC, observations, KEY, methods=[*own, "qgf"], **options
+    ).rows
+    assert [row.weight for row in (mine, decays, *named)] == [0.2, decay, 0.2, decay]
+    assert mine.value == named[0].value and decays.value == named[1].value != mine.value
+
+
+def test_the_distance_to_the_data_is_that_to_the_nearest(observations):
+    plain = np.array([[sample(POLICY, CRITIC, o, k, weight=0) for k in ks] for o, ks in zip(observations, jax.random.split(KEY, (5, 2)), strict=True)])  # fmt: skip
+    ask = partial(side_by_side, POLICY, CRITIC, observations, KEY, methods=["flow"], noises=2)
+    assert ask(data=plain).rows[0].to_data < 1e-6
+    rows = plain.reshape(-1, *plain.shape[2:])[:3] + 1
+    spread = np.sqrt(np.mean((plain - plain.mean(1, keepdims=True)) ** 2))
+    apart = np.sqrt(np.mean((plain[:, :, None] - rows) ** 2, -1)).min(-1).mean() / spread
+    found = ask(data=rows)
+    assert found.rows[0].to_data == pytest.approx(apart, rel=1e-4) and "to data" in str(found)
+    with pytest.raises(ValueError, match=r"`data` must be of shape \(rows, 2\).*got \(3, 5\)"):
+        ask(data=np.zeros((3, 5)))
 
 
 def test_wrong_arguments_are_named(observations):
