@@ -40,10 +40,11 @@ def demo(
     options = {"processes": workers.processes, "progress": common.progress, "say": common.say}
     results = experiment.run(chosen, out, data.data_dir, **options)
     report(common, results, out / "results.json")
-    run = out / f"seed{chosen.seeds[0]}"
+    run, weight = out / f"seed{chosen.seeds[0]}", results.row("qgf").weight
+    weight = f"--decay {weight.start:g}" if hasattr(weight, "start") else f"--weight {weight:g}"
     common.say(
-        f"Look at it: qgf-eqx film {run} --methods flow qgf\n"
-        f"What guidance does: qgf-eqx diagnose {run} --data-dir {data.data_dir}\n"
+        f"Look at it: qgf-eqx film {run} --methods flow qgf {weight}\n"
+        f"What guidance does: qgf-eqx diagnose {run} --data-dir {data.data_dir} {weight}\n"
         "On your own data: qgf-eqx train --data FILE --env my_module:make_task"
     )
 

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,10 @@ def read_plan(path: str | Path) -> Plan:
     learners = { width = 256 }
     ```
 
-    What a task sets goes over `[train]`, and that over the preset. A task may also set `seeds`,
-    `methods`, `episodes` and the like for itself, and a `name`, which it needs if another entry is
-    of the same task.
+    What a task sets goes over `[train]`, and that over the preset. Of a preset's actors only those
+    that `methods` need are trained; `actors` of the plan are all trained. A task may also set
+    `seeds`, `methods`, `episodes` and the like for itself, and a `name`, which it needs if another
+    entry is of the same task.
 
     **Raises:** `PlanError` naming the file and the entry that is missing, unknown or wrong.
     """
@@ -123,7 +125,23 @@ def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study
             replace(config, seed=seed)
     except (RunError, TypeError) as error:
         raise PlanError(f"{where}: {error}") from None
-    return _checked(where, Study(config, **parts))
+    study = _checked(where, Study(config, **parts))
+    if "actors" in settings or "actors" in train:
+        return study
+    return replace(study, config=replace(config, actors=_needed(config, study.methods)))
+
+
+def _needed(config: TrainConfig, methods: Sequence[str]) -> dict[str, Any]:
+    """Of a preset's actors those that the methods play, and the flow."""
+    from ..evaluate import method
+
+    wanted = {method(name, actors=config.actors).actor for name in methods}
+    wanted = {*wanted, "flow", config.next_actor} - {""}
+    return {
+        name: actor
+        for name, actor in config.actors.items()
+        if name in wanted or name.rpartition("-")[0] in wanted
+    }
 
 
 def _checked(where: str, study: Study) -> Study:

@@ -70,6 +70,21 @@ def done(tmp_path_factory, loose_promotion):
     return folder / "out"
 
 
+@pytest.mark.parametrize(
+    ("methods", "actors"),
+    [
+        (["flow", "qgf"], ["flow"]),
+        (["fql", "best-of-4"], ["flow", "fql-3", "fql-10", "fql-30"]),
+        (["cfgrl"], ["flow", "cfgrl"]),
+    ],
+)
+def test_of_a_presets_actors_those_are_trained_that_are_played(tmp_path, methods, actors):
+    text = f'seeds = [0]\nmethods = {methods}\n[[tasks]]\npreset = "cpu/pointmaze-medium"\n'
+    (tmp_path / "plan.toml").write_text(text)
+    assert list(read_plan(tmp_path / "plan.toml").studies[0].config.actors) == actors
+
+
+
 def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
     plan = read_plan(file)
     first, second = plan.studies
