@@ -84,7 +84,6 @@ def test_of_a_presets_actors_those_are_trained_that_are_played(tmp_path, methods
     assert list(read_plan(tmp_path / "plan.toml").studies[0].config.actors) == actors
 
 
-
 def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
     plan = read_plan(file)
     first, second = plan.studies
