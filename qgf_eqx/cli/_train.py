@@ -139,8 +139,8 @@ def train(
         seeds: Train these seeds, in one program, in place of --seed.
         data: Where the data are.
         save_every: Updates between checkpoints: what a crash costs at most.
-        stream: Read chunks from the dataset's files, for datasets larger than memory. The same
-            result to the bit.
+        stream: Read chunks from the dataset's files, for datasets larger than memory. The result
+            is the same up to rounding.
         watching: What is seen meanwhile.
         divided: Among which devices each batch is divided, on one host or on several.
         workers: Among how many processes the seeds are divided.

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from .._progress import bar
-from .._types import Critic, Policy
+from .._types import Action, Critic, Policy
 from ..engines import Engine, Local
 from ._outcomes import Outcomes, described, task_key
 from ._rollout import Act, Episode, action_bounds, check_numbers, check_outcome, rollout
@@ -38,6 +38,7 @@ def evaluate(
     sha256: str | None = None,
     resume: bool = True,
     critic: str | Path | None = None,
+    to_action: Callable[[Action], Action] | None = None,
 ) -> list[list[Episode]]:
     """The episodes of every method on a task, in several processes.
 
@@ -58,6 +59,8 @@ def evaluate(
     - `sha256`: what `checkpoint_sha256` must find; by default, what it finds at the start.
     - `critic`: of a run, the folder of another one, whose critic guides and ranks in place of its
       own: one flow, any reward.
+    - `to_action`: of a policy and a critic, from the policy's actions to the environment's, such as
+      the inverse of a normaliser. The critic must be `bounded` in the policy's units.
     - `resume`: of a run, keep every outcome in `episodes.jsonl` beside its checkpoint, and do not
       play again what is there. A kill costs the episodes that are being played.
 
@@ -71,7 +74,7 @@ def evaluate(
     Local(processes)
     check_numbers(seed, numbers)
     numbers = [int(number) for number in numbers]  # of NumPy's, say, which JSON does not take
-    judged = as_source(source, sha256, critic)
+    judged = as_source(source, sha256, critic, to_action)
     if isinstance(judged, InMemory):
         processes = processes or 1
     if task is None:

@@ -1,5 +1,6 @@
 """What is evaluated: a run's folder, a policy with its critic, or an act function."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,8 +11,10 @@ from uuid import uuid4
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Scalar
 
+from .._fields import Bounded
 from .._types import Action, Critic, Obs, Policy
 from ._actors import of_run
 from ._outcomes import FILE, Outcomes
@@ -79,6 +82,8 @@ class InMemory:
     """`learn.Units`, if the policy's actions are not the environment's."""
     trained: Any = field(default=None, compare=False)
     """A `learn.Trained`, if there is one: its actors can be named."""
+    to_action: Callable[[Action], Action] | None = field(default=None, compare=False)
+    """From the policy's actions to the environment's, where there are no `units`."""
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def load(self) -> "InMemory":
@@ -119,19 +124,51 @@ class InMemory:
         critic = self.critic if values is None else sampler.critic(values)
         low, high = self.bounds(low, high)
         act = compile_act(policy, critic, sampler, seed=seed, low=low, high=high)
-        if getattr(self.units, "actions", None) is None:
+        to_action = self.to_action
+        if getattr(self.units, "actions", None) is not None:
+            to_action = self.units.to_action
+        if to_action is None:
+            _warn_of_other_bounds(critic, low, high)
             return act
-        to_action = jax.jit(self.units.to_action)
-        return lambda *arguments: to_action(act(*arguments))
+        if not isinstance(critic, Bounded) and self.units is None:
+            raise ValueError(
+                "`to_action` needs a critic that is `bounded` in the policy's own units: the "
+                "environment's bounds say nothing of those."
+            )
+        compiled = jax.jit(to_action)
+        return lambda *arguments: compiled(act(*arguments))
+
+
+def _warn_of_other_bounds(critic: Any, low: Any, high: Any) -> None:
+    """Where a critic has bounds of its own, which are not the environment's."""
+    if not isinstance(critic, Bounded):
+        return
+    for own, here in ((critic.low, low), (critic.high, high)):
+        if np.ndim(own) and np.shape(own)[-1:] != np.shape(here)[-1:]:
+            return  # another shape raises its own error
+        if not np.allclose(own, here):
+            warnings.warn(
+                f"`critic` is bounded by {np.ravel(own)[:4]}, and the environment's actions by "
+                f"{np.ravel(here)[:4]}. If the policy's actions are normalised, give `to_action`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
 
 
 def as_source(
-    source: Any, sha256: str | None = None, critic: str | Path | None = None
+    source: Any,
+    sha256: str | None = None,
+    critic: str | Path | None = None,
+    to_action: Callable[[Action], Action] | None = None,
 ) -> Run | InMemory:
     """What `evaluate` is given; and of a run another one, whose critic takes its own's place.
 
     **Raises:** `TypeError` if it is none of the three; `CheckpointError` for a damaged run.
     """
+    is_pair = isinstance(source, tuple) and len(source) == 2 and all(map(callable, source))
+    if to_action is not None and not is_pair:
+        raise ValueError("`to_action` is for a policy and a critic, given as a tuple.")
     if isinstance(source, str | Path):
         other = None if critic is None else Run(str(critic), checkpoint_sha256(critic))
         known = checkpoint_sha256(source) if sha256 is None else sha256
@@ -140,8 +177,8 @@ def as_source(
         raise ValueError("`critic` is for training runs: give your own critic with the policy.")
     if isinstance(source, Run | InMemory):
         return source
-    if isinstance(source, tuple) and len(source) == 2 and all(map(callable, source)):
-        return InMemory(*source)
+    if is_pair:
+        return InMemory(*source, to_action=to_action)
     if callable(source):
         return InMemory(act=source)
     raise TypeError(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from websockets.sync.client import connect
 
-from qgf_eqx import cli
+from qgf_eqx import Flow, bounded, cli
 from qgf_eqx.deploy import ControlLoop
 from qgf_eqx.deploy._wire import pack, unpack
 from qgf_eqx.deploy.serve import PolicyServer
@@ -252,3 +253,20 @@ def test_an_engine_that_stays_takes_nothing_of_a_task_for_another_of_its_name(ru
             found += evaluate(str(run), [sampler], range(3), task=task, engine=engine, **options)
         seen.append(found)
     assert seen[0] == seen[1] and seen[0][0] != seen[0][1]
+
+
+def test_normalised_actions_are_played_in_the_environments_units():
+    """The policy's actions are halves of those of `Line`, whose are in [-2, 2]."""
+    policy = Flow(lambda obs, a, t: (0.5 - a) / (1 - t), (1, 1))  # it ends at 0.5: a step of 1
+    critic = lambda obs, a: jnp.sum(a)  # noqa: E731
+    play = partial(evaluate, samplers=[method("flow", steps=2)], numbers=[0], task="toy:make_task")
+    double = {"to_action": lambda a: 2 * a}
+    (found,) = play((policy, bounded(critic)), **double)
+    with pytest.warns(RuntimeWarning, match="bounded by .*give `to_action`"):
+        (short,) = play((policy, bounded(critic)))
+    (plain,) = play((policy, critic))  # bounded by the environment
+    assert short[0].total_reward == plain[0].total_reward < found[0].total_reward
+    with pytest.raises(ValueError, match="`to_action` needs a critic that is `bounded`"):
+        play((policy, critic), **double)
+    with pytest.raises(ValueError, match="`to_action` is for a policy and a critic"):
+        play(lambda obs, numbers, count: obs, **double)
