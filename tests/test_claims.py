@@ -123,7 +123,7 @@ def test_a_third_run_of_the_cube_is_its_results_and_within_the_intervals_of_the_
             _, low, high = runs.interval(runs.rates(runs.FIXED, row.method))
             assert low <= value <= high, row.method
     gain, low, high, _ = found.differences[0].estimate.scaled(100.0)
-    assert f"{gain:.0f} [{low:.1f}, {high:.0f}] points, holds zero" in words("analyses")
+    assert f"{gain:.0f} [{low:.1f}, {high:.0f}] points, includes zero" in words("analyses")
     tuning = results("cube_single_task2_third")["tuning"]
     for row in found.table:
         tried = [x["weight"] for x in tuning if x["method"] == row.method]

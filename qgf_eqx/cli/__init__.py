@@ -65,8 +65,8 @@ def main(arguments: list[str] | None = None, *, ready: Callable[[], None] = lamb
         raise SystemExit(complain(sentence, 1)) from None
     except KeyboardInterrupt:
         sentence = (
-            "interrupted. The same command goes on where it was (`diagnose`, `analyse`, `film` and "
-            "`choose --budget` begin again)."
+            "interrupted. The same command resumes where it stopped (`diagnose`, `analyse`, `film` "
+            "and `choose --budget` start again)."
         )
         raise SystemExit(complain(sentence, 130)) from None
     except Exception as error:

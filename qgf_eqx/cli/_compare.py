@@ -39,25 +39,25 @@ def evaluate(
     """Compare test-time methods on trained runs of one task.
 
     The weight of each guided method is chosen on tuning episodes and reported on others. With
-    several runs, one a training seed, intervals are over the training seeds. Interrupted, the same
-    command goes on where it was.
+    several runs, one per training seed, intervals are over the training seeds. If interrupted, the
+    same command resumes where it stopped.
 
     Args:
         runs: Folders of training runs, which differ in their seed only; one or more.
-        methods: Names of the table that `qgf-eqx methods` prints; best-of-N, qgf-best-of-N.
+        methods: Names that `qgf-eqx methods` lists; best-of-N, qgf-best-of-N.
         grid: Weights to choose from.
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
-        tuning_budget: In place of them: episodes per run and method, divided among its weights, so
-            that no method is tuned more than another.
+        tuning_budget: Instead: episodes per run and method, divided among its weights, so that no
+            method is tuned more than another.
         flow: How an action is drawn.
-        task: Where it is not the runs' own.
-        critics: Other runs, one for each, whose critics guide and rank: the same flows, for another
-            reward (`train --actors` with no name trains a critic alone).
+        task: If it is not the runs' own.
+        critics: Other runs, one for each run, whose critics guide and rank instead: the same flows,
+            for another reward (`train --actors` with no name trains only a critic).
         out: The results file; the figures are named after it. Default: results.json in the first
             run's folder.
         workers: How many processes.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     check_folders(*runs, *critics)
     at_least(1, processes=workers.processes)
@@ -105,24 +105,24 @@ def choose(
 ) -> None:
     """Choose the guidance weight: on tuning episodes, or offline with --budget.
 
-    On episodes, the weight with the most successes. Offline, the weight that spends the most of the
-    budget of distance or KL divergence to the plain flow, and not more: no environment is stepped,
-    so it says how far guidance goes and not whether it helps. Prints what was spent.
+    On episodes: the weight with the most successes. Offline: the weight that uses the most of the
+    budget of distance or KL divergence to the plain flow, and not more. No environment is stepped,
+    so it says how far guidance goes and not whether it helps. Prints what was used.
 
     Args:
         runs: Folders of training runs, which differ in their seed only; offline the first is used.
-        method: A guided one of the table that `qgf-eqx methods` prints, or the best of several,
-            such as qgf-best-of-4; offline the budget is that of the flow, before the best is taken.
+        method: A guided method that `qgf-eqx methods` lists, or its best-of-N variant, such as
+            qgf-best-of-4; offline the budget is that of the flow, before the best is taken.
         grid: Weights to choose from.
         episodes: Tuning episodes per run and weight; `evaluate` reports others.
         budget: Offline: root mean square distance of actions from the plain flow's, or nats.
-        measure: Offline: of what the budget is.
+        measure: Offline: the measure that the budget limits.
         observations: Offline: how many, from the validation data.
         flow: How an action is drawn.
-        task: Where it is not the runs' own.
-        data: Offline: where observations are.
+        task: If it is not the runs' own.
+        data: Offline: where the observations are.
         workers: How many processes.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     check_folders(*runs)
     at_least(1, observations=observations, processes=workers.processes, steps=flow.steps)
@@ -180,18 +180,18 @@ def film(
     out: MaybePath = None,
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
-    """Film methods side by side on the same episodes: a row a method, a column an episode.
+    """Film methods side by side on the same episodes: one row per method, one column per episode.
 
     Args:
         run: Folder of a training run.
         methods: The rows, named as for `evaluate`.
-        weight: Of guidance.
+        weight: The guidance weight.
         episodes: The columns.
         first: The first episode's number. Default: the first of those that `evaluate` reports.
         flow: How an action is drawn.
-        task: Where it is not the runs' own.
+        task: If it is not the runs' own.
         out: The film, .webp or .gif. Default: film.webp in the run's folder.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     check_folders(run)
     at_least(1, episodes=episodes, steps=flow.steps)

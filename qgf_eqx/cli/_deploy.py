@@ -27,12 +27,12 @@ def export(
     Args:
         run: Folder of a training run.
         method: As for `evaluate`; `qgf-eqx methods` prints the names.
-        weight: Of guidance.
+        weight: The guidance weight.
         flow: How an action is drawn.
-        task: Where it is not the run's own.
-        platforms: Where it is to run: cpu, cuda, rocm, tpu.
+        task: If it is not the run's own.
+        platforms: Platforms that the file must support: cpu, cuda, rocm, tpu.
         out: The file, .zip. Default: policy.zip in the run's folder.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     check_folders(run)
     at_least(1, steps=flow.steps)
@@ -63,19 +63,20 @@ def serve(
     """Serve a run's policy to robots, in the protocol of openpi's websocket client.
 
     A client sends observations, and gets `{"actions": chunk}`; `GET /healthz` answers OK. The
-    server has no authentication: on any host but 127.0.0.1 whoever can reach it can use it.
+    server has no authentication: on a host other than 127.0.0.1, anyone who can reach it can use
+    it.
 
     Args:
         run: Folder of a training run.
         method: As for `evaluate`; `qgf-eqx methods` prints the names.
-        weight: Of guidance.
+        weight: The guidance weight.
         flow: How an action is drawn.
-        task: Where it is not the run's own.
+        task: If it is not the run's own.
         host: Where it listens.
         port: Where it listens; 0 is any that is free.
-        seed: Of the actions.
+        seed: The seed of the actions.
         largest_batch: Requests that are drawn at once, at most.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     check_folders(run)
     at_least(1, steps=flow.steps, largest_batch=largest_batch)

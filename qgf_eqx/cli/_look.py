@@ -24,15 +24,15 @@ def diagnose(
 ) -> None:
     """Look at what guidance does, step by step, before trusting its gain.
 
-    Prints the strength of guidance beside the flow, its direction, how much is clipped, how far
-    the critics disagree and actions move, warns where guidance is far too weak or strong, and
-    draws it all. Then a table of weights around the one to start a search from: what the critic
-    says of the actions, and what the critic of another run says.
+    Prints the strength of guidance compared with the flow, its direction, how much is clipped, how
+    far the critics disagree and how far actions move. Warns where guidance is far too weak or too
+    strong, and draws everything. Then prints a table of weights around the one to start a search
+    from: the value of the actions by the critic, and by the critic of another run.
 
     Args:
         run: Folder of a training run.
-        method: An estimator of the table that `qgf-eqx methods` prints.
-        weight: Of guidance.
+        method: An estimator that `qgf-eqx methods` lists.
+        weight: The guidance weight.
         observations: How many, from the validation data.
         noises: How many at each observation, two or more.
         flow: How an action is drawn.
@@ -40,7 +40,7 @@ def diagnose(
         judge: Folder of another training seed's run, whose critic did not guide. Weights at which
             its value falls are too strong.
         out: The picture. Default: diagnostics.png in the run's folder.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     check_folders(run, *([judge] if judge else []))
     at_least(1, observations=observations, steps=flow.steps)
@@ -109,8 +109,8 @@ def analyse(
 ) -> None:
     """Make one of the paper's analyses: the numbers as JSON, and the figure.
 
-    `example` and `instability` are the one-dimensional example, without and with a look at
-    back-propagation through the chain; they need no run. `noise` asks how sensitive every
+    `example` and `instability` are the one-dimensional example, without and with
+    back-propagation through the chain; they need no run. `noise` measures how sensitive every
     estimator of RUN is to noise. `value` compares the Q that guidance reaches, by its own critic
     and by that of a second, independent RUN, with best-of-N and the distance to the data.
 
@@ -121,8 +121,8 @@ def analyse(
         data: Where the datasets are.
         count: Observations of the validation data.
         reduce: How to combine the critics' values: the minimum (the paper's) or the mean.
-        format: Of the figure.
-        common: What every verb has.
+        format: The format of the figure.
+        common: Options common to all commands.
     """
     needed = {"example": 0, "instability": 0, "noise": 1, "value": 2}[what]
     if len(runs) != needed:
@@ -162,8 +162,8 @@ def plot(
 
     Args:
         results: A results.json of `demo` or `evaluate`, or the folder that holds it.
-        format: Of the pictures, which are put beside the file.
-        common: What every verb has.
+        format: The format of the pictures, which are saved next to the file.
+        common: Options common to all commands.
     """
     common.begin()
     from ..evaluate.results import read
@@ -177,10 +177,10 @@ def plot(
 def methods(common: Common = Common()) -> None:  # noqa: B008 (frozen)
     """List the methods that `evaluate` compares: at test time, and the actors of a run.
 
-    Of each, but for `fk-steering`, there is the best of several: best-of-16, qgf-best-of-4.
+    Every method except `fk-steering` also has a best-of-N variant: best-of-16, qgf-best-of-4.
 
     Args:
-        common: What every verb has.
+        common: Options common to all commands.
     """
     common.begin()
     from ..evaluate.names import METHODS, learned

@@ -20,14 +20,15 @@ def demo(
     """Collect data, train a flow and a critic, guide at test time, print the table.
 
     `pointmaze` takes some minutes on two cores: a point in a maze. `cube` takes about
-    twenty minutes: a robot arm moves a cube. Interrupted, the same command goes on where it was.
+    twenty minutes: a robot arm moves a cube. If interrupted, the same command resumes where it
+    stopped.
 
     Args:
-        task: Which of the two.
+        task: Which demo to run.
         out: Folder for the results. Default: runs/<task>.
         data: Where the data are, or will be.
         workers: How many processes.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     at_least(1, processes=workers.processes)
     out = out or Path("runs") / task
@@ -58,9 +59,10 @@ def collect(
     workers: Workers = Workers(),  # noqa: B008 (frozen)
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
-    """Make a dataset on this machine, by OGBench's oracles or Meta-World's experts.
+    """Make a dataset on this machine, with OGBench's oracles or Meta-World's experts.
 
-    OGBench's have the public format and name. Interrupted, the same command goes on where it was.
+    OGBench's have the public format and name. If interrupted, the same command resumes where it
+    stopped.
 
     Args:
         dataset: pointmaze-<size>-navigate-v0, or <cube-..., scene, puzzle-...>-<play or
@@ -70,9 +72,9 @@ def collect(
         transitions: How many, rounded up to whole episodes (of 1000, giant mazes 2000,
             Meta-World 200 at most); a tenth more is made for validation. OGBench's public files
             have a million or more.
-        seed: Of every random choice.
+        seed: The seed of every random choice.
         workers: How many processes.
-        common: What every verb has.
+        common: Options common to all commands.
     """
     at_least(1, transitions=transitions, processes=workers.processes)
     at_least(0, seed=seed)

@@ -25,7 +25,7 @@ MaybeTracker = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-    """What every verb has."""
+    """Options common to all commands."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JAX computes, in this process and in its workers."""
@@ -80,9 +80,9 @@ class Weight:
     """One guidance weight."""
 
     weight: float = 0.1
-    """Of guidance."""
+    """The guidance weight."""
     decay: MaybeFloat = None
-    """A weight that falls linearly from this to zero, in place of `weight`."""
+    """A weight that falls linearly from this to zero, instead of `weight`."""
 
     @property
     def value(self) -> Any:
@@ -102,7 +102,8 @@ class Grid:
     decays: tuple[float, ...] = ()
     """Further weights to choose from, which fall linearly from this to zero."""
     extensions: MaybeInt = None
-    """How often the weights go on where the best is the last of them. Default: 3, with auto 12."""
+    """How many times to extend the grid while the best weight lies at its edge. Default: 3, with
+    auto 12."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,16 +147,16 @@ class DataFiles(CachedData):
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """What is seen of a training while it goes on, beside its metrics.jsonl."""
+    """Monitoring during training, in addition to metrics.jsonl."""
 
     track: MaybeTracker = None
     """Send metrics and evaluations to a tracker too."""
     track_project: str = "qgf_eqx"
-    """Under which name wandb and trackio show the runs."""
+    """The name under which wandb and trackio show the runs."""
     evaluate_every: MaybeInt = None
-    """Play some episodes after so many updates, and after the last: evaluations.jsonl."""
+    """Play some episodes after every N updates, and after the last: evaluations.jsonl."""
     evaluate_methods: tuple[str, ...] = ("flow", "qgf")
-    """Which methods play them; guided ones with the weight that diagnose starts from."""
+    """Which methods play them; guided methods use the weight that diagnose starts from."""
     evaluate_episodes: int = 20
     """How many of each method."""
 
@@ -170,13 +171,13 @@ class Workers:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Among which devices each batch is divided, on one host or on several."""
+    """The devices among which each batch is divided, on one host or on several."""
 
     devices: int | Literal["all"] = 1
     """How many, or all of them."""
     coordinator: MaybeText = None
-    """Of several hosts: address and port of the first, say 10.0.0.1:1234. Each host runs the same
-    command, with its own --host."""
+    """With several hosts: address and port of the first, such as 10.0.0.1:1234. Each host runs the
+    same command, with its own --host."""
     hosts: MaybeInt = None
     """How many there are."""
     host: MaybeInt = None
@@ -205,8 +206,8 @@ class Devices:
 
 @dataclasses.dataclass(frozen=True)
 class OtherTask:
-    """The task, where it is not the run's own."""
+    """The task, if it is not the run's own."""
 
     env: MaybeText = None
-    """Another task than the runs' own: OGBench's name, a family's such as metaworld:push-v3, or
+    """A task other than the runs' own: an OGBench name, a family's such as metaworld:push-v3, or
     package.module:make_task."""

@@ -21,20 +21,21 @@ def suite(
     """Train and evaluate many tasks, seeds and methods: what a file plans.
 
     `plan` lists the cells and which are done. `run` does what is missing: data, then trainings,
-    then evaluations; killed at any time, the same command goes on. `report` writes tables and
+    then evaluations; killed at any time, the same command resumes. `report` writes tables and
     figures of what is there, finished or not.
 
     Args:
         action: plan, run or report.
         file: The plan, a TOML file.
-        out: The folder of all results, which all workers must reach. Default: results/NAME.
+        out: The folder of all results, which all workers must be able to access. Default:
+            results/NAME.
         workers: How many processes, on this machine.
         measure: With plan: make some updates and play two episodes of each task, to estimate how
             long all of it will take on this machine, and how large the checkpoints are.
         engine: Where cells run: local, slurm (needs submitit) or ray.
-        engine_options: For slurm and ray, as name=value: slurm_partition=gpu timeout_min=120
-            gpus_per_node=1 (submitit's names); or address=auto num_gpus=0.25.
-        common: What every verb has.
+        engine_options: For slurm and ray, as name=value: timeout_min=120 gpus_per_node=1
+            slurm_partition=gpu (submitit's names); or address=auto num_gpus=0.25.
+        common: Options common to all commands.
     """
     common.begin()
     from .. import suite as suites

@@ -122,29 +122,29 @@ def train(
 
     Defaults are the paper's; on a laptop try --width 128 --batch 256 --updates 40000
     --gamma 0.99. All actors see the same batches, and are trained against the same critic.
-    Interrupted, the same command goes on where it was.
+    If interrupted, the same command resumes where it stopped.
 
     Args:
-        run: What is trained, but for its learners. The task is OGBench's name, a family's such as
+        run: What is trained, except its learners. The task is an OGBench name, a family's such as
             metaworld:push-v3, or package.module:make_task.
         critic: {critics}, or package.module:Class of your own. Default: iql.
         actors: Of {actors}, or package.module:Class of your own; a number sets the strength of a
             method, as in fql-30. Default: flow.
-        shared: What all learners have.
-        own: Of single learners.
+        shared: Options of all learners.
+        own: Options of single learners.
         config: A file whose settings are the defaults, such as a run's config.json.
         preset: The defaults, by name: {presets}.
         run_dir: Folder for config.json, metrics.jsonl and checkpoint.safetensors. Default:
             runs/<env>/seed<seed>. With --seeds: the folder of seed<seed>.
-        seeds: Train these seeds, in one program, in place of --seed.
+        seeds: Train these seeds, in one program, instead of --seed.
         data: Where the data are.
         save_every: Updates between checkpoints: what a crash costs at most.
-        stream: Read chunks from the dataset's files, for datasets larger than memory. The result
-            is the same up to rounding.
-        watching: What is seen meanwhile.
-        divided: Among which devices each batch is divided, on one host or on several.
-        workers: Among how many processes the seeds are divided.
-        common: What every verb has.
+        stream: Read chunks from the dataset's files, for datasets larger than memory. The same
+            batches to the bit.
+        watching: Monitoring during training.
+        divided: The devices among which each batch is divided, on one host or on several.
+        workers: The number of processes among which the seeds are divided.
+        common: Options common to all commands.
     """
     at_least(1, save_every=save_every, processes=workers.processes)
     common.begin()

@@ -146,14 +146,14 @@ _ROWS = (
     ),
     Named(
         "gated",
-        "QGF, trusted as far as an ensemble's members agree.",
+        "QGF, down-weighted where an ensemble's members disagree.",
         "gated",
         "#1b9e77",
         estimator=gated,
     ),
     Named(
         "keep-best",
-        "The best of the guided action and of the plain flow's, by the critic.",
+        "The guided action or the plain flow's, whichever the critic scores higher.",
         "keep best",
         "#7570b3",
         draw=keep_best,
@@ -206,8 +206,8 @@ _ROWS = (
 )
 
 METHODS: dict[str, Named] = {row.name: row for row in _ROWS}
-"""The table, by name. Of each, but for `fk-steering`, there is the best of several:
-`NAME-best-of-N`, and `best-of-N` of the plain flow."""
+"""The table, by name. Each, except `fk-steering`, also has a best-of-N variant: `NAME-best-of-N`,
+and `best-of-N` of the plain flow."""
 
 ESTIMATORS: dict[str, Guidance] = {
     row.name: row.estimator for row in _ROWS if row.weighted and row.draw is sample

@@ -76,19 +76,19 @@ class TrainConfig:
     gamma: float = setting(0.999, most=1)
     """The discount of one environment step."""
     seed: int = setting(0, least=0)
-    """Of the parameters, the batches and the noise."""
+    """The seed of the parameters, the batches and the noise."""
     time_limit_masks: bool = False
     """The authors' masks for their 100M data, for parity: success does not stop the bootstrap."""
     features: int = 512
-    """Numbers that every picture becomes, in each network, if the observations have pictures."""
+    """The outputs of each network's encoder of an image, if the observations have images."""
     crop: int = setting(3, least=0)
-    """Pixels by which pictures are shifted in training, at most: a random crop; 0 for none."""
+    """The most pixels by which images are shifted in training: a random crop; 0 for none."""
     normalise_obs: str = setting("none", options=NORMALISERS)
     """What the networks see of every feature: `none` (as it is), `standardise` or `min-max`."""
     normalise_actions: str = setting("none", options=NORMALISERS)
-    """As `normalise_obs`: what the flow makes, which becomes an action on its way out."""
+    """As `normalise_obs`, of the actions inside the flow; its outputs are converted back."""
     goals: bool = False
-    """Train on hindsight goals in place of the data's rewards: the critic learns to reach any."""
+    """Train on hindsight goals instead of the data's rewards: the critic learns to reach any."""
     goal_current: float = setting(0.2, least=0, most=1)
     """The share of a critic's goals that are the state itself."""
     goal_future: float = setting(0.5, least=0, most=1)

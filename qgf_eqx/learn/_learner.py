@@ -99,11 +99,11 @@ class Learner:
     """Sizes of networks, and their optimiser. The settings *are* the config: they serialise."""
 
     width: int = 1024
-    """Of the hidden layers."""
+    """The width of the hidden layers."""
     depth: int = setting(4, most=1000)
-    """Hidden layers."""
+    """The number of hidden layers."""
     learning_rate: float = 3e-4
-    """Of Adam."""
+    """The learning rate of Adam."""
 
     label: ClassVar[str] = ""
     """In tables and figures; by default the name."""

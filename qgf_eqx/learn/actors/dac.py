@@ -1,4 +1,5 @@
-"""Diffusion actor-critic: a diffusion policy whose noise leans against the critic's gradient."""
+"""Diffusion actor-critic: a diffusion policy whose predicted noise is shifted against the critic's
+gradient."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""Guidance folded back: a policy that is trained on the actions of the guided flow."""
+"""Distillation: a policy that is trained on the actions of the guided flow."""
 
 from dataclasses import dataclass
 from functools import partial

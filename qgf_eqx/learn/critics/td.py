@@ -26,7 +26,7 @@ class TD(Learner):
     critics: int = setting(10, most=1000)
     """Members of the ensemble."""
     rho: float = setting(0.5, least=0)
-    """How many standard deviations of the members the target stays below their mean."""
+    """Pessimism: the target is the members' mean less this many standard deviations."""
     ema_rate: float = setting(0.005, most=1)
     """How fast the target critic follows the critic."""
 
