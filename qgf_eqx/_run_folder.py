@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ._files import hold_lock, write_atomically
 
@@ -55,17 +56,26 @@ def _remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def termination_flag() -> Iterator[list]:
-    """A list that is no longer empty once SIGTERM came."""
+    """A list of the signals SIGTERM and SIGINT that came; a second SIGINT interrupts at once."""
     flag: list = []
+
+    def interrupted(*_: Any) -> None:
+        flag.append(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
-        previous = signal.signal(signal.SIGTERM, lambda *_: flag.append(True))
+        signal.signal(signal.SIGTERM, lambda *_: flag.append(signal.SIGTERM))
+        if before[signal.SIGINT] is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupted)
     except ValueError:  # only the main thread can ask for signals
         yield flag
         return
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 class MetricsLog:

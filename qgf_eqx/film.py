@@ -20,7 +20,7 @@ from ._progress import bar
 from .data._environment import PICTURE as SIZE
 from .data._environment import headless
 from .evaluate import Episode, Sampler, Task, rollout, task_of
-from .evaluate._rollout import action_bounds
+from .evaluate._rollout import action_bounds, goal_option
 from .evaluate._sources import Run, checkpoint_sha256
 from .evaluate.task import make_seed
 
@@ -182,7 +182,7 @@ class _Films:
 def _rendering(task: Task, **options: Any) -> gymnasium.Env:
     try:
         env = task.make_env(render_mode="rgb_array", **options)
-        env.reset(seed=0)
+        env.reset(seed=0, **goal_option(task.goals, 0))
         with headless():
             env.render()
     except TypeError as error:

@@ -19,6 +19,7 @@ from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
 from qgf_eqx.evaluate.names import label
 from qgf_eqx.evaluate.results import read
+from qgf_eqx.suite._curves import kept_range
 from qgf_eqx.weights import NormMatched
 
 ROOT = Path(__file__).parent.parent
@@ -434,6 +435,27 @@ def test_the_methods_on_the_cube_are_as_the_page_says():
         assert f"| {name} | {methods.interval(row.estimate)} |" in page("worth")
     assert f"QGF minus the flow: {points(other.differences[0].estimate)}." in text
     assert "\n".join(methods.critics_table()) in page("worth")
+    maze = read(RESULTS / "methods_pointmaze.json")
+    assert "\n".join(methods.maze_table()) in page("worth")
+    apart = {d.theirs: d.estimate for d in maze.differences}
+    assert points(apart["flow"]) in text
+    assert {name for name, d in apart.items() if d.low > 0} == {
+        "flow",
+        "edp",
+        "fql",
+        "qsm",
+        "distill",
+    }
+    assert all(d.low < 0 < d.high for d in apart.values() if d.low <= 0)
+    rates = ", ".join(f"{2 * n:g}" for n in maze.row("qgf-best-of-4").by_run)
+    assert f"({' and '.join(rates.rsplit(', ', 1))} %)" in text
+    varied = {row.method for row in maze.table if max(row.by_run) - min(row.by_run) > 15}
+    assert varied == {"qgf-best-of-4", "grad-step", "qam", "dac", "ood-clipped"}
+    best = [maze.row(name).estimate.value for name in ("qgf", "best-of-4", "cfgrl")]
+    assert min(best) >= 0.98
+    for name in ("qgf", "qgf-jacobian"):
+        low, high = kept_range([row for row in maze.tuning if row.method == name])
+        assert f"from {low:.2g} to {high:.2g}" in text
     td = {d.theirs: d.estimate for d in read(RESULTS / "methods_cube_td.json").differences}
     assert f"({points(td['qam'])})" in text
 

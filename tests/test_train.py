@@ -904,11 +904,14 @@ def wait_for_progress(folder, steps):
     raise TimeoutError("the training does not advance")
 
 
-def test_sigterm_saves_and_exits_with_zero(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, -signal.SIGINT)], ids=["term", "int"]
+)
+def test_sigterm_and_ctrl_c_save(tmp_path, sent, code):
     with start(tmp_path, 10**6, save_every=10**6) as process:
         wait_for_progress(tmp_path, 3)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(300) == 0
+        process.send_signal(sent)
+        assert process.wait(300) == code
     assert load_run(tmp_path).step == read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
 
 

@@ -52,6 +52,12 @@ DAMAGE = (
 )
 
 
+FIELDS = (
+    "A dataset has `obs`, `actions`, `rewards`, `terminated` (1 where the action ended the task) "
+    "and `episode_end` (1 in an episode's last row): a row for each state, the last one included."
+)
+
+
 def open_arrays(
     path: Path,
     *,
@@ -229,7 +235,7 @@ def _inspect(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int,
     members = {info.filename: info for info in archive.infolist()}
     if missing := _missing([name.removesuffix(".npy") for name in members]):
         raise DatasetError(
-            f"{path}: field `{missing}` is missing; it holds {sorted(members)}. Is it a dataset?"
+            f"{path}: field `{missing}` is missing; it holds {sorted(members)}. {FIELDS}"
         )
     headers = {}
     for field in _FIELDS:

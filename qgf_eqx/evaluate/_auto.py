@@ -12,7 +12,7 @@ from .._fields import bounded
 from ..analysis import starting_weight
 from ..data._environment import seed_everything
 from ._play import close_environments, environments
-from ._rollout import action_bounds, as_inputs
+from ._rollout import action_bounds, as_inputs, goal_option
 from ._sources import Run
 from .sampler import Reduced
 from .task import Task, task_of
@@ -57,7 +57,8 @@ def _starts(task: Task, seed: int):
 
     def start(number: int) -> Any:
         env = environments(task, [number], seed)[0]
-        return env.reset(seed=seed_everything(env, seed, number))[0]
+        goal = goal_option(task.goals, number)
+        return env.reset(seed=seed_everything(env, seed, number), **goal)[0]
 
     obs = as_inputs([start(number) for number in range(OBSERVATIONS)])
     return obs, *action_bounds(environments(task, [0], seed)[0].action_space)

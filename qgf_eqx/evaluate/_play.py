@@ -177,7 +177,7 @@ def environments(task: Task, numbers: Sequence[int], seed: int) -> list:
     made = _ENVIRONMENTS.setdefault(task.name, [])
     if task.name not in _CHECKED:
         made += [] if made else [task.make_env(**_option(task, 0, 0))]
-        check_outcome(made[0], task.outcome)
+        check_outcome(made[0], task.outcome, task.goals)
         _CHECKED.add(task.name)
         if task.new_env_each_episode:
             close_environments()
@@ -193,7 +193,7 @@ def check_task_outcome(task: Task) -> None:
     **Raises:** `MissingOutcome`, a `ValueError`, if it does not say what its task is judged by.
     """
     with contextlib.closing(task.make_env(**_option(task, 0, 0))) as env:
-        check_outcome(env, task.outcome)
+        check_outcome(env, task.outcome, task.goals)
 
 
 def _option(task: Task, seed: int, number: int) -> dict[str, int]:

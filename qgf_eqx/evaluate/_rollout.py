@@ -130,14 +130,19 @@ def check_numbers(seed: int, numbers: Sequence[int]) -> None:
             raise ValueError(f"`{name}` must be below 2^32, got {count}.")
 
 
-def check_outcome(env: Any, outcome: Outcome) -> None:
+def goal_option(goals: int, number: int) -> dict[str, dict]:
+    """Of `reset`: which of the task's goals an episode has; nothing, if it has none."""
+    return {"options": {"task_id": 1 + number % goals}} if goals else {}
+
+
+def check_outcome(env: Any, outcome: Outcome, goals: int = 0) -> None:
     """Plays one step, so that a missing outcome is an error before the first episode.
 
     **Raises:** `MissingOutcome`, a `ValueError`, that names the environment.
     """
     reset_seed = seed_everything(env, 0, 0)
     try:
-        env.reset(seed=reset_seed)
+        env.reset(seed=reset_seed, **goal_option(goals, 0))
         obs, _, _, _, info = env.step(env.action_space.sample())
     except Exception:  # an environment that breaks is a failure of the episode that meets it
         return
@@ -170,8 +175,7 @@ class _Run:
         self.alive, self.obs, self.path = True, None, []
         reset_seed = seed_everything(env, seed, number)
         try:
-            options = {"options": {"task_id": 1 + number % goals}} if goals else {}
-            obs, _ = env.reset(seed=reset_seed, **options)
+            obs, _ = env.reset(seed=reset_seed, **goal_option(goals, number))
             self._see(obs)
         except Exception as error:
             self._fail(error)

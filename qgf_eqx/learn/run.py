@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 import sys
 import time
 import warnings
@@ -64,9 +65,10 @@ def train(config: TrainConfig, dataset: Dataset, run_dir: str | Path, **options:
     **Raises:** `RunError` if the folder or its checkpoint belongs to another config, other data or
     another process, if a file cannot be written, or if training diverges, and then what was saved
     before is kept; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data make
-    no chunk, or pictures with their channels first. On SIGTERM it saves and exits with 0, after
-    some seconds. A checkpoint of an older version does not say what it was trained on: training
-    goes on, with a warning.
+    no chunk, or pictures with their channels first. After some seconds it saves on SIGTERM, and
+    exits with 0, and on Ctrl-C, with `KeyboardInterrupt`; a second Ctrl-C does not wait. A
+    checkpoint of an older version does not say what it was trained on: training goes on, with a
+    warning.
     """
     return _train([(config, Path(run_dir))], dataset, **options)[0]
 
@@ -306,7 +308,7 @@ class _Program:
                 folders = " and ".join(str(run.folder) for run in group)
                 said = f"{folders}: saved at update {done:,} of {self.config.updates:,}."
                 print(f"{said} The same command goes on.", file=sys.stderr)
-                raise SystemExit(0)
+                raise KeyboardInterrupt if signal.SIGINT in self.terminated else SystemExit(0)
 
     def evaluate(self, runs: list[_Run]) -> None:
         """Asks `on_save` of the checkpoints that have no line yet."""

@@ -1,8 +1,11 @@
 """`.npz` files of one's own, with the fields of `Dataset`."""
 
+import warnings
 from pathlib import Path
 
-from .._convert import open_arrays
+import numpy as np
+
+from .._convert import FIELDS, open_arrays
 from .._dataset import Dataset
 from .._error import DatasetError
 
@@ -24,7 +27,7 @@ def from_file(path: str | Path, *, cache_dir: str | Path | None = None) -> Datas
     fields = open_arrays(Path(path), cache_dir=cache_dir)
     for field in Dataset._fields:
         if field not in fields and _OLD.get(field) not in fields:
-            raise DatasetError(f"{path}: field `{field}` is missing.")
+            raise DatasetError(f"{path}: field `{field}` is missing. {FIELDS}")
     terminated = 1 - fields["masks"] if "terminated" not in fields else fields["terminated"]
     found = {n: fields[n if n in fields else _OLD[n]] for n in Dataset._fields if n != "terminated"}
     return Dataset(terminated=terminated, **found)
@@ -37,7 +40,17 @@ def recognises(source: object) -> bool:
 
 def load(source: str | Path, *, cache_dir: str | Path | None = None) -> tuple[Dataset, str]:
     """The dataset of `from_file`, and what was assumed."""
-    return from_file(source, cache_dir=cache_dir), (
+    found = from_file(source, cache_dir=cache_dir)
+    ended, last = (np.asarray(f) != 0 for f in (found.terminated, found.episode_end))
+    if ended.any() and not (ended & ~last).any():
+        warnings.warn(
+            f"{source}: `terminated` is 1 in last rows of episodes only ({ended.sum():,} times), "
+            "whose actions and rewards are not used. Give the state after the last action a row "
+            "of its own, or use `from_transitions`.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return found, (
         "read as one row per state, where an episode's last row has no successor, and its action "
         "and reward are not used"
     )
