@@ -156,5 +156,12 @@ def room_walks():
     return from_episodes(episodes)
 
 
+class ToldRoom(Room):
+    """It has to be told its goal."""
+
+    def reset(self, *, options, **others):
+        return super().reset(options={"task_id": options["task_id"], **options}, **others)
+
+
 def make_room():
-    return Task("room", Room, data=room_walks, goals=4, hindsight=Hindsight(place_of, is_near))
+    return Task("room", ToldRoom, data=room_walks, goals=4, hindsight=Hindsight(place_of, is_near))
