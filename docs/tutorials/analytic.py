@@ -16,7 +16,7 @@ policy = MixtureFlow(means=jnp.array([1.0, 3.0, 5.0]), stds=0.1)
 critic = lambda obs, action: -((action - 3.0) ** 2)
 
 # %% [markdown]
-# One action. The policy observes nothing here, so `obs` is `None`; the key is the noise.
+# One action. This policy ignores its observation, so `obs` is `None`; the key determines the noise.
 
 # %%
 action = qgf_eqx.sample(policy, critic, None, jax.random.key(0), weight=1.0)

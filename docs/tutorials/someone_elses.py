@@ -60,7 +60,7 @@ critic = qgf_eqx.bounded(
 
 # %% [markdown]
 # **Check before you guide.** Weight 0 is the plain flow, so it must draw what *their* sampler
-# draws: here a normal law around `gain @ obs`. A wrong sign or direction of time shows at once.
+# draws: here a normal law around `gain @ obs`. A wrong sign or reversed time is obvious at once.
 
 # %%
 obs = jnp.array([0.5, -1.0])
@@ -111,8 +111,8 @@ print("warnings:", analysis.warnings_of(seen))
 plot.diagnostics(seen, "diagnostics.svg")
 
 # %% [markdown]
-# **Better?** The critic that guides says so, which proves nothing. Episodes tell, or a critic that
-# was trained independently.
+# **Is it better?** The guiding critic says so, but that proves nothing. Only episodes can tell, or a
+# critic that was trained independently.
 
 # %%
 value = jax.vmap(lambda action: their_critic(obs, raw(action)))
@@ -122,7 +122,7 @@ print(
 )
 
 # %% [markdown]
-# New parameters are an argument of the jitted function, so they compile nothing again.
+# The parameters are an argument of the jitted function, so new ones do not recompile it.
 
 # %%
 actions({**params, "std": 0.2}, obs, weight)
