@@ -169,6 +169,14 @@ def ask(name: str, model: Callable, **arguments: Any) -> Any:
         notes = getattr(error, "__notes__", ())
         if not any("raised this when it was asked" in note for note in notes):  # further in
             shapes = ", ".join(f"{k}: {jax.tree.map(np.shape, x)}" for k, x in arguments.items())
+            if "callbacks do not support JVP" in str(error):
+                error.add_note(
+                    f"`{name}` raised this when it was asked for its derivative: a callback has "
+                    "none. Of a policy `qgf` and `ood` need none; `qgf_jacobian`, `bptt`, "
+                    "`curvature` and `steering.Inpainted` (a control loop's `ahead`) do. A critic by "
+                    "callback gives its gradient by a method `action_gradient(obs, action)`."
+                )
+                raise
             error.add_note(
                 f"`{name}` raised this when it was asked at one example, of shapes {shapes}. "
                 "A policy is called as `(obs, a_t, t)`, a critic as `(obs, action)`: are the two "

@@ -64,6 +64,13 @@ def test_what_a_foreign_callable_raises_says_who_was_asked_and_with_what_shapes(
         (note,) = notes(error)
         assert note.startswith("`policy` raised this") and "{'x': (8, 3)}, a_t: (2,)" in note
         assert "jax.vmap" in note
+    called = lambda a: jax.pure_callback(np.negative, a, a, vmap_method="broadcast_all")  # noqa: E731
+    policy = qgf_eqx.Flow(lambda obs, a_t, t: called(a_t), (2,))
+    options = {"guidance": qgf_eqx.guidance.qgf_jacobian}
+    with pytest.raises(ValueError, match="do not support JVP") as error:
+        qgf_eqx.sample(policy, lambda obs, a: jnp.sum(a), None, jax.random.key(0), **options)
+    (note,) = notes(error)
+    assert "`policy` raised" in note and "`qgf` and `ood` need none" in note
     with pytest.raises(KeyError) as error:
         qgf_eqx.critic(qgf_eqx.bounded(lambda obs, a: obs["y"]), batch, jnp.zeros(2))
     (note,) = notes(error)

@@ -111,8 +111,8 @@ print("warnings:", analysis.warnings_of(seen))
 plot.diagnostics(seen, "diagnostics.svg")
 
 # %% [markdown]
-# **Is it better?** The guiding critic says so, but that proves nothing. Only episodes can tell, or a
-# critic that was trained independently.
+# **Is it better?** The guiding critic says so, but that proves nothing. Only episodes can tell, or
+# a critic that was trained independently.
 
 # %%
 value = jax.vmap(lambda action: their_critic(obs, raw(action)))
