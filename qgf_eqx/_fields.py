@@ -173,7 +173,7 @@ def ask(name: str, model: Callable, **arguments: Any) -> Any:
                 error.add_note(
                     f"`{name}` raised this when it was asked for its derivative: a callback has "
                     "none. Of a policy `qgf` and `ood` need none; `qgf_jacobian`, `bptt`, "
-                    "`curvature` and `steering.Inpainted` (a control loop's `ahead`) do. A critic by "
+                    "`curvature` and `steering.Inpainted` (a loop's `ahead`) do. A critic by "
                     "callback gives its gradient by a method `action_gradient(obs, action)`."
                 )
                 raise
