@@ -21,13 +21,13 @@ import numpy as np
 from qgf_eqx import bounded, jit_sampler, sample
 from qgf_eqx._provenance import machine, versions, write_json
 from qgf_eqx._types import Critic, Policy
-from qgf_eqx.evaluate.names import method
+from qgf_eqx.evaluate.names import label, method
 from qgf_eqx.flops import count
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.weights import LinearDecay
 
 from .. import RESULTS
-from .training_runs import FIXED, interval, rates, shown
+from .training_runs import FIXED, interval, label, rates
 
 OBS, SHAPE, WIDTH = 28, (5, 5), 128
 METHODS = ("flow", "best-of-4", "qgf", "best-of-16", "qgf-best-of-4")
@@ -84,7 +84,7 @@ def tables(results: dict[str, Any]) -> str:
     lines += ["|---|---|---|---|"]
     for row in results["rows"]:
         low, high = row["interval over training runs"]
-        cells = [shown(row["method"]), f"{row['success (%)']:.1f} [{low:.1f}, {high:.1f}]"]
+        cells = [label(row["method"]), f"{row['success (%)']:.1f} [{low:.1f}, {high:.1f}]"]
         cells += [f"{row['latency p50 (ms)']:.2f}", f"{1e3 * row['GFLOP per action']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -42,10 +42,12 @@ def demo(
     results = experiment.run(chosen, out, data.data_dir, **options)
     report(common, results, out / "results.json")
     run, weight = out / f"seed{chosen.seeds[0]}", results.row("qgf").weight
-    weight = f"--decay {weight.start:g}" if hasattr(weight, "start") else f"--weight {weight:g}"
+    option = (
+        f"--weight {weight}" if isinstance(weight, float | int) else f"--decay {weight.start:g}"
+    )
     common.say(
-        f"Look at it: qgf-eqx film {run} --methods flow qgf {weight}\n"
-        f"What guidance does: qgf-eqx diagnose {run} --data-dir {data.data_dir} {weight}\n"
+        f"Look at it: qgf-eqx film {run} --methods flow qgf {option}\n"
+        f"What guidance does: qgf-eqx diagnose {run} --data-dir {data.data_dir} {option}\n"
         "On your own data: qgf-eqx train --data FILE --env my_module:make_task"
     )
 
