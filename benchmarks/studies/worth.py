@@ -27,7 +27,7 @@ from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 from qgf_eqx.weights import LinearDecay
 
 from .. import RESULTS
-from .training_runs import FIXED, interval, label, rates
+from .training_runs import FIXED, interval, rates
 
 OBS, SHAPE, WIDTH = 28, (5, 5), 128
 METHODS = ("flow", "best-of-4", "qgf", "best-of-16", "qgf-best-of-4")
