@@ -469,10 +469,12 @@ def test_the_ten_minutes_of_the_control_loop_are_as_the_page_says():
         30_000,
     )
     assert found["missed"] == found["held"] == 0
-    said = f"no tick held, {found['late']} plain chunks that took over, a call at p99 in"
-    said += f" {found['tick_p99']:.1f} ms and at most in {found['slowest_call_ms']:.1f} ms"
-    assert f"{said}, memory {found['growth_mib']:+.1f} MiB." in text
-    assert found["commands late"] == found["of them woken late"] == 2
+    said = f"no tick held; {found['late']} chunks of the plain flow took over. A call took"
+    said += f" {found['tick_p99']:.1f} ms at p99 and {found['slowest_call_ms']:.1f} ms at most;"
+    assert f"{said} memory grew by {found['growth_mib']:.1f} MiB." in text
+    assert found["commands late"] == found["of them in pauses of the machine"] == 1
+    said = f"in one of {found['pauses']} pauses in which the machine ran nothing at all, for up to"
+    assert f"{said} {found['longest_pause_ms']:.0f} ms" in text
 
 
 def test_the_served_robot_is_as_the_page_says():
