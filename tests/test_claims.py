@@ -229,17 +229,17 @@ def test_what_is_read_off_the_closed_form_is_what_was_measured(left):
     at_one = lambda *pair, solver="Euler 10": left.at(pair, 1.0, solver)  # noqa: E731
     constant, decay, covariance = (("qgf", s) for s in ("constant", "(1-t)", "Gaussian covariance"))
     ratio = ("qgf-jacobian", "(1-t)/t, at most 5")
-    assert f"At 1/temperature {show(at_one(*constant))} is left" in text
-    assert f"at half of it {show(left.at(constant, 0.5))}." in text
+    assert f"At 1/temperature {show(at_one(*constant))} of the distance remains" in text
+    assert f"at half that weight {show(left.at(constant, 0.5))}." in text
     assert f"at 1/temperature by {show(at_one(*constant) - at_one(*decay))}." in text
-    assert f"there it leaves {show(tuned(*decay) - tuned(*covariance))} less" in text
-    assert f"at 1/temperature {show(at_one(*covariance) - at_one(*decay))} more" in text
+    assert f"the score is then {show(tuned(*decay) - tuned(*covariance))} lower." in text
+    assert f"At 1/temperature it is {show(at_one(*covariance) - at_one(*decay))} higher." in text
     assert f"no gradient ({show(left.shares('fk_steering 16')[:, 0])})" in text
     curved = [at_one("curvature", "constant", solver=s) for s in ("Euler 10", "Heun 10")]
-    assert f"`curvature` ({show(curved[0])}, and {show(curved[1])} by Heun's method)" in text
-    assert f"(DPS) it leaves {show(at_one(*ratio, solver='Heun 10'))} by Heun's" in text
+    assert f"`curvature` ({show(curved[0])}, and {show(curved[1])} with Heun's method)" in text
+    assert f"(DPS) it scores {show(at_one(*ratio, solver='Heun 10'))} with Heun's" in text
     n = {k: left.shares(f"best-of-{k}")[:, 0] for k in (4, 16)}
-    assert f"best-of-16 leaves {show(n[16] - n[4])} more than best-of-4" in text
+    assert f"best-of-16 scores {show(n[16] - n[4])} higher than best-of-4" in text
     for schedule in bench.SCHEDULES:
         jacobian = tuned("qgf-jacobian", schedule) - tuned("qgf", schedule)
         level = abs(jacobian.mean()) < 0.01
