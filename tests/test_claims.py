@@ -447,7 +447,7 @@ def test_the_ten_minutes_of_the_control_loop_are_as_the_page_says():
         30_000,
     )
     assert found["missed"] == found["held"] == 0
-    said = f"no held ticks, {found['late']} plain chunks in place of late guided ones, call time"
+    said = f"no held ticks, {found['late']} plain chunks instead of late guided ones, call time"
     said += f" {found['tick_p99']:.1f} ms (p99) and {found['slowest_call_ms']:.1f} ms (maximum)"
     assert f"{said}, memory growth {found['growth_mib']:.1f} MiB." in text
     assert found["commands late"] == found["of them woken late"] == 2
