@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Guide an analytic flow
 #
-# A flow to three modes whose velocity is known exactly, and a critic that prefers one of them.
+# A flow with three modes, whose velocity is known exactly, and a critic that prefers one of them.
 # Nothing is trained, so you see the effect of guidance alone.
 
 # %%
@@ -16,14 +16,15 @@ policy = MixtureFlow(means=jnp.array([1.0, 3.0, 5.0]), stds=0.1)
 critic = lambda obs, action: -((action - 3.0) ** 2)
 
 # %% [markdown]
-# One action. This policy ignores its observation, so `obs` is `None`; the key determines the noise.
+# One action. This policy observes nothing, so `obs` is `None`; the key determines the noise.
 
 # %%
 action = qgf_eqx.sample(policy, critic, None, jax.random.key(0), weight=1.0)
 print(f"one action: {action:.2f}")
 
 # %% [markdown]
-# A thousand actions. Functions take one example: `vmap` over the keys, and `jit` once, outside.
+# A thousand actions. The functions take one example. Use `vmap` over the keys, and `jit` once,
+# outside.
 
 # %%
 keys = jax.random.split(jax.random.key(1), 1000)
@@ -41,7 +42,7 @@ for weight, share in shares.items():
     print(f"weight {weight}: {share:.0%} of the actions on the best mode")
 
 # %% [markdown]
-# A picture of the same. (Matplotlib comes with `qgf_eqx[plot]`.)
+# A plot of the same actions. (Matplotlib comes with `qgf_eqx[plot]`.)
 
 # %%
 from matplotlib import pyplot
@@ -55,8 +56,8 @@ axes.legend(frameon=False)
 figure.savefig("actions.svg")
 
 # %% [markdown]
-# Another estimator is another name. OOD asks the critic at the noisy action. At this weight, 1,
-# all its actions end on a wrong mode.
+# To change the estimator, pass another function. OOD evaluates the critic at the noisy action. At
+# weight 1 all its actions end on a wrong mode.
 
 # %%
 for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
@@ -72,8 +73,8 @@ for estimator in (guidance.qgf, guidance.ood, guidance.bptt):
     )
 
 # %% [markdown]
-# The parts: what one Euler step to t = 1 predicts from `a_t`, the gradient there, and one guided
-# step. `sample` makes ten such steps.
+# The parts: the action that one Euler step to t = 1 predicts from `a_t`, the gradient there, and
+# one guided step. `sample` takes ten such steps.
 
 # %%
 a_t, t = jnp.asarray(0.4), 0.1

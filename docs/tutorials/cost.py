@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The cost of an action
 #
-# Operations are counted, latency is measured, and the two can disagree.
+# We count operations and measure latency. The two can disagree.
 
 # %%
 import time
@@ -29,8 +29,9 @@ methods = {
 }
 
 # %% [markdown]
-# **Count.** `flops.count` reads the program and runs nothing. A scan of ten steps counts ten
-# times, what the compiler removes does not count, and what cannot be counted raises an error.
+# **Count.** `flops.count` reads the program and runs nothing. A scan of ten steps counts ten times.
+# Operations that the compiler removes do not count, and an operation that cannot be counted raises
+# an error.
 
 # %%
 counted = {
@@ -41,8 +42,8 @@ counted = {
 }
 
 # %% [markdown]
-# **Measure** as a control loop would: one observation from the host, wait for the action. The
-# median and the 95th percentile of three hundred ticks, after one that compiles.
+# **Measure** as in a control loop: pass one observation from the host and wait for the action. We
+# report the median and the 95th percentile of three hundred ticks, after one that compiles.
 
 
 # %%
@@ -83,7 +84,7 @@ right.set(xlabel="ms per action, median")
 figure.savefig("cost.svg")
 
 # %% [markdown]
-# At batch 1 reading weights and launching small operations takes a large part of the time, and
-# sixteen candidates share both. So best-of-16 takes less time than its operations suggest.
-# `python -m benchmarks.cost` measures every method this way, and half of them against a plain
+# At batch 1, reading weights and launching small operations takes a large part of the time, and
+# sixteen candidates share both. So best-of-16 takes less time than its operations suggest. `python
+# -m benchmarks.cost` measures every method this way, and compares half of them with a plain
 # implementation.

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Your own data and environment
 #
-# From a Gymnasium environment and recordings to a guided policy, by two commands. The observation
-# is a dict in millimetres, actions are in [-2, 2], an episode is judged by its return.
+# From a Gymnasium environment and recordings to a guided policy, in two commands. The observation
+# is a dict in millimetres, actions are in [-2, 2], and an episode is scored by its return.
 #
-# The first cell writes `reach.py`; yours is a file that you have. It holds the environment, the
-# recordings as arrays, and a `Task` that names both. Recordings in a file need no `record`: name
-# it with `--data FILE` ([formats](../formats.md)).
+# The first cell writes `reach.py`; for your task, you write this file yourself. It contains the
+# environment, the recordings as arrays, and a `Task` that names both. If your recordings are in a
+# file, you do not need `record`: pass `--data FILE` instead ([formats](../formats.md)).
 
 # %%
 import subprocess
@@ -91,8 +91,8 @@ def run(command):
 
 
 # %% [markdown]
-# **Train** a flow and a critic, with three training seeds. The normalisers are fitted to the data,
-# and kept in the checkpoint: who calls the networks gives millimetres. In a shell type
+# **Train** a flow and a critic, with three training seeds. The normalisers are fitted to the data
+# and saved in the checkpoint, so callers pass observations in millimetres. In a shell, type
 # `qgf-eqx train --env reach:make_task ...`.
 
 # %%
@@ -105,9 +105,9 @@ train += (
 run(f"{train} --updates 3000 --batch 256 --width 64 --depth 2 --processes 1")
 
 # %% [markdown]
-# **Guide.** `evaluate` chooses the weight on 10 tuning episodes of each seed, in a grid around
-# [a first guess](../diagnose.md), and reports 50 others. Half of the recordings go the wrong way in
-# their first half; the critic knows better.
+# **Guide.** `evaluate` chooses the weight on 10 tuning episodes of each seed, in a grid around [a
+# first guess](../diagnose.md), and reports 50 others. Half of the recordings go the wrong way in
+# their first half; the critic has learned to tell.
 
 # %%
 runs = " ".join(f"reach_runs/seed{seed}" for seed in range(3))
@@ -115,10 +115,10 @@ evaluate = f"qgf_eqx_cli evaluate {runs} --methods flow qgf best-of-4"
 run(f"{evaluate} --tuning-episodes 10 --processes 1 --out reach_runs/results.json")
 
 # %% [markdown]
-# Both gain over the plain flow, and here the best of four draws gains more than QGF. Compare them
-# on your task; `qgf-best-of-4` does both at once.
+# Both improve on the plain flow, and here the best of four draws gains more than QGF. Compare them
+# on your task; `qgf-best-of-4` combines both.
 #
-# **Look.** Green is the target, blue the hand; above the plain flow, below QGF.
+# **Look.** Green is the target, blue the hand. Top: the plain flow. Bottom: QGF.
 
 # %%
 out = "film.webp"
@@ -126,8 +126,8 @@ film = "qgf_eqx_cli film reach_runs/seed0 --methods flow qgf --weight 1 --episod
 run(f"{film} --out {out}")
 
 # %% [markdown]
-# **Use** the policy in a program of your own: a real observation in, a chunk of five real actions
-# out, to be executed one after the other.
+# **Use** the policy in your own program. It takes a real observation and returns a chunk of five
+# real actions, to be executed one after the other.
 
 # %%
 sys.path.append(".")

@@ -1,11 +1,13 @@
 # %% [markdown]
-# # Pictures
+# # Images
 #
-# A policy that has a camera and nothing else, on a tiny task, so that it trains on a CPU in about a
-# minute. The data hold pictures, bytes of height, width and channels; there is nothing else to
-# say: every network gets an encoder of its own in front ([`ImpalaEncoder`](../api/nn.md)).
+# A policy whose only observation is a camera image, on a task small enough to train on a CPU in
+# about a minute. The observations are images: arrays of bytes with height, width and channels. You
+# need not configure anything else: every network gets its own encoder
+# ([`ImpalaEncoder`](../api/nn.md)).
 #
-# As in [the tutorial before](own_data.md), the first cell writes a file that you would have.
+# As in [the previous tutorial](own_data.md), the first cell writes a file that you would write
+# yourself.
 
 # %%
 import subprocess
@@ -88,9 +90,9 @@ def run(command):
 
 
 # %% [markdown]
-# **Train.** `--features` is how many numbers a picture becomes, and `--crop` by how many pixels it
-# is shifted in training at most: 3 by default, as in OGBench, and none here, where a pixel is much.
-# Numbers beside the pictures, a dict of both, would be taken as well.
+# **Train.** The encoder turns an image into `--features` numbers. `--crop` is the largest shift of
+# an image in training, in pixels. The default is 3, as in OGBench; here it is 0, because one pixel
+# is a large shift in an 8 x 8 image. Observations can also be a dict of images and numbers.
 
 # %%
 train = "qgf_eqx_cli train --env see:make_task --run-dir see_run --horizon 3 --gamma 0.9 --crop 0"
@@ -101,7 +103,7 @@ run(f"{train} --iql-critics 1 --iql-ema-rate 0.05 --quiet")
 
 # %% [markdown]
 # **Guide.** This is one training seed: the intervals are over its episodes, and another training
-# may come to something else.
+# run may give a different result.
 
 # %%
 evaluate = (
@@ -110,8 +112,8 @@ evaluate = (
 run(f"{evaluate} --processes 1 --out see_run/results.json")
 
 # %% [markdown]
-# **What it costs.** A sampler encodes the picture once an action, and not in every step: all ten
-# steps and four candidates together ask each encoder once.
+# **What it costs.** A sampler encodes the image once per action, and not in every step: all ten
+# steps and four candidates together call each encoder once.
 
 # %%
 import jax

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Train and guide on pointmaze
 #
-# From nothing to a guided policy that crosses OGBench's medium maze: data, a flow, a critic, and
+# From scratch to a guided policy that crosses OGBench's medium maze: data, a flow, a critic, and
 # one weight. `qgf-eqx demo` does this with more data and updates, chooses the weights on tuning
 # episodes, and reports intervals; it took 3.5 minutes on two cores (AMD EPYC).
 
@@ -23,7 +23,8 @@ DATA, RUN = Path("data/tutorial"), Path("runs/tutorial")
 
 # %% [markdown]
 # **Data.** OGBench's oracle walks to random goals. `collect` starts worker processes, which import
-# the main script again, so a script calls it by the command line. Data that are there are used.
+# the main script again, so a script should call it through the command line. Existing data are
+# reused.
 
 # %%
 collect = ["collect", data.dataset_name(TASK), "--transitions", "200000"]
@@ -35,7 +36,7 @@ print(f"{len(dataset.obs):,} transitions")
 
 # %% [markdown]
 # **Train** a flow to the behaviour, and a critic by implicit Q-learning, on chunks of five actions.
-# The run is a folder; started again, it goes on from its checkpoint.
+# The run is a folder; if you start it again, it resumes from its checkpoint.
 
 # %%
 sizes = learners(width=128, depth=3)
@@ -68,7 +69,7 @@ def episode(env, number, weight):
 
 
 # %% [markdown]
-# Twenty episodes each, from the same states with the same noise.
+# Twenty episodes for each weight, from the same states with the same noise.
 
 # %%
 env = data.make_env(data.env_id(TASK))

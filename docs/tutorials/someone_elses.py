@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Guide someone else's policy
 #
-# Somebody gives you a flow policy: parameters in a dictionary, a function that takes batches,
-# actions that are normalised, and time that runs the other way. The critic takes raw actions. You
-# write three adapters, check them, look at what guidance does, and choose a weight.
+# Someone gives you a flow policy: parameters in a dictionary, a function that takes batches,
+# normalised actions, and time that runs the other way. The critic takes raw actions. You write
+# three adapters, check them, look at what guidance does, and choose a weight.
 
 # %%
 import jax
@@ -34,8 +34,8 @@ def their_critic(obs, raw_action):
 
 
 # %% [markdown]
-# The adapters: one example at a time; time reversed, and with it the sign; the critic asked at raw
-# actions, inside the robot's limits.
+# The adapters take one example at a time, reverse time and with it the sign, and evaluate the
+# critic at raw actions, inside the robot's limits.
 
 
 # %%
@@ -60,7 +60,8 @@ critic = qgf_eqx.bounded(
 
 # %% [markdown]
 # **Check before you guide.** Weight 0 is the plain flow, so it must draw what *their* sampler
-# draws: here a normal law around `gain @ obs`. A wrong sign or reversed time is obvious at once.
+# draws: here a normal distribution around `gain @ obs`. A wrong sign or direction of time is
+# immediately obvious.
 
 # %%
 obs = jnp.array([0.5, -1.0])
@@ -81,8 +82,8 @@ print("deviation of the plain flow", plain.std(0), "and theirs", params["std"])
 
 # %% [markdown]
 # **How strong?** A useful weight depends on the scale of the critic. Look at weights around the
-# [starting weight](../weights.md#where-to-start) in one table. Here no episode can be played and
-# there is no second critic, so take the starting weight itself.
+# [starting weight](../weights.md#where-to-start) in one table. Here you can play no episodes and
+# have no second critic, so take the starting weight itself.
 
 # %%
 observations = jax.random.normal(jax.random.key(1), (32, 2))
@@ -97,8 +98,8 @@ weight = float(
 )
 
 # %% [markdown]
-# **Look at it.** `diagnose` says step by step how strong guidance is beside the flow;
-# `warnings_of` says in words if something is off.
+# **Look at it.** `diagnose` reports the strength of guidance relative to the flow at each step;
+# `warnings_of` describes problems in words.
 
 # %%
 noises = jax.random.normal(jax.random.key(3), (32, 16, 2))
@@ -111,8 +112,8 @@ print("warnings:", analysis.warnings_of(seen))
 plot.diagnostics(seen, "diagnostics.svg")
 
 # %% [markdown]
-# **Is it better?** The guiding critic says so, but that proves nothing. Only episodes can tell, or
-# a critic that was trained independently.
+# **Is it better?** The critic that guides says so, but this proves nothing. Only episodes, or a
+# critic that was trained independently, can tell you.
 
 # %%
 value = jax.vmap(lambda action: their_critic(obs, raw(action)))
@@ -122,7 +123,8 @@ print(
 )
 
 # %% [markdown]
-# The parameters are an argument of the jitted function, so new ones do not recompile it.
+# The parameters are an argument of the jitted function, so new parameters do not trigger
+# recompilation.
 
 # %%
 actions({**params, "std": 0.2}, obs, weight)
