@@ -115,8 +115,10 @@ def _seconds_of_an_episode(study: Study, task: Any, run: Path) -> float:
 
 def _random(task: Any) -> Dataset:
     """Numbers that are shaped as the task's data are."""
+    from ..evaluate._rollout import goal_option
+
     env, rng = task.make_env(), np.random.default_rng(0)
-    obs = env.reset(seed=0)[0]
+    obs = env.reset(seed=0, **goal_option(task.goals, 0))[0]
     env.close()
 
     def rows(leaf: Any) -> np.ndarray:
