@@ -475,6 +475,10 @@ def test_the_ten_minutes_of_the_control_loop_are_as_the_page_says():
     assert found["commands late"] == found["of them in pauses of the machine"] == 1
     said = f"into one of {found['pauses']} pauses, of up to {found['longest_pause_ms']:.0f} ms,"
     assert f"1 of 30,000 commands was late. It fell {said} in which even" in text
+    again = results("control_loop_stalls_again")
+    said = f"missed {again['missed']} deadlines; {again['commands late']} commands were late,"
+    said += f" {again['of them in pauses of the machine']} of them in one of {again['pauses']} such"
+    assert said in text and (again["held"], again["ticks"]) == (0, 30_000)
 
 
 def test_the_served_robot_is_as_the_page_says():
