@@ -104,13 +104,16 @@ def noise(
     count: int = 64,
     reduce: Callable = jnp.min,
     cache_dir: str | Path | None = None,
+    instead: str | Path | None = None,
 ) -> dict:
     """Sensitivity to noise: `cos(g(a_t), g(a_t + std eps))` by estimator, noise scale and time, at
     points on the flow of validation chunks. Means over `count` points, with standard errors.
+    `instead`, a file or id, is taken in place of the task's data.
     """
     check_count("count", count, "it says how many observations")
     policy, critic, task = _open(run, reduce)
-    held_out = dataset_of(task, data_dir, split="val", cache_dir=cache_dir)
+    where: Any = {"cache_dir": cache_dir, "instead": instead}
+    held_out = dataset_of(task, data_dir, split="val", **where)
     obs, actions = _draw(held_out, count, policy.action_shape)
     times, scales = (0.0, 0.3, 0.6, 0.9), (0.03, 0.1, 0.3)
     keys = jax.random.split(jax.random.key(0), 2 * count).reshape(2, count)
@@ -146,6 +149,7 @@ def value(
     weights: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0),
     reduce: Callable = jnp.min,
     cache_dir: str | Path | None = None,
+    instead: str | Path | None = None,
 ) -> dict:
     """Q of the final action by estimator and weight, and of best-of-N, by the run's own critic and
     by the judge's; and the distance to the nearest of 10,000 data actions. The same of the actions
@@ -154,15 +158,16 @@ def value(
     All begin with the same noises: the estimators and the plain flow (the best of 1) with `noises`
     at each of `count` validation observations, best-of-N with `noises // N` groups of them (one
     group, of further noises too, where N is larger). Means over these, with standard errors over
-    the observations.
+    the observations. `instead`, a file or id, is taken in place of the task's data.
     """
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
     (policy, critic, task), other = _open(run, reduce), _open(judge, reduce)[1]
     actors = _actors_of(run)
-    held_out = dataset_of(task, data_dir, split="val", cache_dir=cache_dir)
+    where: Any = {"cache_dir": cache_dir, "instead": instead}
+    held_out = dataset_of(task, data_dir, split="val", **where)
     obs, _ = _draw(held_out, count, policy.action_shape)
-    known = dataset_of(task, data_dir, cache_dir=cache_dir)
+    known = dataset_of(task, data_dir, **where)
     _, data = _draw(known, 10_000, policy.action_shape)
     shape = (count, max(noises, *candidates), *policy.action_shape)
     starts = jax.random.normal(jax.random.key(0), shape)

@@ -25,6 +25,10 @@ from .evaluate._sources import Run, checkpoint_sha256
 from .evaluate.task import make_seed
 
 _MOST_PIXELS = {".webp": 16383, ".gif": 65535}  # of a format, in width and in height
+MOST = 70
+"""Pictures of a panel."""
+STRIP, LEAST_WIDTH = 28, 240
+"""In pixels: of a panel's caption, and of its picture."""
 _GREEN, _GREY = (60, 180, 75), (110, 110, 110)
 
 
@@ -34,12 +38,13 @@ class RenderError(RuntimeError):
 
 class _Filmed(gymnasium.Wrapper):
     """Keeps a picture of every `stride`-th state, and of the last; and of the goal, if the
-    environment has goals and draws them."""
+    environment has goals and draws them. Without a stride it begins with 1, and doubles it whenever
+    there are more than `MOST` pictures."""
 
-    def __init__(self, env: gymnasium.Env, stride: int):
+    def __init__(self, env: gymnasium.Env, stride: int | None):
         super().__init__(env)
-        self.stride, self.count = stride, 0
-        self.frames: list[np.ndarray] = []
+        self.grows, self.stride, self.count = stride is None, stride or 1, 0
+        self.frames: list[tuple[int, np.ndarray]] = []
         self.goal: np.ndarray | None = None
 
     def reset(self, *, options: dict | None = None, **others):
@@ -47,18 +52,26 @@ class _Filmed(gymnasium.Wrapper):
         found = super().reset(options=wanted, **others)
         goal = found[1].get("goal_rendered") if options else None
         self.goal = None if goal is None else np.asarray(goal)
-        self.frames, self.count = [self._picture()], 0
+        self.frames, self.count = [(0, self._picture())], 0
         return found
 
     def step(self, action):
         found = super().step(action)
         self.count += 1
         if self.count % self.stride == 0 or found[2] or found[3]:
-            self.frames.append(self._picture())
+            self.frames.append((self.count, self._picture()))
+        if self.grows and len(self.frames) > MOST:
+            self.stride *= 2
+            self.frames = _thinned(self.frames, self.stride)
         return found
 
     def _picture(self) -> np.ndarray:
         return np.asarray(self.env.render())
+
+
+def _thinned(frames: list[tuple[int, np.ndarray]], stride: int) -> list[tuple[int, np.ndarray]]:
+    """Those of every `stride`-th state, and the last."""
+    return [frame for frame in frames if frame[0] % stride == 0 or frame is frames[-1]]
 
 
 def film(
@@ -88,7 +101,8 @@ def film(
     - `path`: of the film, `.webp` or `.gif`.
     - `seed`: of environments and noise, as for `evaluate`.
     - `task`: a `Task`, or a name for `evaluate.task_of`; by default the run's own.
-    - `stride`: environment steps from picture to picture; by default at most 70 pictures.
+    - `stride`: environment steps from picture to picture; by default a power of two, for between 35
+      and 70 pictures of the longest episode.
     - `fps`: pictures per second.
     - `progress`: show a progress bar.
 
@@ -105,8 +119,9 @@ def film(
         raise ValueError("`numbers`, `stride` and `fps` must not be empty or zero.")
     if path.suffix not in _MOST_PIXELS:
         raise ValueError(f"`path` must end in .webp or .gif, got {path.name}.")
-    for name, panels, size in (("numbers", numbers, "width"), ("methods", methods, "height")):
-        most = _MOST_PIXELS[path.suffix] // SIZE[size]
+    sides = ("numbers", numbers, SIZE["width"]), ("methods", methods, SIZE["height"] + STRIP)
+    for name, panels, size in sides:
+        most = _MOST_PIXELS[path.suffix] // size
         if len(panels) > most:
             raise ValueError(
                 f"`{name}` has {len(panels)} panels side by side, {most} fit into a "
@@ -130,12 +145,13 @@ def film(
                 if episode.error:
                     raise RenderError(f"episode {number} cannot be filmed: {episode.error}")
                 caption = f"{method.name}: {_said(task, episode)}"
-                panels.append(_captioned(env.frames, caption, episode.success, env.goal))
+                panels.append((env.frames, caption, episode.success, env.goal))
                 episodes.append(episode)
                 shown.update()
             rows.append(panels)
             played.append(episodes)
-    _save(rows, path, fps)
+    pictures = [[_captioned(_thinned(p[0], films.stride), *p[1:]) for p in row] for row in rows]
+    _save(pictures, path, fps)
     return played
 
 
@@ -163,16 +179,20 @@ class _Films:
     """The environment of a film, or one an episode if the task needs that."""
 
     def __init__(self, task: Task, seed: int, stride: int | None):
-        self.task, self.seed, self.stride, self.made = task, seed, stride, {}
+        self.task, self.seed, self._stride, self.made = task, seed, stride, {}
 
     def env(self, number: int) -> _Filmed:
         key = number if self.task.new_env_each_episode else None
         if key not in self.made:
             option = {"seed": make_seed(self.seed, number)} if key is not None else {}
             env = _rendering(self.task, **option)
-            longest = getattr(env.spec, "max_episode_steps", None) or 1000
-            self.made[key] = _Filmed(env, self.stride or -(-longest // 70))
+            self.made[key] = _Filmed(env, self._stride)
         return self.made[key]
+
+    @property
+    def stride(self) -> int:
+        """The largest of all panels."""
+        return max(env.stride for env in self.made.values())
 
     def close(self) -> None:
         for env in self.made.values():
@@ -201,12 +221,19 @@ def _rendering(task: Task, **options: Any) -> gymnasium.Env:
 
 
 def _captioned(
-    frames: Sequence[np.ndarray], caption: str, success: bool, goal: np.ndarray | None = None
+    frames: Sequence[tuple[int, np.ndarray]],
+    caption: str,
+    success: bool,
+    goal: np.ndarray | None = None,
 ) -> list[Image.Image]:
+    """The pictures, each below a strip that says what is shown and, in the last one, how it ended;
+    small ones enlarged, so that there is room for it."""
     pictures = []
-    for i, frame in enumerate(frames):
+    for i, (_, frame) in enumerate(frames):
         ended = i == len(frames) - 1
         picture = Image.fromarray(frame)
+        times = -(-LEAST_WIDTH // picture.width)
+        picture = picture.resize((times * picture.width, times * picture.height), 0)
         draw = ImageDraw.Draw(picture)
         if goal is not None:
             inset = Image.fromarray(goal).resize((picture.width // 3, picture.height // 3))
@@ -217,11 +244,14 @@ def _captioned(
         if ended:
             edge = (0, 0, picture.width - 1, picture.height - 1)
             draw.rectangle(edge, outline=_GREEN if success else _GREY, width=6)
-        text = caption if ended else caption.split(":")[0]
-        box = draw.textbbox((10, 8), text, font_size=18)
-        draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=(0, 0, 0))
-        draw.text((10, 8), text, fill=(255, 255, 255), font_size=18)
-        pictures.append(picture)
+        panel = Image.new("RGB", (picture.width, picture.height + STRIP))
+        panel.paste(picture, (0, STRIP))
+        text, size = caption if ended else caption.split(":")[0], 18
+        draw = ImageDraw.Draw(panel)
+        while size > 8 and draw.textlength(text, font_size=size) > panel.width - 12:
+            size -= 1
+        draw.text((6, STRIP // 2), text, fill=(255, 255, 255), font_size=size, anchor="lm")
+        pictures.append(panel)
     return pictures
 
 

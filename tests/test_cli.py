@@ -539,7 +539,9 @@ def test_a_film_shows_the_episodes_that_are_evaluated(workplace, capsys, monkeyp
     for name, episodes in zip(("flow", "ood"), outcomes, strict=True):
         assert f"{name}  {sum(e.success for e in episodes)} of 3 succeed" in printed
     with Image.open(path) as shown:
-        assert shown.size == (3 * 64, 3 * 48) and 5 < shown.n_frames <= 72  # equal ones merge
+        assert (
+            shown.size == (3 * 256, 3 * (192 + film.STRIP)) and 5 < shown.n_frames <= 72
+        )  # equal ones merge
         first = np.asarray(shown.convert("L"))
         shown.seek(shown.n_frames - 1)
         last = np.asarray(shown.convert("L"))
@@ -655,7 +657,8 @@ def test_the_options_of_an_offline_choice_reach_the_library(
     kept = [*arguments, "--cache-dir", str(tmp_path)]
     (task, where), options = asked(monkeypatch, _offline, "dataset_of", kept)
     assert (task.name, where) == (ENV, workplace / "data")
-    assert options == {"split": "val", "cache_dir": tmp_path}  # not what it learnt from
+    wanted = {"split": "val", "cache_dir": tmp_path, "instead": None}  # not what it learnt from
+    assert options == wanted
     (*_, obs, _), options = asked(monkeypatch, analysis, "choose_weight", arguments)
     assert obs.shape == (4, 2) and options["budget"] == 0.5 and options["guidance"] is ood
     assert options["measure"].func is getattr(analysis, f"flow_{'kl' if measure == 'kl' else 'distance'}")  # fmt: skip
@@ -673,9 +676,18 @@ def test_the_options_of_analyse_reach_the_library(workplace, monkeypatch, tmp_pa
         str(tmp_path),
     ]
     _, options = asked(monkeypatch, figures, "noise", arguments)
-    assert options == {"count": 3, "reduce": jnp.min, "cache_dir": tmp_path}
+    where = {"cache_dir": tmp_path, "instead": None}
+    assert options == {"count": 3, "reduce": jnp.min, **where}
     _, options = asked(monkeypatch, figures, "dataset_of", arguments)
-    assert options == {"split": "val", "cache_dir": tmp_path}
+    assert options == {"split": "val", **where}
+
+
+def test_analyse_takes_data_of_ones_own(workplace, tmp_path):
+    own, loaded = tmp_path / "own.npz", datasets.load(ENV, workplace / "data")
+    np.savez(own, **loaded._asdict())
+    missing = ["--data-dir", str(tmp_path), "--count", "3", "--out", str(tmp_path)]
+    cli.main(["analyse", "noise", str(workplace / "run"), "--data", str(own), *missing])
+    assert json.loads((tmp_path / "noise.json").read_text())["count"] == 3
 
 
 @pytest.mark.parametrize("decay", [False, True])
@@ -709,11 +721,34 @@ def test_two_ways_to_reduce_the_critics_are_two_evaluations(workplace):
 @pytest.mark.parametrize(("success", "colour"), [(True, (60, 180, 75)), (False, (110, 110, 110))])
 def test_the_last_picture_of_an_episode_says_how_it_ended(success, colour):
     """Framed in green if it succeeded; the pictures before have no frame."""
-    frames = [np.full((48, 64, 3), 9, np.uint8)] * 3
+    frames = [(i, np.full((48, 64, 3), 9, np.uint8)) for i in range(3)]
     *before, last = film._captioned(frames, "qgf: it ended", success)
-    corners = [(0, 0), (63, 0), (0, 47), (63, 47)]
+    top, (width, height) = film.STRIP, last.size
+    assert (width, height) == (4 * 64, 4 * 48 + top)  # enlarged, so that there is room for words
+    corners = [(0, top), (width - 1, top), (0, height - 1), (width - 1, height - 1)]
     assert all(last.getpixel(corner) == colour for corner in corners)
     assert all(picture.getpixel(corner) == (9, 9, 9) for picture in before for corner in corners)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(3, 1), (69, 1), (70, 2), (1000, 16)])
+def test_a_film_of_any_length_has_enough_pictures_and_not_too_many(length, stride):
+    env = film._Filmed(Painted(gymnasium.make("CartPole-v1").unwrapped), None)
+    env.env.step = lambda action: (None, 0.0, env.count + 1 == length, False, {})
+    env.reset()
+    for _ in range(length):
+        env.step(0)
+    found = [count for count, _ in env.frames]
+    assert env.stride == stride and len(found) <= film.MOST
+    assert found == sorted({*range(0, length, stride), length})
+
+
+def test_a_caption_covers_nothing_and_fits():
+    frames = [(0, np.full((64, 64, 3), 9, np.uint8))]
+    name = "a-method-with-a-name-of-its-own-best-of-16: no success"
+    (panel,) = film._captioned(frames, name, False)
+    strip = np.asarray(panel)[: film.STRIP].max(axis=2)
+    assert strip.max() > 200 and strip[:, -6:].max() == 0  # it ends before the edge does
+    assert (np.asarray(panel)[film.STRIP + 6 : -6, 6:-6] == 9).all()
 
 
 def test_a_panel_whose_episode_has_ended_stands_still():

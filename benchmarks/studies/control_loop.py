@@ -26,6 +26,8 @@ import qgf_eqx
 from qgf_eqx.deploy import ControlLoop
 from qgf_eqx.nn import CriticMLP, Ensemble, VelocityMLP
 
+from .. import RESULTS
+
 OBS, CHUNK, WIDTH, DEPTH = 46, (5, 5), 512, 4
 EVERY = 100  # ticks from stall to stall
 
@@ -94,6 +96,32 @@ def watched() -> Iterator[list[tuple[float, float]]]:
             process.terminate()
             rows = map(str.split, process.communicate()[0].splitlines())
             pauses += [(float(begin), float(end)) for begin, end in rows]
+
+
+RUNS = {
+    "idle, no stalls": "control_loop",
+    "idle, stalls": "control_loop_stalls_quiet",
+    "beside other programs, stalls": "control_loop_stalls",
+    "beside more programs, stalls": "control_loop_stalls_again",
+}
+"""What the machine did, and the file of the run in `results/`."""
+
+
+def table() -> str:
+    """The table of docs/robot.md."""
+    lines = [
+        "| the machine was | late | of them in pauses | pauses (longest) | deadlines missed | "
+        "held ticks | plain chunks | call, p99 / longest | memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, file in RUNS.items():
+        of = json.loads((RESULTS / f"{file}.json").read_text())
+        cells = [name, of["commands late"], of["of them in pauses of the machine"]]
+        cells += [f"{of['pauses']} ({of['longest_pause_ms']:.0f} ms)", of["missed"], of["held"]]
+        cells += [of["late"], f"{of['tick_p99']:.1f} / {of['slowest_call_ms']:.1f} ms"]
+        cells += [f"+{of['growth_mib']:.1f} MiB"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def main() -> None:

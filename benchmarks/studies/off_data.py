@@ -42,6 +42,7 @@ QGF's success less its own, on the same episodes; the loss at its best compares 
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ from qgf_eqx.evaluate._auto import start_of
 from qgf_eqx.evaluate._offline import observations, open_offline
 from qgf_eqx.evaluate._sources import as_source
 from qgf_eqx.evaluate._tuning import _best
-from qgf_eqx.evaluate.names import method
+from qgf_eqx.evaluate.names import method, size
 from qgf_eqx.evaluate.task import dataset_of, task_of
 from qgf_eqx.learn import TrainConfig, train_seeds
 from qgf_eqx.learn.actors import BC
@@ -225,8 +226,10 @@ def _rules(curves: dict[str, dict[str, list[str]]], start: float) -> dict[str, S
     """The methods as tuned on the curves' episodes, and what asks for no episodes."""
     tuned = {}
     for arm in ("qgf", "ood", "qgf-jacobian"):
-        scores = {float(f): sum(s.count("1") for s in each) for f, each in curves[arm].items()}
-        tuned[f"{arm}, tuned"] = method(arm, weight=_round(start * float(_best(scores))))
+        scores: dict[Any, Any] = {
+            float(f): sum(s.count("1") for s in each) for f, each in curves[arm].items()
+        }
+        tuned[f"{arm}, tuned"] = method(arm, weight=_round(start * size(_best(scores))))
     untuned = {f"qgf, {f:g}": method("qgf", weight=_round(start * f)) for f in COUNTED}
     names = ("flow", "norm-matched", "spread-matched", "best-of-4", "best-of-16")
     free = {name: method(name) for name in names}
@@ -308,18 +311,21 @@ def network_numbers(run: Path, judge: Path, obs: Any, start: float) -> dict[str,
     medians = {name: np.median(np.asarray(x), axis=(0, 1)) for name, x in found.items()}
     per_time = {n: m[list(TIMES)].tolist() if m.ndim else float(m) for n, m in medians.items()}
 
-    def value(name: str, weight: float) -> np.ndarray:
-        sampler = method(name, weight=weight)
-        one = lambda o, k: other(o, critic.to_bounds(sampler(policy, critic, o, k)))  # noqa: E731
-        keys = jax.random.split(key, (OBSERVATIONS, NOISES))
-        return np.asarray(jax.jit(jax.vmap(jax.vmap(one, (None, 0))))(obs, keys))
+    keys = jax.random.split(key, (OBSERVATIONS, NOISES))
 
-    plain = value("flow", 0.0)
+    def of(name: str) -> Any:
+        """The other critic's values of a method's actions, as a function of the weight."""
+        draw = partial(method(name, weight=1.0), policy, critic)
+        one = lambda o, k, w: other(o, critic.to_bounds(draw(o, k, weight=w)))  # noqa: E731
+        return jax.jit(jax.vmap(jax.vmap(one, (None, 0, None)), (0, 0, None)))
+
+    plain = np.asarray(of("qgf")(obs, keys, 0.0))
     scale = np.sqrt(np.mean(plain.var(axis=1, ddof=1)))
-    gains = {
-        name: {str(f): float(np.mean(value(name, f * start) - plain) / scale) for f in FACTORS}
-        for name in MEASURED
-    }
+    gains = {}
+    for name in MEASURED:
+        values = of(name)
+        means = {f: float(np.mean(values(obs, keys, f * start) - plain)) for f in FACTORS}
+        gains[name] = {str(f): mean / float(scale) for f, mean in means.items()}
     return per_time | {"gain by another critic": gains}
 
 

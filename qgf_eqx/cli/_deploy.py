@@ -88,9 +88,8 @@ def serve(
 
     opened, about = _open(run, method, weight, flow, task)
     key, options = jax.random.key(seed), {"host": host, "port": port, "metadata": about}
-    with PolicyServer(
-        opened.draw, opened.obs, key, largest_batch=largest_batch, **options
-    ) as server:
+    options |= {"fallback": opened.plain, "largest_batch": largest_batch}
+    with PolicyServer(opened.draw, opened.obs, key, **options) as server:
         address = f"ws://{host}:{server.port}"
         common.result({"url": address}, f"Serving {run} at {address}; Ctrl-C ends it.")
         sys.stdout.flush()

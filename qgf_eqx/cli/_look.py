@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from ._options import CachedData, Common, DataFiles, Drawing, MaybePath, Positional, Weight
+from ._options import Common, DataFiles, Drawing, MaybePath, Positional, Weight
 from ._refuse import at_least, check_folders, check_new
 
 
@@ -101,7 +101,7 @@ def analyse(
     runs: Positional[tuple[Path, ...]] = (),
     /,
     out: Path = Path("figures"),
-    data: CachedData = CachedData(),  # noqa: B008 (frozen)
+    data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
     count: int = 64,
     reduce: Literal["min", "mean"] = "min",
     format: Literal["svg", "png", "pdf"] = "svg",
@@ -140,7 +140,7 @@ def analyse(
         found = getattr(figures, what)()
     else:
         options = {"count": count, "reduce": Drawing(reduce=reduce).reduction}
-        options["cache_dir"] = data.cache_dir
+        options |= {"cache_dir": data.cache_dir, "instead": data.data}
         found = getattr(figures, what)(*runs, data.data_dir, **options)
         found |= {"task": load_config(runs[0])[0].env, "critics reduced by": reduce}
     found |= {"versions": versions(), "machine": machine()}

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from ..data import open_dataset
 from ..evaluate import Task
 from ..evaluate import _offline as offline
 from ..evaluate.task import dataset_of
@@ -12,9 +11,7 @@ from ._options import DataFiles, Drawing
 
 def dataset_for(task: Task, recorded: DataFiles, split: str = "train") -> Any:
     """The data of a task: those that are named, or its own."""
-    options = {"cache_dir": recorded.cache_dir}
-    if recorded.data is not None:
-        return open_dataset(recorded.data, **options)[0]
+    options = {"cache_dir": recorded.cache_dir, "instead": recorded.data}
     return dataset_of(task, recorded.data_dir, split=split, **options)
 
 

@@ -61,6 +61,7 @@ class PolicyServer:
         obs: Obs,
         key: Key,
         *,
+        fallback: Callable[[Obs, Key], Action] | None = None,
         host: str = "127.0.0.1",
         port: int = 8000,
         metadata: dict[str, Any] | None = None,
@@ -75,6 +76,9 @@ class PolicyServer:
           `largest_batch` before the server listens.
         - `obs`: an observation like those to come.
         - `key`: of all actions whose message has no `seed`.
+        - `fallback`: drawn where an action of `act` is not finite, such as the plain flow. The
+          reply then has `"fallback": True`, and `server.fallbacks` counts. Without one, and where
+          it is not finite either, the client gets a text.
         - `host`, `port`: where it listens; port 0 is any that is free, see `server.port`.
         - `metadata`: what clients are told; numbers, texts, arrays and containers of them.
         - `ignored`: entries of a message that the policy does not use.
@@ -91,12 +95,15 @@ class PolicyServer:
         self._expected, self._key, self._ignored = Expected(obs), key, ignored
         self._greeting = pack(metadata or {})
         self._draw = jax.jit(jax.vmap(act))
+        self._fallback = None if fallback is None else jax.jit(jax.vmap(fallback))
+        self.fallbacks = 0
         self._asked: queue.SimpleQueue[tuple[Obs, Key, Future] | None] = queue.SimpleQueue()
         self._lock, self._clients, self._count = threading.Lock(), 0, 0
         one, size = self._expected(obs), 1
         keys = jax.random.fold_in(key, 0), jax.random.key(0)  # compiled here, not by a request
         while True:  # so is every size of a batch
-            self._drawn([(one, keys[0])] * size)
+            for draw in filter(None, (self._draw, self._fallback)):
+                self._drawn(draw, [(one, keys[0])] * size)
             if size == self._largest:
                 break
             size = min(2 * size, self._largest)
@@ -153,14 +160,15 @@ class PolicyServer:
             obs, key = self._read(frame)
             waiting: Future = Future()
             self._asked.put((obs, key, waiting))
-            action = waiting.result()
+            action, guided = waiting.result()
         except (WireError, ValueError, TypeError) as error:
             return str(error)
         except Exception:
             log.exception("the policy failed")
             return "the policy failed on this observation; the server's log says more."
         timing = {"infer_ms": 1000 * (time.perf_counter() - began)}
-        return pack({"actions": action, "server_timing": timing})
+        told = {} if guided else {"fallback": True}
+        return pack({"actions": action, "server_timing": timing, **told})
 
     def _read(self, frame: bytes | str) -> tuple[Obs, Key]:
         if isinstance(frame, str):
@@ -194,16 +202,16 @@ class PolicyServer:
         """Draws what waits, as long as the server is open."""
         while batch := self._waiting():
             try:
-                actions = self._drawn([(obs, key) for obs, key, _ in batch])
+                drawn = self._sound([(obs, key) for obs, key, _ in batch])
             except Exception as error:
                 failed = RuntimeError("the policy failed")
                 failed.__cause__ = error  # whose traceback goes to the log, and not to the client
                 for *_, waiting in batch:
                     waiting.set_exception(failed)
                 continue
-            for (*_, waiting), action in zip(batch, actions, strict=True):
+            for (*_, waiting), (action, guided) in zip(batch, drawn, strict=True):
                 if np.isfinite(action).all():
-                    waiting.set_result(action)
+                    waiting.set_result((action, guided))
                 else:
                     error = ValueError("the policy gave an action that is not finite.")
                     waiting.set_exception(error)
@@ -220,10 +228,23 @@ class PolicyServer:
             return []
         return found  # type: ignore[return-value]
 
-    def _drawn(self, asked: list[tuple[Obs, Key]]) -> list[np.ndarray]:
+    def _sound(self, asked: list[tuple[Obs, Key]]) -> list[tuple[np.ndarray, bool]]:
+        """The actions of a batch, those of the fallback where they are not finite; and whether they
+        are `act`'s."""
+        found = [(action, True) for action in self._drawn(self._draw, asked)]
+        broken = [i for i, (action, _) in enumerate(found) if not np.isfinite(action).all()]
+        if broken and self._fallback is not None:
+            plain = self._drawn(self._fallback, [asked[i] for i in broken])
+            for i, action in zip(broken, plain, strict=True):
+                found[i] = action, False
+            self.fallbacks += len(broken)
+            log.warning("%d actions were not finite: the fallback was drawn instead", len(broken))
+        return found
+
+    def _drawn(self, draw: Callable, asked: list[tuple[Obs, Key]]) -> list[np.ndarray]:
         """The actions of a batch, filled up to a power of two, so that few sizes are compiled."""
         size = min(1 << (len(asked) - 1).bit_length(), self._largest)
         rows = asked + [asked[0]] * (size - len(asked))
         obs = jax.tree.map(lambda *leaves: np.stack(leaves), *(obs for obs, _ in rows))
         keys = jax.numpy.stack([key for _, key in rows])
-        return list(np.asarray(self._draw(obs, keys)))[: len(asked)]
+        return list(np.asarray(draw(obs, keys)))[: len(asked)]

@@ -2,19 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .._fields import bounded
 from ..analysis import starting_weight
 from ..data._environment import seed_everything
 from ._play import close_environments, environments
 from ._rollout import action_bounds, as_inputs, goal_option
-from ._sources import Run
-from .sampler import Reduced
+from ._sources import InMemory, Run
 from .task import Task, task_of
 
 OBSERVATIONS = 16
@@ -26,12 +23,14 @@ EXTENSIONS = 12
 """How often such a grid goes on, at most: six orders of magnitude."""
 
 
-def weights_around(run: Run, task: Task | str, reduce: Callable, *, seed: int = 0) -> list[float]:
+def weights_around(
+    run: Run | InMemory, task: Task | str, reduce: Callable, *, seed: int = 0
+) -> list[float]:
     """The grid of a run on its task, to two digits."""
     return grid_around(start_of(run, task, reduce, seed=seed))
 
 
-def start_of(run: Run, task: Task | str, reduce: Callable, *, seed: int = 0) -> float:
+def start_of(run: Run | InMemory, task: Task | str, reduce: Callable, *, seed: int = 0) -> float:
     """`starting_weight` of a run on its task. No episode is played: it is asked in the start states
     of the first tuning episodes."""
     task = task_of(task) if isinstance(task, str) else task
@@ -41,9 +40,7 @@ def start_of(run: Run, task: Task | str, reduce: Callable, *, seed: int = 0) -> 
         close_environments()
     nets = run.load()
     low, high = nets.bounds(low, high)
-    policy, ensemble = cast(Any, nets.policy), cast(Any, nets.critic)
-    critic = bounded(Reduced(ensemble.values, reduce), jnp.asarray(low), jnp.asarray(high))
-    return first_weight(policy, critic, obs, seed)
+    return first_weight(nets.policy, nets.one_critic(reduce, low, high), obs, seed)
 
 
 def first_weight(policy: Any, critic: Any, obs: Any, seed: int = 0) -> float:

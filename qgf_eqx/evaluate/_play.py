@@ -15,6 +15,7 @@ from ..engines import Engine, Local
 from ._outcomes import Outcomes, described, task_key
 from ._rollout import Act, Episode, action_bounds, check_numbers, check_outcome, rollout
 from ._sources import InMemory, Run, as_source
+from .names import check_weight
 from .sampler import Sampler, takes_weights
 from .statistics import paired_difference
 from .task import Task, make_seed, task_of
@@ -77,6 +78,9 @@ def evaluate(
     judged = as_source(source, sha256, critic, to_action)
     if isinstance(judged, InMemory):
         processes = processes or 1
+    if not (isinstance(judged, InMemory) and judged.act is not None):
+        for sampler in samplers:
+            check_weight(sampler)
     if task is None:
         task = judged.task()
     groups = [tuple(numbers[i : i + ENVS]) for i in range(0, len(numbers), ENVS)]

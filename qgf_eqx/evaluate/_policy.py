@@ -12,6 +12,7 @@ from .._types import Action, Critic, Key, Obs, Policy
 from ._actors import of_run
 from ._offline import open_offline
 from ._rollout import action_bounds, as_inputs
+from .names import check_weight, method
 from .sampler import Sampler
 from .task import Task
 
@@ -36,10 +37,10 @@ def load_policy(
     - `sampler`: the method with its weight; see `method`.
     - `task`: whose bounds are taken; by default the run's own.
 
-    **Raises:** `CheckpointError` if there is no intact checkpoint.
+    **Raises:** `CheckpointError` if there is no intact checkpoint, `ValueError` for a guided method
+    without a weight.
     """
-    *_, draw = _parts(run, sampler, task)
-    draw = jax.jit(draw)
+    draw = jax.jit(_parts(run, sampler, task)[4])
 
     def act(obs: Obs, key: Key) -> Action:
         batch = as_inputs([jax.tree.map(np.asarray, obs)])
@@ -59,6 +60,8 @@ class OpenedPolicy(NamedTuple):
     """From those units to the environment's."""
     draw: Callable[[Obs, Key], Action]
     """From a real observation and a key to a chunk of actions in the environment's units."""
+    plain: Callable[[Obs, Key], Action]
+    """The same of the run's flow without guidance."""
     obs: Obs
     """An observation, in the dtypes of the networks."""
     low: np.ndarray
@@ -77,22 +80,28 @@ def open_policy(
     loop = ControlLoop(found.policy, found.critic, obs, key, to_action=found.to_action, weight=0.3)
     ```
     """
-    known, policy, critic, to_action, draw = _parts(run, sampler, task)
+    known, policy, critic, to_action, draw, plain = _parts(run, sampler, task)
     with closing(known.make_env()) as env:
         batch = as_inputs([env.observation_space.sample()])
         low, high = action_bounds(env.action_space)
     obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
     bounds = np.asarray(low), np.asarray(high)
-    return OpenedPolicy(policy, critic, to_action, draw, obs, *bounds)
+    return OpenedPolicy(policy, critic, to_action, draw, plain, obs, *bounds)
 
 
 def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
-    """The task, and a run's policy, critic, units of actions and draw."""
+    """The task, and a run's policy, critic, units of actions, draw and plain draw."""
+    check_weight(sampler)
     found, units = open_offline(run, sampler.reduce, task)
     policy, sampler = of_run(found.trained, sampler)
-    critic = found.critic
+    critic, flow = found.critic, method("flow", steps=sampler.steps)
+
+    def plain(obs: Obs, key: Key) -> Action:
+        return units.to_action(flow(found.policy, critic, obs, key))
 
     def draw(obs: Obs, key: Key) -> Action:
+        if found.trained.config.goals and not (isinstance(obs, tuple) and len(obs) == 2):
+            raise ValueError("`obs` must be a tuple (state, goal): the run was trained on goals.")
         return units.to_action(sampler(policy, critic, obs, key))
 
-    return found.task, policy, critic, units.to_action, draw
+    return found.task, policy, critic, units.to_action, draw, plain

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .._types import Critic, Policy
 from ._sources import checkpoint_sha256
 
 REPORT_FROM = 2_000_000
@@ -27,6 +28,13 @@ class TrainedRun:
     """Of its checkpoint, which every evaluation must find again."""
     critic: str | None = None
     """The folder of another run, whose critic guides and ranks in place of its own."""
+    networks: tuple[Policy, Critic] | None = dataclasses.field(default=None, compare=False)
+    """A policy and its critic, where they are in memory and not in a folder."""
+
+    @property
+    def source(self) -> Any:
+        """What `evaluate` is given."""
+        return self.networks or self.path
 
     @property
     def folder(self) -> str:
@@ -56,12 +64,26 @@ class SeedsOfOne(NamedTuple):
     """That they have trained, by name."""
 
 
+def in_memory(networks: Sequence[Any]) -> tuple[TrainedRun, ...]:
+    """Pairs of a policy and a critic, each of a training seed of its own."""
+    _check_number(networks)
+    if not all(isinstance(n, tuple) and len(n) == 2 and all(map(callable, n)) for n in networks):
+        raise TypeError("`runs` must hold folders of training runs, or tuples (policy, critic).")
+    return tuple(
+        TrainedRun(f"in memory {i}", i, None, "", networks=pair) for i, pair in enumerate(networks)
+    )
+
+
+def _check_number(runs: Sequence) -> None:
+    if len(runs) * PER_RUN > REPORT_FROM:
+        raise ValueError(f"`runs` has {len(runs)} entries, {REPORT_FROM // PER_RUN} at most.")
+
+
 def seeds_of_one(runs: Sequence[str | Path]) -> SeedsOfOne:
     """The runs; refuses what is not seeds of one training."""
     if not runs:
         raise ValueError("`runs` is empty: name the folder of a training run.")
-    if len(runs) * PER_RUN > REPORT_FROM:
-        raise ValueError(f"`runs` has {len(runs)} folders, {REPORT_FROM // PER_RUN} at most.")
+    _check_number(runs)
     from ..learn import load_config
     from ..learn._config import differing
 

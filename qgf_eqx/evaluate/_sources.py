@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Scalar
 
-from .._fields import Bounded
+from .._fields import Bounded, bounded
 from .._types import Action, Critic, Obs, Policy
 from ._actors import of_run
 from ._outcomes import FILE, Outcomes
 from ._rollout import Act
-from .sampler import Sampler, compile_act
+from .sampler import Reduced, Sampler, compile_act
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,15 @@ class InMemory:
         if self.units is None:
             return low, high
         return self.units.from_action(low), self.units.from_action(high)
+
+    def one_critic(self, reduce: Callable, low: Any, high: Any) -> Bounded:
+        """The critic that guides: an ensemble's values reduced, and within bounds, which are its
+        own if it has some."""
+        values = getattr(self.critic, "values", None)
+        critic = self.critic if values is None else Reduced(values, reduce)
+        if isinstance(critic, Bounded):
+            return critic
+        return bounded(critic, jnp.asarray(low), jnp.asarray(high))  # type: ignore[arg-type]
 
     def act_of(self, sampler: Sampler, seed: int, low: Any, high: Any) -> Act:
         """The compiled sampler of a method, or the act function: in the environment's units."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from .._checks import check_count
 from .._provenance import machine, versions
 from .._renamed import old_names
+from .._types import Action, Critic, Policy
 from ..engines import Engine, Local
 from ..weights import LinearDecay
 from ._auto import EXTENSIONS, weights_around
@@ -26,7 +27,7 @@ from ._play import evaluate, forget
 from ._rows import Comparison, Row, Tuned
 from ._runs import PER_RUN as PER_RUN
 from ._runs import REPORT_FROM as REPORT_FROM
-from ._runs import TrainedRun
+from ._runs import TrainedRun, in_memory
 from ._runs import seeds_of_one as _seeds_of_one
 from ._sources import as_source
 from ._tuning import Choice, Number, tune
@@ -38,7 +39,7 @@ from .task import NAME, Task, task_of
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path] | Sequence[tuple[Policy, Critic]],
     methods: Sequence[str | Sampler],
     *,
     weights: Sequence[float | LinearDecay] | None = None,
@@ -52,6 +53,7 @@ def compare(
     record: bool = False,
     task: Task | str | None = None,
     critics: Sequence[str | Path] | None = None,
+    to_action: Callable[[Action], Action] | None = None,
     processes: int | None = None,
     engine: Engine | None = None,
     progress: bool = True,
@@ -66,7 +68,8 @@ def compare(
 
     **Arguments:**
 
-    - `runs`: the folders of the training runs, which differ in their seed only.
+    - `runs`: the folders of the training runs, which differ in their seed only; or networks of your
+      own, a tuple `(policy, critic)` for each training seed, which need a `task`.
     - `methods`: names, as for `names.method`, or `Sampler`s of your own, each with a name.
     - `weights`: to choose from; by default from a tenth of `analysis.starting_weight` of the first
       run to ten times it.
@@ -83,6 +86,7 @@ def compare(
     - `task`: a `Task`, or a name for `task_of`; by default the runs' own, or their critics'.
     - `critics`: other runs, one for each of `runs`, whose critics guide and rank in place of their
       own: the same flows, for another reward.
+    - `to_action`: for networks of your own, as for `evaluate`.
     - `processes`, `engine`, `progress`: as for `evaluate`.
 
     **Returns:** the rows, the differences and all outcomes; `results.write` puts them in a file.
@@ -98,8 +102,9 @@ def compare(
     if tuning_budget is not None:
         _check_counts(1, tuning_budget=tuning_budget)
     grid = grid._replace(budget=tuning_budget)
-    with _kept(engine, processes) as options:
-        study = _study(runs, task, {**options, "progress": progress}, critics)
+    with _kept(engine, processes, runs) as options:
+        options |= {"progress": progress, "to_action": to_action}
+        study = _study(runs, task, options, critics)
         plain = _samplers(methods, steps, reduce, study.actors)
         return _compare(study, plain, grid, tuning_episodes, episodes, reduce, record)
 
@@ -142,7 +147,7 @@ def _compare(
 
 
 def tune_weight(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path] | Sequence[tuple[Policy, Critic]],
     method: str | Sampler,
     *,
     weights: Sequence[float | LinearDecay] | None = None,
@@ -153,6 +158,7 @@ def tune_weight(
     reduce: Callable = jnp.min,
     task: Task | str | None = None,
     critics: Sequence[str | Path] | None = None,
+    to_action: Callable[[Action], Action] | None = None,
     processes: int | None = None,
     engine: Engine | None = None,
     progress: bool = True,
@@ -172,8 +178,9 @@ def tune_weight(
     check_count("steps", steps, "it sets the length of the scan")
     grid = _grid(weights, decays, extensions)
     _check_counts(1, episodes=episodes)
-    with _kept(engine, processes) as options:
-        study = _study(runs, task, {**options, "progress": progress}, critics)
+    with _kept(engine, processes, runs) as options:
+        options |= {"progress": progress, "to_action": to_action}
+        study = _study(runs, task, options, critics)
         (sampler,) = _samplers([method], steps, reduce, study.actors)
         if not sampler.weighted:
             guided(sampler.name)
@@ -186,8 +193,11 @@ def tune_weight(
 
 
 @contextmanager
-def _kept(engine: Engine | None, processes: int | None) -> Iterator[dict[str, Any]]:
-    """The options of `evaluate` that say where: on workers that stay until the end."""
+def _kept(engine: Engine | None, processes: int | None, runs: Sequence) -> Iterator[dict[str, Any]]:
+    """The options of `evaluate` that say where: on workers that stay until the end. What is in
+    memory is played by this process, unless told otherwise: it may not be picklable."""
+    if processes is None and any(isinstance(run, tuple) for run in runs):
+        processes = 1
     if engine is not None:
         yield {"engine": engine}
         return
@@ -299,9 +309,11 @@ class _Study:
         for i, run in enumerate(self.runs):
             start = first + PER_RUN * i
             numbers = range(start, start + count)
-            known = {"task": self.given, "sha256": run.sha256}
+            known = {"task": self.given, "sha256": run.sha256 or None}
             known |= {} if run.critic is None else {"critic": run.critic}
-            by_run.append(evaluate(run.path, samplers, numbers, **known, **self.options, **options))
+            by_run.append(
+                evaluate(run.source, samplers, numbers, **known, **self.options, **options)
+            )
         return [(m, [outcomes[j] for outcomes in by_run]) for j, m in enumerate(samplers)]
 
     def tune(
@@ -336,7 +348,7 @@ class _Study:
             weights = grid.all
             if grid.weights is None:
                 first = self.runs[0]
-                run: Any = as_source(first.path, first.sha256, first.critic)
+                run: Any = as_source(first.source, first.sha256, first.critic)
                 weights = [*weights_around(run, self.task, shared[0].reduce), *grid.decays]
             yield shared, weights, grid.extensions
         for m in samplers:
@@ -367,11 +379,18 @@ class _Study:
 
 
 def _study(
-    runs: Sequence[str | Path],
+    runs: Sequence[Any],
     task: Task | str | None,
     options: dict[str, Any],
     critics: Sequence[str | Path] | None = None,
 ) -> _Study:
+    if any(isinstance(run, tuple) for run in runs):
+        if task is None:
+            raise ValueError("`task` is missing: networks in memory know of none.")
+        if critics is not None:
+            raise ValueError("`critics` is for training runs: give each pair its own critic.")
+        known = task_of(task) if isinstance(task, str) else task
+        return _Study(in_memory(runs), known, task, None, options, {})
     trained_on, found, actors = _seeds_of_one(runs)
     if critics is not None:
         if len(critics) != len(runs):

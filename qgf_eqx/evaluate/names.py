@@ -169,7 +169,7 @@ _ROWS = (
         "norm-matched",
         "QGF without a weight to choose: 0.3 of the velocity's norm at every step.",
         "norm-matched",
-        "#6b6ecf",
+        "#3f3fd9",
         weighted=False,
         draw=norm_matched,
     ),
@@ -241,6 +241,19 @@ def method(
         raise ValueError(f"`weight` must be a finite number, got {weight}.")
     parts = row.estimator, weight, best_of, steps, reduce, text, row.draw, row.weighted
     return Sampler(*parts, actor=row.actor, choices=row.choices)
+
+
+def check_weight(sampler: Sampler) -> None:
+    """**Raises:** `ValueError` for a named guided method without a weight, which would be the plain
+    flow under another name."""
+    row = METHODS.get(split_best_of(sampler.name)[0])
+    if row is None or not (row.weighted and sampler.weighted) or sampler.draw is not row.draw:
+        return
+    if isinstance(sampler.weight, float | int) and sampler.weight == 0:
+        raise ValueError(
+            f"`{sampler.name}` has no weight, so it would be the plain flow: give one, "
+            f'`method("{sampler.name}", weight=0.1)`, or name the method `flow`.'
+        )
 
 
 def _parse(text: str, actors: Mapping[str, Any] = MappingProxyType({})) -> tuple[Named, int]:

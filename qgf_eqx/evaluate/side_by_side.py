@@ -148,15 +148,16 @@ def _nearest(data: Any, plain: Array) -> Callable[[Array], float]:
     """Of actions, the mean distance to the nearest of the data."""
     if data is None:
         return lambda actions: math.nan
-    data = jnp.asarray(data)
-    if (
-        data.ndim not in (plain.ndim - 1, plain.ndim)
-        or data.shape[-plain.ndim + 2 :] != plain.shape[2:]
+    data, action = jnp.asarray(data), plain.shape[2:]
+    for_each = data.ndim == plain.ndim and len(data) == len(plain)
+    if data.shape[data.ndim - len(action) :] != action or not (
+        for_each or data.ndim == plain.ndim - 1
     ):
+        wanted = ", ".join(["rows", *map(str, action)])
         raise ValueError(
-            f"`data` must be of shape (rows, {', '.join(map(str, plain.shape[2:]))}), or that for "
-            f"each observation, got {data.shape}."
+            f"`data` must be of shape ({wanted}) for all observations, or ({len(plain)}, {wanted}) "
+            f"for each, got {data.shape}."
         )
     one = jax.vmap(nearest_distance, (0, None))
-    each = jax.jit(jax.vmap(one, (0, 0 if data.ndim == plain.ndim else None)))
+    each = jax.jit(jax.vmap(one, (0, 0 if for_each else None)))
     return lambda actions: float(each(actions, data).mean())

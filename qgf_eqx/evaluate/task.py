@@ -140,16 +140,21 @@ def dataset_of(
     *,
     split: str = "train",
     cache_dir: str | Path | None = None,
+    instead: str | Path | None = None,
 ) -> Any:
     """The data of a task: what its function `data` returns, or the file (in `data_dir`, if it is
     there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which takes the `cache_dir`.
     The validation data of `name.npz` are `name-val.npz` beside it; where there are none, they are
-    those that it is trained on.
+    those that it is trained on. `instead`, another file or id, is taken in place of both.
 
     **Raises:** `ValueError` if the task names none.
     """
     if split not in ("train", "val"):
         raise ValueError(f"`split` must be `train` or `val`, got {split!r}.")
+    if instead is not None:
+        from ..data import open_dataset
+
+        return open_dataset(instead, cache_dir=cache_dir)[0]
     if task.data is None:
         raise ValueError(
             f"`{task.name}` names no data: name them with --data, or give its `Task` a file, an "

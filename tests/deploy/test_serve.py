@@ -161,10 +161,10 @@ def test_requests_that_wait_together_are_one_batch():
     with serving() as server, ExitStack() as opened:
         drawn = server._drawn
 
-        def slow(batch):
+        def slow(draw, batch):
             sizes.append(len(batch))
             assert gate.wait(20)
-            return drawn(batch)
+            return drawn(draw, batch)
 
         server._drawn = slow
         clients = [opened.enter_context(connected(server)) for _ in range(6)]
@@ -186,12 +186,12 @@ def test_what_the_policy_raises_stays_on_the_server(caplog):
         return obs
 
     with PolicyServer(broken, OBS, jax.random.key(0), port=0, largest_batch=1) as server:
-        server._drawn = lambda batch: 1 / 0
+        server._drawn = lambda draw, batch: 1 / 0
         with connected(server) as client:
             client.recv()
             said = asked(client, {"obs": OBS})
             assert said == "the policy failed on this observation; the server's log says more."
-            server._drawn = lambda batch: [np.full(2, np.nan)]
+            server._drawn = lambda draw, batch: [np.full(2, np.nan)]
             assert "not finite" in asked(client, {"obs": OBS})
     assert "the policy failed" in caplog.text and "ZeroDivisionError" in caplog.text
 
@@ -265,3 +265,22 @@ def test_the_real_client_of_openpi_gets_the_actions_of_sample(server, tmp_path):
     np.testing.assert_allclose(found["actions"], wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found["again"], found["actions"])
     assert found["about"] == "left" and "must have shape (3,), got (4,)" in found["said"]
+
+
+def test_the_fallback_is_drawn_where_guidance_is_not_finite():
+    """And only there: the others in the same batch keep their guided action."""
+    plain, high = partial(sample, POLICY, CRITIC, weight=0, steps=2), OBS + 9
+    with serving(fallback=plain) as server, connected(server) as client:
+        client.recv()
+        told = asked(client, {"obs": high, "seed": 3})
+        np.testing.assert_allclose(told["actions"], plain(high, jax.random.key(3)), rtol=1e-6)
+        assert told["fallback"] is True and server.fallbacks == 1
+        told = asked(client, {"obs": OBS, "seed": 3})
+        np.testing.assert_allclose(told["actions"], act(OBS, jax.random.key(3)), rtol=1e-6)
+        assert "fallback" not in told and server.fallbacks == 1
+        keys = [jax.random.key(i) for i in range(3)]
+        found = server._sound(list(zip([OBS, high, OBS], keys, strict=True)))
+        assert [guided for _, guided in found] == [True, False, True]
+        for (action, guided), obs, key in zip(found, [OBS, high, OBS], keys, strict=True):
+            wanted = (act if guided else plain)(obs, key)
+            np.testing.assert_allclose(action, wanted, rtol=1e-6, atol=1e-7)

@@ -64,6 +64,8 @@ def test_a_run_with_goals_from_the_command_line_to_the_table(tmp_path, capsys):
     wanted = sample(found.policy_of("gcbc"), critic, obs, jax.random.key(0), weight=0.3, steps=2)
     np.testing.assert_allclose(drawn, wanted, rtol=1e-5, atol=1e-6)
     act = load_policy(run, method("qgf", weight=0.1, steps=2))
+    with pytest.raises(ValueError, match=r"must be a tuple \(state, goal\)"):
+        act(np.zeros(3, np.float32), jax.random.key(0))
     obs = np.zeros(3, np.float32), np.ones(2, np.float32)
     assert act(obs, jax.random.key(0)).shape == (2, 2)
 
@@ -81,9 +83,9 @@ def test_a_film_has_the_goals_of_the_episodes_and_shows_them(tmp_path, monkeypat
 
 
 def test_the_goal_is_in_the_corner_of_a_films_pictures():
-    frames = [np.zeros((240, 320, 3), np.uint8)] * 2
-    for picture in film._captioned(frames, "flow: success", True, np.full_like(frames[0], 200)):
-        seen = np.asarray(picture)
+    frames = [(i, np.zeros((240, 320, 3), np.uint8)) for i in range(2)]
+    for picture in film._captioned(frames, "flow: success", True, np.full_like(frames[0][1], 200)):
+        seen = np.asarray(picture)[film.STRIP :]
         assert (seen[60:80, 220:300] == 200).all() and not seen[100:200, 20:200].any()
 
 

@@ -1,4 +1,5 @@
 import importlib
+import itertools
 import re
 import warnings
 from multiprocessing.reduction import ForkingPickler
@@ -13,7 +14,7 @@ from qgf_eqx import bounded, guidance, sample
 from qgf_eqx.analysis import starting_weight
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.evaluate import comparison, make_act
-from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, label, method
+from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, label, learned, method
 from qgf_eqx.evaluate.sampler import Sampler
 from qgf_eqx.weights import LinearDecay, NormMatched
 
@@ -205,3 +206,12 @@ def test_a_method_with_the_arguments_of_old_is_a_sampler():
 def test_the_old_name_of_tune_weight_still_works_and_says_the_new_one():
     with pytest.warns(DeprecationWarning, match=r"`evaluate.comparison.choose_weight` is now"):
         assert comparison.choose_weight is comparison.tune_weight
+
+
+def test_no_two_methods_have_colours_that_look_alike():
+    rows = [*METHODS.values(), *learned().values()]
+    found = {
+        row.name: np.array([int(row.colour[i : i + 2], 16) for i in (1, 3, 5)]) for row in rows
+    }
+    for one, other in itertools.combinations(found, 2):
+        assert np.linalg.norm(found[one] - found[other]) > 30, (one, other)

@@ -7,6 +7,7 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
+import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,11 @@ from qgf_eqx.deploy import ControlLoop
 from qgf_eqx.deploy._wire import pack, unpack
 from qgf_eqx.deploy.serve import PolicyServer
 from qgf_eqx.engines import Local
-from qgf_eqx.evaluate import Return, Task, evaluate, load_policy, method, open_policy
+from qgf_eqx.evaluate import Return, Sampler, Task, evaluate, load_policy, method, open_policy
+from qgf_eqx.evaluate._runs import in_memory
 from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
+from qgf_eqx.evaluate.comparison import compare, tune_weight
+from qgf_eqx.evaluate.results import read, write
 from qgf_eqx.evaluate.task import check_widths, dataset_of
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
@@ -66,7 +70,7 @@ def test_it_is_filmed(run, capsys):
     cli.main(["film", str(run), *arguments])
     assert "flow  mean return -" in capsys.readouterr().out
     with Image.open(run / "film.webp") as shown:
-        assert shown.size == (2 * 64, 48)
+        assert shown.size == (2 * 256, 4 * 48 + 28)  # small pictures are enlarged, below a caption
 
 
 def test_it_is_exported_and_the_file_has_its_actions(run, capsys):
@@ -186,7 +190,7 @@ from qgf_eqx.evaluate import evaluate, method
 policy = Flow(lambda obs, a_t, t: -a_t, action_shape=(2, 1))
 critic = lambda obs, action: -jnp.sum((obs["goal"] - obs["place"] - jnp.sum(action)) ** 2)
 if __name__ == "__main__":
-    (found,) = evaluate((policy, critic), [method("qgf", steps=2)], range(2), task="toy:make_task")
+    (found,) = evaluate((policy, critic), [method("qgf", weight=0.1, steps=2)], range(2), task="toy:make_task")
     print([e.length for e in found])
 """
     here = Path(__file__).parent
@@ -270,3 +274,71 @@ def test_normalised_actions_are_played_in_the_environments_units():
         play((policy, critic), **double)
     with pytest.raises(ValueError, match="`to_action` is for a policy and a critic"):
         play(lambda obs, numbers, count: obs, **double)
+
+
+class Slope(eqx.Module):
+    """A critic that prefers larger steps, with two members."""
+
+    scale: float
+
+    def values(self, obs, action):
+        return self.scale * jnp.sum(action) * jnp.array([1.0, 2.0])
+
+    def __call__(self, obs, action):
+        return jnp.min(self.values(obs, action))
+
+
+def networks(*places):
+    """A pair for each place, at which the flow ends."""
+    flow = lambda place: Flow(lambda obs, a, t: (place - a) / (1 - t), (1, 1))  # noqa: E731
+    return [(flow(place), Slope(1.0)) for place in places]
+
+
+def test_networks_of_ones_own_are_compared_and_tuned_as_runs_are(tmp_path):
+    pairs, quiet = networks(0.2, 0.3), {"task": "toy:make_task", "steps": 2, "progress": False}
+    found = compare(pairs, ["flow", "qgf"], episodes=3, tuning_episodes=2, **quiet)
+    flow, guided = found.row("flow"), found.row("qgf")
+    for i, pair in enumerate(pairs):
+        numbers = [e.number for e in found.episodes["flow"][i]]
+        for row, how in ((flow, {}), (guided, {"weight": guided.weight})):
+            sampler = method(row.method, steps=2, **how)
+            (played,) = evaluate(pair, [sampler], numbers, task="toy:make_task", progress=False)
+            assert row.by_run[i] == pytest.approx(np.mean([e.total_reward for e in played]))
+    assert max(flow.by_run) < min(guided.by_run)
+    tuned = tune_weight(pairs, "qgf", episodes=2, **quiet)
+    assert tuned.weight == guided.weight and tuned.tuning == found.tuning
+    write(found, tmp_path / "e.json")
+    assert read(tmp_path / "e.json").table == found.table
+    double = {"to_action": lambda a: 2 * a, "episodes": 2, **quiet}
+    wide = [(policy, bounded(lambda obs, a: jnp.sum(a))) for policy, _ in pairs]
+    found = compare(wide, ["flow"], **double)
+    assert found.row("flow").by_run[0] > flow.by_run[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": None}, "`task` is missing"),
+        ({"critics": ["a", "b"]}, "give each pair its own critic"),
+        ({"methods": ["fql"]}, "`fql` is an actor of a training run"),
+    ],
+)
+def test_networks_that_cannot_be_compared_are_refused(change, message):
+    options = {"runs": networks(0.1), "methods": ["flow"], "task": "toy:make_task", "episodes": 2}
+    with pytest.raises((ValueError, TypeError), match=message):
+        compare(**options | change, progress=False)
+    for wrong in ([(1, 2)], ["a"], [*networks(0.1), "ab"]):
+        with pytest.raises(TypeError, match="folders of training runs, or tuples"):
+            in_memory(wrong)
+
+
+def test_a_guided_method_without_a_weight_is_no_plain_flow_under_another_name(run):
+    for play in (partial(load_policy, run), partial(open_policy, run)):
+        with pytest.raises(ValueError, match="`qgf` has no weight.*name the method `flow`"):
+            play(method("qgf"))
+    pair, options = networks(0.1)[0], {"task": "toy:make_task", "progress": False}
+    with pytest.raises(ValueError, match="`qgf-best-of-4` has no weight"):
+        evaluate(pair, [method("qgf-best-of-4")], [0], **options)
+    act = lambda obs, numbers, count: np.zeros((len(numbers), 1, 1))  # noqa: E731
+    for source, sampler in ((pair, Sampler(best_of=2)), (act, Sampler(name="qgf"))):
+        assert len(evaluate(source, [sampler], [0], **options)) == 1

@@ -110,3 +110,18 @@ def test_latency_is_in_milliseconds_and_the_first_call_stands_apart():
     assert f"p50 {found.p50:.2f} ms" in str(found)
     with pytest.raises(ValueError, match="`calls`"):
         measure_latency(act, 7, calls=0)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_data_are_for_all_observations_or_for_each_whatever_an_action_is(observations, shape):
+    policy = GaussianFlow(jnp.zeros(shape), 0.5)
+    critic = bounded(lambda obs, a: jnp.sum(a) * obs[0])
+    data = 0.3 * jax.random.normal(KEY, (7, *shape))
+    ask = partial(side_by_side, policy, critic, observations, KEY, methods=["flow"], noises=3)
+    each = jnp.broadcast_to(data, (5, *data.shape))
+    (one,), (other,) = (ask(data=given).rows for given in (data, each))
+    assert one.to_data == pytest.approx(other.to_data, rel=1e-5) and one.to_data > 0
+    for wrong in (data[None], each[:, :, None], jnp.zeros((5, 7, 9))):
+        if wrong.shape != each.shape:
+            with pytest.raises(ValueError, match="`data` must be of shape"):
+                ask(data=wrong)

@@ -29,7 +29,7 @@ class DAC(Learner):
     """Of behaviour cloning, in units of Q."""
 
     label: ClassVar[str] = "DAC"
-    colour: ClassVar[str] = "#f781bf"
+    colour: ClassVar[str] = "#fbb4b9"
     strength: ClassVar[str] = "alpha"
 
     def init(self, spec: Spec, key: Key) -> Networks:

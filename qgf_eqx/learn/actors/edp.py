@@ -27,7 +27,7 @@ class EDP(BC):
     """Of behaviour cloning, in units of Q."""
 
     label: ClassVar[str] = "EDP"
-    colour: ClassVar[str] = "#377eb8"
+    colour: ClassVar[str] = "#08306b"
     strength: ClassVar[str] = "c"
     sees_goal: ClassVar[bool] = True
 

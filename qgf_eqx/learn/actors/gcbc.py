@@ -15,5 +15,5 @@ class GCBC(BC):
     """
 
     label: ClassVar[str] = "GCBC"
-    colour: ClassVar[str] = "#1f78b4"
+    colour: ClassVar[str] = "#d4a017"
     sees_goal: ClassVar[bool] = True
