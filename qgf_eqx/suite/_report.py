@@ -1,7 +1,7 @@
 """Tables and figures of a plan, from what is there, finished or not."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def write_report(plan: Plan, out: str | Path) -> Path:
         content["shares of the tuned best by factor of the starting weight"] = shares
     if len(found) > 1:
         together = over_tasks(found)
-        lines += _together(together, len(found))
+        lines += _together(together, found)
         content["over tasks"] = together
     _draw(found, curves, out)
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
@@ -69,7 +69,7 @@ def over_tasks(found: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
     score, as `evaluate.across` computes them."""
     scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
     shared = _shared(scores)
-    ours = "qgf" if "qgf" in shared else shared[0]
+    ours = _ours(shared)
     rows = {}
     for name in shared:
         own = [of[name] for of in scores.values()]
@@ -85,6 +85,11 @@ def over_tasks(found: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
                 f"chance that {ours} is better": _as_dict(better),
             }
     return rows
+
+
+def _ours(methods: Collection[str]) -> str:
+    """The method that others are compared with."""
+    return "qgf" if "qgf" in methods else next(iter(methods))
 
 
 def outcomes_of(found: Comparison) -> dict[str, list[list[float]]]:
@@ -130,17 +135,22 @@ def _progress(plan: Plan, cells: Sequence[Any]) -> list[str]:
     return lines
 
 
-def _together(rows: Mapping[str, Mapping[str, Any]], tasks: int) -> list[str]:
-    lines = [f"## Over {tasks} tasks", ""]
-    lines += ["| method | mean | interquartile mean | difference | chance of improvement |"]
+def _together(rows: Mapping[str, Mapping[str, Any]], found: Mapping[str, Comparison]) -> list[str]:
+    tasks, ours = len({comparison.task for comparison in found.values()}), label(_ours(rows))
+    entries = "" if tasks == len(found) else f"{len(found)} entries of "
+    lines = [f"## Over {entries}{tasks} task{'s' * (tasks > 1)}", ""]
+    lines += [f"| method | mean | interquartile mean | {ours} minus it | {ours} is better |"]
     lines += ["|---|---|---|---|---|"]
     for name, row in rows.items():
         cells = [_percent(row["mean"]), _percent(row["interquartile mean"])]
         others = [value for key, value in row.items() if key not in ("mean", "interquartile mean")]
         cells += [_percent(value) for value in others] or ["", ""]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     lines += ["", "In % with 95 % intervals over training seeds and episodes; the tasks are fixed."]
-    return [*lines, "Differences and chances are those of QGF, or of the first method.", ""]
+    if entries:
+        lines.append("Entries of one task count as tasks: their mean is of this plan only.")
+    chance = f"`{ours} is better`: the chance that a training run of it beats one of the other"
+    return [*lines, f"{chance} method on the same task, ties counted half.", ""]
 
 
 def _ranges(found: Comparison) -> list[str]:

@@ -12,6 +12,7 @@ from qgf_eqx.evaluate._rollout import Episode
 from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.task import Success
 from qgf_eqx.suite._curves import budget_curves, kept_range, shares_by_factor, tried
+from qgf_eqx.suite._report import _together, over_tasks
 from qgf_eqx.weights import LinearDecay
 
 
@@ -96,3 +97,16 @@ def test_shares_by_factor_are_means_over_tasks_of_scores_beside_the_best():
     other = with_tuning(*(row("qgf", w, 0.5) for w in (0.1, 0.2, 0.3, 0.4, 0.5)))
     assert shares_by_factor({"a": never, "b": other}) == {}
     assert shares_by_factor({**found, "c": never, "d": other}) == shares
+
+
+def test_entries_of_one_task_are_not_called_tasks():
+    one, other = with_tuning(), dataclasses.replace(with_tuning(), task="another")
+    for found, heading in (
+        ({"a": one, "b": one}, "## Over 2 entries of 1 task"),
+        ({"a": one, "b": other}, "## Over 2 tasks"),
+    ):
+        lines = _together(over_tasks(found), found)
+        assert lines[0] == heading
+        assert ("of this plan only" in "".join(lines)) == (heading != "## Over 2 tasks")
+        assert lines[2] == "| method | mean | interquartile mean | QGF minus it | QGF is better |"
+        assert [line.split(" | ")[0] for line in lines[4:6]] == ["| flow", "| QGF"]
