@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,17 +43,30 @@ def success_bars(results: Comparison, path: str | Path) -> Path:
     return _save(figure, path)
 
 
+class _Axes(NamedTuple):
+    """How success, or a mean return, stands on the vertical axis."""
+
+    by_return: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the axes."""
+        if self.by_return:
+            return {"ylabel": "mean return"}
+        return {"ylim": (0, 105), "ylabel": "success, %"}
+
+    def bars(self, found: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
+        """Success in percent, or the mean return; and how far the interval reaches down and up."""
+        scaled = (1 if self.by_return else 100) * np.array([estimate[:3] for estimate in found]).T
+        return scaled[0], np.abs(scaled[1:] - scaled[0])
+
+
 def _means_and_errors(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Success in percent, or the mean return; and how far the interval reaches down and up."""
-    scale = 1 if rows[0].by_return else 100
-    found = scale * np.array([row.estimate[:3] for row in rows]).T
-    return found[0], np.abs(found[1:] - found[0])
+    return _Axes(rows[0].by_return).bars([row.estimate for row in rows])
 
 
 def _vertical(rows: Sequence[Row]) -> dict[str, Any]:
-    if rows[0].by_return:
-        return {"ylabel": "mean return"}
-    return {"ylim": (0, 105), "ylabel": "success, %"}
+    return _Axes(rows[0].by_return).options
 
 
 def _heading(results: Comparison) -> str:
@@ -126,24 +139,93 @@ def best_of(results: Comparison, path: str | Path) -> Path:
 
     Arguments as for `success_bars`.
     """
-    lines: dict[str, list] = {}
-    for row in results.table:
-        name, count = split_best_of(row.method)
-        lines.setdefault(name, []).append((count, row))
+    rows = {row.method: row.estimate for row in results.table}
+    axes = _Axes(results.table[0].by_return)
+    return _candidates(rows, axes, _heading(results), path)
+
+
+def candidates(found: Mapping[str, Estimate], path: str | Path) -> Path:
+    """As `best_of`, of several tasks: the means over them by method, as `over_tasks` takes them."""
+    return _candidates(found, _Axes(), "mean over tasks", path)
+
+
+def _candidates(
+    found: Mapping[str, Estimate], vertical: "_Axes", title: str, path: str | Path
+) -> Path:
+    lines: dict[str, list[tuple[int, Estimate]]] = {}
+    for method, estimate in found.items():
+        name, count = split_best_of(method)
+        lines.setdefault(name, []).append((count, estimate))
     figure, axes = _panels(figsize=(4.6, 3.4))
     for name, points in lines.items():
         points.sort(key=lambda point: point[0])
-        counts = [count for count, _ in points]
-        rates, errors = _means_and_errors([row for _, row in points])
+        rates, errors = vertical.bars([estimate for _, estimate in points])
         style = {"color": colour(name), "marker": "o", "capsize": 3, "label": label(name)}
-        axes.errorbar(counts, rates, yerr=errors, **style)
+        axes.errorbar([count for count, _ in points], rates, yerr=errors, **style)
     ticks = sorted({count for points in lines.values() for count, _ in points})
-    axes.set(xscale="log", xlabel="best of N", **_vertical(results.table))
+    axes.set(xscale="log", xlabel="best of N", **vertical.options)
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
     axes.legend(fontsize=8, frameon=False)
-    axes.set_title(_heading(results), fontsize=8)
+    axes.set_title(title, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def over_tasks(found: Mapping[str, Estimate], path: str | Path) -> Path:
+    """Bars of the mean over tasks, of success or the normalised score, with its interval.
+
+    **Arguments:** by method the mean, of `evaluate.across.mean_over_tasks`; the path of the
+    picture.
+    """
+    figure, axes = _panels(figsize=(max(4.0, 0.45 * len(found) + 1), 3.6))
+    rates, errors = _Axes().bars(list(found.values()))
+    colours = [colour(name) for name in found]
+    axes.bar([label(name) for name in found], rates, yerr=errors, color=colours, capsize=3)
+    axes.set(title="mean over tasks, 95 % intervals", **_Axes().options)
+    axes.tick_params("x", rotation=60, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def cost_against_score(
+    found: Mapping[str, Estimate], costs: Mapping[str, float], path: str | Path
+) -> Path:
+    """What a method reaches and what an action of it costs: one point a method.
+
+    **Arguments:** by method the mean over tasks, as for `over_tasks`, and MFLOP of an action; the
+    path of the picture.
+    """
+    figure, axes = _panels(figsize=(7.0, 3.8))
+    for i, (name, cost) in enumerate(sorted(costs.items(), key=lambda item: -found[item[0]].value)):
+        rates, errors = _Axes().bars([found[name]])
+        style = {"color": colour(name), "marker": "osD^v"[i % 5], "label": label(name)}
+        axes.errorbar([cost], rates, yerr=errors, elinewidth=0.8, **style)
+    axes.set(xscale="log", xlabel="MFLOP of an action", **_Axes().options)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def entries(found: Mapping[str, Mapping[str, Comparison]], path: str | Path) -> Path:
+    """Tasks that are studied several times, with two critics or networks of several widths: a panel
+    for each task, and a line for each method that all of its entries have.
+
+    **Arguments:** by task, by entry, its results; the path of the picture.
+    """
+    figure, panels = _panels(1, len(found), figsize=(4.4 * len(found), 3.8), squeeze=False)
+    for axes, (task, of) in zip(panels[0], found.items(), strict=True):
+        tables = [{row.method: row for row in comparison.table} for comparison in of.values()]
+        for name in (name for name in tables[0] if all(name in table for table in tables)):
+            rates, errors = _means_and_errors([table[name] for table in tables])
+            style = {"color": colour(name), "marker": "o", "capsize": 3, "label": label(name)}
+            axes.errorbar(list(of), rates, yerr=errors, **style)
+        axes.set(**_vertical(next(iter(of.values())).table))
+        axes.set_title(task, fontsize=8)
+        axes.tick_params("x", rotation=20, labelsize=8)
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].legend(fontsize=8, frameon=False)
     return _save(figure, path)
 
 

@@ -1,5 +1,7 @@
 """The figures show the numbers they are given."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -7,6 +9,7 @@ from matplotlib.figure import Figure
 from qgf_eqx import plot
 from qgf_eqx.evaluate import Episode, comparison
 from qgf_eqx.evaluate._runs import TrainedRun
+from qgf_eqx.evaluate.statistics import Estimate
 
 SUCCESSES = {"flow": 4, "qgf": 14, "best-of-4": 6, "best-of-2": 5}
 
@@ -72,3 +75,36 @@ def test_best_of_is_drawn_over_the_number_of_candidates(results, drawn, tmp_path
 def test_the_old_names_still_work_and_say_the_new_ones(name):
     with pytest.warns(DeprecationWarning, match=f"`plot.{name}` is now `plot.draw_{name}`"):
         assert getattr(plot, name) is getattr(plot, f"draw_{name}")
+
+
+MEANS = {
+    "flow": Estimate(0.2, 0.1, 0.4, ""),
+    "best-of-4": Estimate(0.3, 0.2, 0.5, ""),
+    "best-of-2": Estimate(0.25, 0.2, 0.3, ""),
+    "qgf": Estimate(0.7, 0.5, 0.8, ""),
+}
+
+
+def test_means_over_tasks_are_bars_and_points_by_candidates_and_by_cost(drawn, tmp_path):
+    plot.over_tasks(MEANS, tmp_path / "a.png")
+    errors, heights = drawn[0].axes[0].containers
+    np.testing.assert_allclose([bar.get_height() for bar in heights], [20, 30, 25, 70])
+    np.testing.assert_allclose(ends(errors), [[10, 40], [20, 50], [20, 30], [50, 80]])
+    plot.candidates(MEANS, tmp_path / "b.png")
+    flow, guided = drawn[1].axes[0].containers
+    np.testing.assert_allclose(flow.lines[0].get_xydata(), [[1, 20], [2, 25], [4, 30]])
+    np.testing.assert_allclose(guided.lines[0].get_xydata(), [[1, 70]])
+    plot.cost_against_score(MEANS, {"flow": 0.5, "qgf": 2.0}, tmp_path / "c.png")
+    axes = drawn[2].axes[0]
+    points = [container.lines[0].get_xydata()[0] for container in axes.containers]
+    np.testing.assert_allclose(points, [[2, 70], [0.5, 20]])  # the best first
+    assert axes.get_legend_handles_labels()[1] == ["QGF", "flow"]
+
+
+def test_entries_of_a_task_are_a_line_for_each_method_that_all_have(results, drawn, tmp_path):
+    less = dataclasses.replace(results, table=results.table[:2])
+    plot.entries({"cube": {"width 8": results, "width 16": less}}, tmp_path / "e.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == "cube" and len(axes.containers) == 2
+    assert axes.get_legend_handles_labels()[1] == ["flow", "QGF"]
+    np.testing.assert_allclose(axes.containers[1].lines[0].get_ydata(), [70, 70])

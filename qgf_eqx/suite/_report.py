@@ -1,6 +1,7 @@
 """Tables and figures of a plan, from what is there, finished or not."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,22 @@ from .._files import write_atomically
 from ..evaluate import across
 from ..evaluate._judge import compared
 from ..evaluate._rows import Comparison
-from ..evaluate.names import label
+from ..evaluate.names import label, split_best_of
 from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
 from ._cells import PLAY, PlayCell, cells_of, is_done, sizes_of
+from ._costs import costs_of
 from ._curves import budget_curves, kept_range, shares_by_factor, tried
 from ._plan import Plan
 
 
 def write_report(plan: Plan, out: str | Path) -> Path:
     """Writes `report.md` and `report.json` to the folder of results; the same results give the
-    same bytes. Needs Matplotlib for `success.png`, `profile.png` and `budgets.png`, which it leaves
-    out otherwise.
+    same bytes. With Matplotlib it draws `success.png` (each task), `over_tasks.png`, `profile.png`,
+    `budgets.png` (score by tuning episodes), `cost.png` (score by MFLOP of an action), and, where
+    the plan has them, `best_of.png` (score by N) and `entries.png` (tasks that are studied several
+    times, say with two critics or networks of several widths).
 
     **Returns:** the path of `report.md`.
     """
@@ -49,7 +53,10 @@ def write_report(plan: Plan, out: str | Path) -> Path:
         together = over_tasks(found)
         lines += _together(together, found)
         content["over tasks"] = together
-    _draw(found, curves, out)
+    if costs := costs_of(cells):
+        lines += _costs(costs)
+        content["MFLOP of an action"] = costs
+    _draw(found, curves, costs, out)
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
     _write(out / "report.md", "\n".join(lines).rstrip() + "\n")
     return out / "report.md"
@@ -205,7 +212,19 @@ def _as_dict(found: Estimate) -> dict[str, Any]:
     return {"value": found.value, "interval": [found.low, found.high], "over": found.over}
 
 
-def _draw(found: Mapping[str, Comparison], curves: Mapping[str, Any], out: Path) -> None:
+def _costs(costs: Mapping[str, float]) -> list[str]:
+    lines = ["## What an action costs", "", "| method | MFLOP |", "|---|---|"]
+    lines += [f"| {label(name)} | {cost:.3g} |" for name, cost in costs.items()]
+    return [*lines, "", "The mean over the tasks' networks.", ""]
+
+
+def _draw(
+    found: Mapping[str, Comparison],
+    curves: Mapping[str, Any],
+    costs: Mapping[str, float],
+    out: Path,
+) -> None:
+    """The figures that `write_report` names."""
     if not found:
         return
     try:
@@ -222,6 +241,21 @@ def _draw(found: Mapping[str, Comparison], curves: Mapping[str, Any], out: Path)
         for name in _shared(scores)
     }
     plot.profiles(profiles, levels, out / "profile.png")
+    means = {
+        name: across.mean_over_tasks([of[name] for of in scores.values()])
+        for name in _shared(scores)
+    }
+    plot.over_tasks(means, out / "over_tasks.png")
+    counts = Counter(split_best_of(name)[0] for name in means)
+    if max(counts.values()) > 2:
+        plot.candidates(means, out / "best_of.png")
+    if known := {name: cost for name, cost in costs.items() if name in means}:
+        plot.cost_against_score(means, known, out / "cost.png")
+    by_task: dict[str, dict[str, Comparison]] = {}
+    for name, comparison in found.items():
+        by_task.setdefault(comparison.task, {})[name] = comparison
+    if several := {task: of for task, of in by_task.items() if len(of) > 1}:
+        plot.entries(several, out / "entries.png")
 
 
 def _write(path: Path, text: str) -> None:

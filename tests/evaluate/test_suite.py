@@ -1,14 +1,19 @@
 """Suites: a plan from a file, run in pieces and on several engines, and its report."""
 
 import json
+from functools import partial
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from qgf_eqx import cli
+from qgf_eqx import bounded, cli, flops, sample
 from qgf_eqx.engines import Local, Ray, Slurm, by_name
 from qgf_eqx.evaluate import across
 from qgf_eqx.evaluate.results import read
+from qgf_eqx.learn import load_run
 from qgf_eqx.suite import (
     PlanError,
     SuiteError,
@@ -135,6 +140,13 @@ def test_a_suite_does_all_of_it_and_then_nothing(file, done, tmp_path):
     assert [len(runs) for runs in other.episodes["flow"]] == [3, 3]
 
 
+def guided_cost(out, task, obs):
+    """Of an action of QGF, counted by hand."""
+    run = load_run(next(out.glob(f"train/*{task}*/seed0")))
+    critic = bounded(lambda obs, action: jnp.min(run.values(obs, action)))
+    return flops.count(partial(sample, run.policy, critic, weight=1.0), obs, jax.random.key(0))
+
+
 def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path):
     plan = read_plan(file)
     texts = [write_report(plan, done).read_bytes() for _ in range(2)]
@@ -148,8 +160,13 @@ def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path
     assert content["over tasks"]["qgf"]["mean"]["value"] == across.mean_over_tasks(scores).value
     assert all(
         (done / name).stat().st_size > 5000
-        for name in ("success.png", "profile.png", "budgets.png")
+        for name in ("success.png", "profile.png", "budgets.png", "over_tasks.png", "cost.png")
     )
+    costs = content["MFLOP of an action"]
+    assert set(costs) == {"flow", "qgf"} and 0 < costs["flow"] < costs["qgf"]
+    room = (jnp.zeros(3), jnp.zeros(2))
+    per_task = [guided_cost(done, "array", jnp.zeros(2)), guided_cost(done, "room", room)]
+    assert costs["qgf"] == pytest.approx(np.mean(per_task) / 1e6)
     next((done / "play").glob("*room.qgf.*")).rename(tmp_path / "away.json")
     try:
         text = write_report(plan, done).read_text()
@@ -185,6 +202,9 @@ def test_one_task_may_be_studied_twice_under_two_names(file, tmp_path):
     assert list(found) == ["toy:make_array_task", "a wider line"]
     first, other = (found[name].runs[0].sha256 for name in found)
     assert first != other
+    text = write_report(plan, out).read_text()
+    assert (out / "entries.png").stat().st_size > 5000 and not (out / "best_of.png").exists()
+    assert "## Over 2 entries of 1 task" in text
 
 
 class Stops:
