@@ -313,7 +313,7 @@ def test_the_weights_for_the_example_on_the_page_of_weights_are_as_it_says():
     start = starting_weight(policy, near_3, jnp.zeros((4, 1)), jax.random.key(0))
     assert f"it gives {start:.2f}; QGF puts {example_share(weight=0.5)} %" in words("weights")
     assert {example_share(weight=w) for w in (1.0, 2.0, 4.0)} == {100}
-    said = r"puts (\d+) % of the samples on the best mode at 0.5, and (\d+) % at 1\."
+    said = r"puts (\d+) % of the samples on the best mode with a share of 0.5, and (\d+) % with a share of 1\."
     found = re.search(said, words("weights"))
     for number, scale in zip(found.groups(), (0.5, 1.0), strict=True):
         assert abs(example_share(weight=NormMatched(scale)) - int(number)) <= 1  # it is rounded
@@ -525,7 +525,8 @@ def test_the_goals_in_the_maze_are_as_the_page_says():
     assert short in text and by["qgf-on-gcbc"] == "+2 points [-15, +19]"
     assert by["ood"] == "+27 points [+3, +50]"
     above = {name: by[name].replace("+", "") for name in ("ood", "best-of-16")}
-    said = f"OOD by {above['ood']} and best-of-16 by {above['best-of-16'].replace(' points', '')}"
+    said = f"OOD by {above['ood']} and best-of-16 (draw 16 actions, keep the one with the highest"
+    said += f" Q) by {above['best-of-16'].replace(' points', '')}"
     assert said in words("index")
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "27 points [3, 50] above OOD and 39 [16, 62] above best-of-16" in readme

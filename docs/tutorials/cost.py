@@ -86,5 +86,5 @@ figure.savefig("cost.svg")
 # %% [markdown]
 # At batch 1, reading weights and launching small operations takes a large part of the time, and
 # sixteen candidates share both. So best-of-16 takes less time than its operations suggest. `python
-# -m benchmarks.cost` measures every method this way, and compares half of them with a plain
+# -m benchmarks.cost` measures every method this way, and compares ten of them with a plain
 # implementation.

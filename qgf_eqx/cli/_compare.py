@@ -38,9 +38,9 @@ def evaluate(
 ) -> None:
     """Compare test-time methods on trained runs of one task.
 
-    The weight of each guided method is chosen on tuning episodes and reported on others. With
-    several runs, one per training seed, intervals are over the training seeds. If interrupted, the
-    same command resumes where it stopped.
+    The weight of each guided method is chosen on tuning episodes; its success is that of others.
+    With several runs, one per training seed, intervals are over the training seeds. If interrupted,
+    the same command resumes where it stopped.
 
     Args:
         runs: Folders of training runs, which differ in their seed only; one or more.
@@ -51,7 +51,7 @@ def evaluate(
         tuning_budget: Instead: episodes per run and method, divided among its weights, so that no
             method is tuned more than another.
         flow: How an action is drawn.
-        task: If it is not the runs' own.
+        task: Which task to play, if not the one that the runs were trained on.
         critics: Other runs, one for each run, whose critics guide and rank instead: the same flows,
             for another reward (`train --actors` with no name trains only a critic).
         out: The results file; the figures are named after it. Default: results.json in the first
@@ -115,11 +115,12 @@ def choose(
             qgf-best-of-4; offline the budget is that of the flow, before the best is taken.
         grid: Weights to choose from.
         episodes: Tuning episodes per run and weight; `evaluate` reports others.
-        budget: Offline: root mean square distance of actions from the plain flow's, or nats.
+        budget: Offline: the largest root mean square distance from the plain flow's actions, or,
+            with `--measure kl`, the largest divergence in nats.
         measure: Offline: the measure that the budget limits.
         observations: Offline: how many, from the validation data.
         flow: How an action is drawn.
-        task: If it is not the runs' own.
+        task: Which task to play, if not the one that the runs were trained on.
         data: Offline: where the observations are.
         workers: How many processes.
         common: Options common to all commands.
@@ -189,7 +190,7 @@ def film(
         episodes: The columns.
         first: The first episode's number. Default: the first of those that `evaluate` reports.
         flow: How an action is drawn.
-        task: If it is not the runs' own.
+        task: Which task to play, if not the one that the runs were trained on.
         out: The film, .webp or .gif. Default: film.webp in the run's folder.
         common: Options common to all commands.
     """

@@ -29,7 +29,7 @@ def export(
         method: As for `evaluate`; `qgf-eqx methods` prints the names.
         weight: The guidance weight.
         flow: How an action is drawn.
-        task: If it is not the run's own.
+        task: Whose bounds to take, if not those of the task that the run was trained on.
         platforms: Platforms that the file must support: cpu, cuda, rocm, tpu.
         out: The file, .zip. Default: policy.zip in the run's folder.
         common: Options common to all commands.
@@ -71,7 +71,7 @@ def serve(
         method: As for `evaluate`; `qgf-eqx methods` prints the names.
         weight: The guidance weight.
         flow: How an action is drawn.
-        task: If it is not the run's own.
+        task: Whose bounds to take, if not those of the task that the run was trained on.
         host: Where it listens.
         port: Where it listens; 0 is any that is free.
         seed: The seed of the actions.

@@ -23,7 +23,7 @@ class CFGRL(Learner):
     """
 
     weight: float = setting(3.0, least=0)
-    """Of the difference of the two fields; 1 is the flow of the better actions."""
+    """The factor of the difference of the two velocities; 1 is the flow of the better actions."""
     share: float = 0.1
     """Of the unconditioned loss."""
 

@@ -26,7 +26,7 @@ class DAC(Learner):
     """
 
     alpha: float = 100.0
-    """Of behaviour cloning, in units of Q."""
+    """The coefficient of the behaviour-cloning loss, in units of Q."""
 
     label: ClassVar[str] = "DAC"
     colour: ClassVar[str] = "#fbb4b9"

@@ -24,7 +24,7 @@ class EDP(BC):
     """
 
     c: float = 300.0
-    """Of behaviour cloning, in units of Q."""
+    """The coefficient of the behaviour-cloning loss, in units of Q."""
 
     label: ClassVar[str] = "EDP"
     colour: ClassVar[str] = "#08306b"

@@ -33,7 +33,7 @@ class QAM(Learner):
     inverse_temperature: float = 0.1
     """Per unit of Q."""
     steps: int = 10
-    """Of the SDE."""
+    """Euler steps of the SDE."""
 
     label: ClassVar[str] = "QAM"
     colour: ClassVar[str] = "#4daf4a"

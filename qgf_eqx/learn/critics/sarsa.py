@@ -18,4 +18,4 @@ class SARSA(IQL):
     """
 
     expectile: float = setting(0.5, least=0.5, most=0.5)
-    """Of the mean; IQL's is above it."""
+    """The expectile of the value; 0.5 is the mean, and IQL's is higher."""
