@@ -39,7 +39,7 @@ def denoise(
 ) -> Action:
     """The end of the flow's ODE `da/dt = v(obs, a, t)` from `(a_t, t)` to time 1.
 
-    `steps` is the resolution of the whole interval: from time `t` the way is walked in
+    `steps` is the resolution of the whole interval: from time `t` there are
     `n = ceil((1 - t) steps)` equal steps, so that from a point on the sampler's grid it
     follows that grid, and from its last point it equals `one_step`.
 

@@ -59,7 +59,6 @@ class Flow(eqx.Module):
         return self.field(obs, a_t, t)
 
 
-@jax.custom_jvp
 def straight_through_clip(action: Array, low: Array, high: Array) -> Array:
     """`jnp.clip(action, low, high)` whose derivative in `action` is the identity.
 
@@ -68,10 +67,15 @@ def straight_through_clip(action: Array, low: Array, high: Array) -> Array:
     function of the action, and a second derivative is the true one: zero in the dimensions
     that are outside, where moving the action does not move the clipped point.
     """
+    return _straight_through_clip(action, low, high)  # which pickle would not find by its name
+
+
+@jax.custom_jvp
+def _straight_through_clip(action: Array, low: Array, high: Array) -> Array:
     return jnp.clip(action, low, high)
 
 
-@straight_through_clip.defjvp
+@_straight_through_clip.defjvp
 def _(primals, tangents):
     # A hard clip, for a derivative around this one differentiates the clipped point itself.
     return jnp.clip(*primals), tangents[0]
@@ -180,8 +184,8 @@ def ask(name: str, model: Callable, **arguments: Any) -> Any:
             error.add_note(
                 f"`{name}` raised this when it was asked at one example, of shapes {shapes}. "
                 "A policy is called as `(obs, a_t, t)`, a critic as `(obs, action)`: are the two "
-                "swapped? Is there a batch's axis too many? Wrap the call in `jax.vmap`. Is one "
-                "missing? Then a batch was wanted where one example was given."
+                "swapped? If these are a batch, wrap the call in `jax.vmap`. If an axis is "
+                "missing, the argument must be a batch, and one example was given."
             )
         raise
 
@@ -251,8 +255,8 @@ def values_of(values: Callable, obs: Obs, action: Action) -> Float[Array, " memb
 def action_gradient(q: Critic, obs: Obs, action: Action) -> Action:
     """The gradient of `Q(obs, action)` with respect to the action.
 
-    Arguments and errors as for `critic`; a critic that has a method `action_gradient(obs, action)`
-    is asked for it. Costs the critic's forward and backward pass.
+    Arguments and errors as for `critic`. If a critic has a method `action_gradient(obs, action)`,
+    that is called. Costs the critic's forward and backward pass.
     """
     action = as_floats("action", action)
     own = getattr(q, "action_gradient", None)

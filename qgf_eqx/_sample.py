@@ -183,8 +183,8 @@ def guided_solve(
     """The guided flow from noise to action, by any explicit Diffrax solver.
 
     With `diffrax.Euler()` it is `guided_flow`. An adaptive solver takes as many steps as its
-    tolerance asks for, `diffrax.PIDController(rtol=1e-3, atol=1e-3)`; it wants a smooth field, so
-    neither a weight that jumps nor a critic that is bounded by a hard clip.
+    tolerance asks for, `diffrax.PIDController(rtol=1e-3, atol=1e-3)`; it needs a smooth field:
+    no weight that jumps, and no critic that is bounded by a hard clip.
 
     **Arguments:** `policy`, `critic`, `obs`, `noise`, `guidance`, `weight` as for
     `guided_flow`, and
@@ -286,7 +286,7 @@ def sample(
 
     If the critic is `bounded`, the actions are clipped to its bounds, before they are
     ranked. Candidates nest (see `candidates`): a larger `best_of` never lowers the value.
-    `best_of=1` does not ask for the value.
+    With `best_of=1` the critic's value is not computed.
 
     ```python
     act = lambda obs, key: qgf_eqx.sample(policy, critic, obs, key, weight=0.1)

@@ -89,7 +89,7 @@ def run(
     progress: bool = True,
     say: Callable[[str], object] = lambda _: None,
 ) -> Comparison:
-    """Runs an experiment; started again, collection and training go on where they were.
+    """Runs an experiment. If it was interrupted, it resumes collection and training.
 
     **Arguments:**
 

@@ -4,7 +4,7 @@
 runs, of which a second one is the independent judge.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .analysis import gradient_cosine, value_gain
 from .analytic import MixtureFlow
 from .data import Dataset
 from .evaluate import Task
+from .evaluate._auto import FACTORS, first_weight, grid_around
 from .evaluate._offline import open_offline
 from .evaluate.names import METHODS, method
 from .evaluate.task import dataset_of
@@ -146,7 +147,7 @@ def value(
     count: int = 64,
     noises: int = 16,
     candidates: tuple[int, ...] = (1, 4, 16, 64),
-    weights: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0),
+    weights: tuple[float, ...] | None = (0.01, 0.03, 0.1, 0.3, 1.0),
     reduce: Callable = jnp.min,
     cache_dir: str | Path | None = None,
     instead: str | Path | None = None,
@@ -158,7 +159,8 @@ def value(
     All begin with the same noises: the estimators and the plain flow (the best of 1) with `noises`
     at each of `count` validation observations, best-of-N with `noises // N` groups of them (one
     group, of further noises too, where N is larger). Means over these, with standard errors over
-    the observations. `instead`, a file or id, is taken in place of the task's data.
+    the observations. `instead`, a file or id, is taken in place of the task's data. Without
+    `weights` they are those around the run's `analysis.starting_weight`.
     """
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
@@ -167,6 +169,8 @@ def value(
     where: Any = {"cache_dir": cache_dir, "instead": instead}
     held_out = dataset_of(task, data_dir, split="val", **where)
     obs, _ = _draw(held_out, count, policy.action_shape)
+    if weights is None:
+        weights = tuple(grid_around(first_weight(policy, critic, obs)))
     known = dataset_of(task, data_dir, **where)
     _, data = _draw(known, 10_000, policy.action_shape)
     shape = (count, max(noises, *candidates), *policy.action_shape)
@@ -205,6 +209,75 @@ def value(
 
         found["actors"][name] = _means(of_actor())
     return _plain(found)
+
+
+def noise_over_runs(found: Sequence[dict]) -> dict:
+    """The mean of several runs' `noise`, with the standard error over the runs."""
+    first, methods = found[0], {}
+    for name in first["methods"]:
+        each = np.array([of["methods"][name]["cosine"] for of in found])
+        methods[name] = {"cosine": each.mean(0), "error": _error(each)}
+    return _plain({**first, "methods": methods, "runs": len(found)})
+
+
+def value_over_runs(found: Sequence[dict]) -> dict:
+    """The mean of several runs' `value`, made without `weights`, with the standard error over the
+    runs. Q and distances of different tasks have different scales: a value is the gain over the
+    plain flow's in units of best-of-4's gain, by the same critic, and a distance is relative to the
+    plain flow's. Of the actors, those that all runs have.
+    """
+    first = found[0]
+    scaled = [_scaled(of) for of in found]
+    rows = lambda *path: _mean_row([_at(of, *path) for of in scaled])  # noqa: E731
+    shared = [name for name in first["actors"] if all(name in of["actors"] for of in found)]
+    return _plain(
+        {
+            **first,
+            "weights": FACTORS,
+            "methods": {
+                name: [rows("methods", name, i) for i in range(len(FACTORS))]
+                for name in first["methods"]
+            },
+            "best-of-N": [rows("best-of-N", i) for i in range(len(first["candidates"]))],
+            "actors": {name: rows("actors", name) for name in shared},
+            "runs": len(found),
+        }
+    )
+
+
+def _scaled(found: dict) -> dict:
+    if [1, 4] != list(found["candidates"])[:2]:
+        raise ValueError("`found` must have best-of-1 and best-of-4 as its first candidates.")
+    plain, four = found["best-of-N"][:2]
+
+    def row(of: dict) -> dict:
+        gains = {w: (of[w] - plain[w]) / (four[w] - plain[w]) for w in ("critic", "judge")}
+        return {**gains, "distance": of["distance"] / plain["distance"]}
+
+    return {
+        "methods": {name: [row(of) for of in rows] for name, rows in found["methods"].items()},
+        "best-of-N": [row(of) for of in found["best-of-N"]],
+        "actors": {name: row(of) for name, of in found["actors"].items()},
+    }
+
+
+def _at(found: Any, *path: Any) -> Any:
+    for step in path:
+        found = found[step]
+    return found
+
+
+def _mean_row(rows: Sequence[dict]) -> dict:
+    found = {}
+    for name in rows[0]:
+        each = np.array([row[name] for row in rows])
+        found |= {name: each.mean(), f"{name} error": _error(each)}
+    return found
+
+
+def _error(each: np.ndarray) -> Any:
+    """The standard error of the mean over the first axis."""
+    return each.std(axis=0, ddof=1) / len(each) ** 0.5
 
 
 def _means(each: dict) -> dict:

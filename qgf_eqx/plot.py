@@ -417,9 +417,11 @@ def draw_value(found: dict[str, Any], path: str | Path) -> Path:
         for name, row in found.get("actors", {}).items():  # an older file has none
             at = {"color": colour(name), "marker": "*", "linestyle": "none", "label": label(name)}
             axes.plot(row["distance"], row[who], markersize=8, **at)
-        axes.set(xlabel="distance to the nearest data action")
+        relative = " / the plain flow's" if "runs" in found else ""
+        axes.set(xlabel=f"distance to the nearest data action{relative}")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set(ylabel="Q", title="by the critic that guides")
+    said = f"gain / best-of-4's gain, mean of {found['runs']} runs" if "runs" in found else "Q"
+    panels[0].set(ylabel=said, title="by the critic that guides")
     panels[1].set(title="by an independent critic")
     panels[0].legend(fontsize=9, frameon=False)
     return _save(figure, path)

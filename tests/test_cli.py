@@ -167,7 +167,7 @@ def test_training_again_goes_on_and_other_settings_are_refused(workplace, capsys
         (["film", "{run}", "--out", "film.mp4"], "`out` must end in .webp or .gif"),
         (["analyse", "noise", "{run}", "--count", "0"], "`count` must be at least 1"),
         (["analyse", "noise", "nowhere"], "nowhere is not a folder"),
-        (["analyse", "value", "{run}"], "takes 2 training runs, got 1"),
+        (["analyse", "value", "{run}"], "takes pairs of training runs, got 1"),
         (["demo", "--processes", "0"], "`processes` must be at least 1"),
         (["collect", "cube-single-play-v0", "--processes", "-1"], "`processes` must be at least 1"),
         (
@@ -581,6 +581,7 @@ def test_a_run_is_analysed_for_noise_and_value(workplace, capsys, monkeypatch):
     cli.main(["analyse", "noise", run, *options])
     found = json.loads((workplace / "figures" / "noise.json").read_text())
     assert np.shape(found["methods"]["QGF"]["cosine"]) == (3, 4) and found["task"] == ENV
+    noise = found
     cli.main(["analyse", "value", run, run, *options])
     found = json.loads((workplace / "figures" / "value.json").read_text())
     for row in found["methods"]["OOD"] + found["best-of-N"]:
@@ -590,7 +591,16 @@ def test_a_run_is_analysed_for_noise_and_value(workplace, capsys, monkeypatch):
     assert {p.name for p in (workplace / "figures").iterdir()} >= {"noise.svg", "value.svg"}
     with pytest.raises(SystemExit):
         cli.main(["analyse", "value", run, *options])
-    assert "takes 2 training runs, got 1" in capsys.readouterr().err
+    assert "takes pairs of training runs, got 1" in capsys.readouterr().err
+    cli.main(["analyse", "noise", run, run, *options])
+    twice = json.loads((workplace / "figures" / "noise.json").read_text())
+    assert twice["methods"]["QGF"]["cosine"] == noise["methods"]["QGF"]["cosine"]
+    assert twice["runs"] == 2 and np.max(twice["methods"]["QGF"]["error"]) == 0
+    cli.main(["analyse", "value", run, run, run, run, *options])
+    found = json.loads((workplace / "figures" / "value.json").read_text())
+    assert [row["critic"] for row in found["best-of-N"][:2]] == [0, 1]  # their gain is the unit
+    assert found["best-of-N"][0]["distance"] == 1 and found["weights"] == [0.1, 0.3, 1, 3, 10]
+    assert len(found["methods"]["QGF"]) == 5
 
 
 class Asked(Exception):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from qgf_eqx import figures
 from qgf_eqx.data import Dataset
@@ -34,3 +35,36 @@ def test_the_points_of_the_noise_analysis_go_from_noise_to_the_action(monkeypatc
     for method in found["methods"].values():
         shown = np.broadcast_to(100 * np.array(found["t"]), (3, 4))
         np.testing.assert_allclose(method["cosine"], shown, atol=2)
+
+
+def test_the_mean_over_runs_has_the_scale_of_none_of_them():
+    """A task with ten times the values, and another origin, counts as much."""
+
+    def row(value, distance):
+        return {"critic": value, "judge": 2 * value, "distance": distance}
+
+    def of(scale, shift, gains):
+        values = [shift + scale * gain for gain in gains]
+        return {
+            "weights": [1.0],
+            "candidates": [1, 4, 16],
+            "methods": {"QGF": [row(shift + scale * 3, 0.4)] * 5},
+            "best-of-N": [row(value, 0.2) for value in values],
+            "actors": {"fql": row(shift, 0.1)},
+        }
+
+    one, other = of(1.0, -50.0, (0, 2, 4)), of(10.0, 7.0, (0, 2, 2))
+    found = figures.value_over_runs([one, other])
+    assert [r["critic"] for r in found["best-of-N"]] == [0, 1, 1.5]
+    assert found["best-of-N"][2]["critic error"] == pytest.approx(0.5)
+    assert found["methods"]["QGF"][0] == {
+        "critic": 1.5,
+        "critic error": 0,
+        "judge": 1.5,
+        "judge error": 0,
+        "distance": 2,
+        "distance error": 0,
+    }
+    assert found["actors"]["fql"]["distance"] == 0.5
+    other["actors"] = {}
+    assert figures.value_over_runs([one, other])["actors"] == {}

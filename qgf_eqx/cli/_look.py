@@ -112,11 +112,14 @@ def analyse(
     `example` and `instability` are the one-dimensional example, without and with
     back-propagation through the chain; they need no run. `noise` measures how sensitive every
     estimator of RUN is to noise. `value` compares the Q that guidance reaches, by its own critic
-    and by that of a second, independent RUN, with best-of-N and the distance to the data.
+    and by that of a second, independent RUN, with best-of-N and the distance to the data. Of
+    several runs, or several pairs, the figure is of their mean, with the standard error over the
+    runs.
 
     Args:
         what: Which analysis.
-        runs: Folders of training runs: none, one, or one and its judge.
+        runs: Folders of training runs: none; for `noise` one or more; for `value` a run and its
+            judge, and more such pairs.
         out: Folder for the JSON and the figure.
         data: Where the datasets are.
         count: Observations of the validation data.
@@ -124,9 +127,12 @@ def analyse(
         format: The format of the figure.
         common: Options common to all commands.
     """
-    needed = {"example": 0, "instability": 0, "noise": 1, "value": 2}[what]
-    if len(runs) != needed:
-        raise ValueError(f"`analyse {what}` takes {needed} training runs, got {len(runs)}.")
+    size = {"example": 0, "instability": 0, "noise": 1, "value": 2}[what]
+    if size == 0 and runs:
+        raise ValueError(f"`analyse {what}` takes no training runs, got {len(runs)}.")
+    if size and (not runs or len(runs) % size):
+        several = "one training run or more" if size == 1 else "pairs of training runs"
+        raise ValueError(f"`analyse {what}` takes {several}, got {len(runs)}.")
     if runs:
         check_folders(*runs)
     at_least(1, count=count)
@@ -136,13 +142,18 @@ def analyse(
     from .._provenance import machine, versions, write_json
     from ..learn import load_config
 
-    if needed == 0:
+    if size == 0:
         found = getattr(figures, what)()
     else:
         options = {"count": count, "reduce": Drawing(reduce=reduce).reduction}
         options |= {"cache_dir": data.cache_dir, "instead": data.data}
-        found = getattr(figures, what)(*runs, data.data_dir, **options)
-        found |= {"task": load_config(runs[0])[0].env, "critics reduced by": reduce}
+        groups = [runs[i : i + size] for i in range(0, len(runs), size)]
+        if len(groups) > 1 and what == "value":
+            options["weights"] = None  # around each run's own
+        each = [getattr(figures, what)(*group, data.data_dir, **options) for group in groups]
+        found = each[0] if len(each) == 1 else getattr(figures, f"{what}_over_runs")(each)
+        tasks = dict.fromkeys(load_config(group[0])[0].env for group in groups)
+        found |= {"task": ", ".join(tasks), "critics reduced by": reduce}
     found |= {"versions": versions(), "machine": machine()}
     out.mkdir(parents=True, exist_ok=True)
     numbers = out / f"{what}.json"

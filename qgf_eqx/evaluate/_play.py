@@ -18,7 +18,7 @@ from ._sources import InMemory, Run, as_source
 from .names import check_weight
 from .sampler import Sampler, takes_weights
 from .statistics import paired_difference
-from .task import Task, make_seed, task_of
+from .task import Task, check_task, make_seed, task_of
 
 ENVS = 10
 """Environments that one process steps together, at most."""
@@ -46,8 +46,8 @@ def evaluate(
     **Arguments:**
 
     - `source`: the folder of a training run; or a policy and its critic, as a tuple; or an act
-      function, of which each sampler is then only a name. Of a critic with `values(obs, action)`,
-      an ensemble's, the sampler's `reduce` makes one.
+      function, of which each sampler is then only a name. The samplers' `reduce` is for runs: your
+      own critic is called as it is.
     - `samplers`: what to compare, on the same episodes.
     - `numbers`: of the episodes.
     - `task`: a `Task`, or a name for `task_of`; of a run by default its own, or its critic's.
@@ -73,6 +73,8 @@ def evaluate(
     an argument that is wrong, or an environment that does not say what its task is judged by.
     """
     Local(processes)
+    if isinstance(samplers, str | Sampler) or not all(isinstance(m, Sampler) for m in samplers):
+        raise TypeError('`samplers` must be a list of `Sampler`s, such as [method("flow")].')
     check_numbers(seed, numbers)
     numbers = [int(number) for number in numbers]  # of NumPy's, say, which JSON does not take
     judged = as_source(source, sha256, critic, to_action)
@@ -85,6 +87,7 @@ def evaluate(
         task = judged.task()
     groups = [tuple(numbers[i : i + ENVS]) for i in range(0, len(numbers), ENVS)]
     cells = [(i, m, group) for group in groups for i, m in enumerate(samplers)]
+    check_task(task)
     name = task if isinstance(task, str) else task.name
     if isinstance(task, str):
         task_of(task)  # refused before any worker, and its module is there to be hashed

@@ -25,11 +25,11 @@ chunks of actions `(envs, horizon, *action)`, or to single actions `(envs, *acti
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What one roll-out came to."""
+    """The result of one roll-out."""
 
     number: int
     success: bool
-    """Of a task that is judged by its return: never."""
+    """Always false for a task that is judged by its return."""
     length: int
     """Environment steps."""
     total_reward: float
@@ -182,6 +182,11 @@ class _Run:
 
     def execute(self, chunk: np.ndarray) -> None:
         for action in self._actions(chunk) if self.alive else ():
+            if not np.isfinite(action).all():
+                said = (
+                    "the method gave an action that is not finite: the critic, the policy or the "
+                )
+                return self._fail(FloatingPointError(f"{said}weight gives NaN or infinity"))
             try:
                 obs, reward, terminated, truncated, info = self.env.step(action)
                 success = _reached(self.env, self.outcome, obs, info)
@@ -210,7 +215,7 @@ class _Run:
         extra = chunk.ndim - low.ndim
         if extra not in (0, 1) or chunk.shape[extra:] != low.shape or not chunk.size:
             raise ValueError(
-                f"`act` gave actions of shape {chunk.shape}, and the environment takes "
+                f"the policy makes actions of shape {chunk.shape}, and the environment takes "
                 f"{low.shape}, or chunks of them."
             )
         return np.clip(chunk.reshape(-1, *low.shape), low, high).astype(space.dtype)

@@ -13,7 +13,7 @@ from .task import Outcome, Success
 
 @dataclass(frozen=True)
 class Row:
-    """What the episodes of a method came to."""
+    """The result of a method's episodes."""
 
     method: str
     choice: Choice
@@ -103,6 +103,12 @@ class Comparison:
         if method not in rows:
             raise KeyError(f"`{method}` is none of {', '.join(rows)}.")
         return rows[method]
+
+    def __str__(self) -> str:
+        """The table, as `results.format_table` makes it."""
+        from .results import format_table
+
+        return format_table(self)
 
     @property
     def paths(self) -> dict[str, list]:

@@ -68,7 +68,9 @@ def in_memory(networks: Sequence[Any]) -> tuple[TrainedRun, ...]:
     """Pairs of a policy and a critic, each of a training seed of its own."""
     _check_number(networks)
     if not all(isinstance(n, tuple) and len(n) == 2 and all(map(callable, n)) for n in networks):
-        raise TypeError("`runs` must hold folders of training runs, or tuples (policy, critic).")
+        raise TypeError(
+            "`runs` must hold folders of training runs, or tuples (policy, critic) of functions."
+        )
     return tuple(
         TrainedRun(f"in memory {i}", i, None, "", networks=pair) for i, pair in enumerate(networks)
     )

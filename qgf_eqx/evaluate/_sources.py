@@ -105,13 +105,25 @@ class InMemory:
         return self.units.from_action(low), self.units.from_action(high)
 
     def one_critic(self, reduce: Callable, low: Any, high: Any) -> Bounded:
-        """The critic that guides: an ensemble's values reduced, and within bounds, which are its
-        own if it has some."""
-        values = getattr(self.critic, "values", None)
-        critic = self.critic if values is None else Reduced(values, reduce)
+        """The critic that guides, within bounds, which are its own if it has some."""
+        critic = self._reduced(reduce)
         if isinstance(critic, Bounded):
             return critic
         return bounded(critic, jnp.asarray(low), jnp.asarray(high))  # type: ignore[arg-type]
+
+    def _reduced(self, reduce: Callable) -> Any:
+        """One critic: of a run its members' values reduced; one's own as it is.
+
+        **Raises:** `ValueError` if one's own is to be reduced.
+        """
+        if isinstance(self.critic, Values):
+            return Reduced(self.critic.values, reduce)
+        if reduce is not jnp.min:
+            raise ValueError(
+                "`reduce` is for training runs. Your own critic is called as it is: reduce an "
+                "ensemble's values in its `__call__`."
+            )
+        return self.critic
 
     def act_of(self, sampler: Sampler, seed: int, low: Any, high: Any) -> Act:
         """The compiled sampler of a method, or the act function: in the environment's units."""
@@ -129,8 +141,7 @@ class InMemory:
             policy, sampler = of_run(self.trained, sampler)
         elif sampler.actor:
             raise ValueError(f"`{sampler.actor}` is an actor of a training run: name its folder.")
-        values = getattr(self.critic, "values", None)
-        critic = self.critic if values is None else sampler.critic(values)
+        critic = self._reduced(sampler.reduce)
         low, high = self.bounds(low, high)
         act = compile_act(policy, critic, sampler, seed=seed, low=low, high=high)
         to_action = self.to_action
@@ -141,8 +152,8 @@ class InMemory:
             return act
         if not isinstance(critic, Bounded) and self.units is None:
             raise ValueError(
-                "`to_action` needs a critic that is `bounded` in the policy's own units: the "
-                "environment's bounds say nothing of those."
+                "`to_action` needs a critic that is `bounded` in the policy's own units, "
+                "`bounded(critic, low, high)`: the environment's bounds are in other units."
             )
         compiled = jax.jit(to_action)
         return lambda *arguments: compiled(act(*arguments))
@@ -190,6 +201,10 @@ def as_source(
         return InMemory(*source, to_action=to_action)
     if callable(source):
         return InMemory(act=source)
+    if isinstance(source, tuple) and len(source) == 2:
+        named = {"policy": source[0], "critic": source[1]}
+        wrong = " and ".join(name for name, part in named.items() if not callable(part))
+        raise TypeError(f"`source` is a tuple whose {wrong} cannot be called as a function.")
     raise TypeError(
         "`source` must be the folder of a training run, a tuple (policy, critic) or an act "
         f"function, got {type(source).__name__}."

@@ -103,7 +103,7 @@ def interval_note(row: Row) -> str:
 
 
 def weight_note(choice: Choice) -> str:
-    """What is to be said of how a weight was chosen; nothing, if it is well inside."""
+    """A remark on how a weight was chosen; empty if it is well inside its grid."""
     if choice.tied:
         return (
             "all weights that were tried did equally well on the tuning episodes, so they do not "

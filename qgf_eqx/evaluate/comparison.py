@@ -35,7 +35,7 @@ from ._tuning import check_weights as check_weights
 from .names import guided
 from .names import method as named
 from .sampler import Sampler
-from .task import NAME, Task, task_of
+from .task import NAME, Task, check_task, task_of
 
 
 def compare(
@@ -69,8 +69,10 @@ def compare(
     **Arguments:**
 
     - `runs`: the folders of the training runs, which differ in their seed only; or networks of your
-      own, a tuple `(policy, critic)` for each training seed, which need a `task`.
-    - `methods`: names, as for `names.method`, or `Sampler`s of your own, each with a name.
+      own, a tuple `(policy, critic)` for each training seed, which need a `task`. Such a critic is
+      called as it is.
+    - `methods`: names, as for `names.method`, or `Sampler`s of your own, each with a name. A
+      `Sampler` that has a weight keeps it: none is chosen for it.
     - `weights`: to choose from; by default from a tenth of `analysis.starting_weight` of the first
       run to ten times it.
     - `decays`: further weights to choose from, a grid of its own.
@@ -105,7 +107,7 @@ def compare(
     with _kept(engine, processes, runs) as options:
         options |= {"progress": progress, "to_action": to_action}
         study = _study(runs, task, options, critics)
-        plain = _samplers(methods, steps, reduce, study.actors)
+        plain = list(map(_fixed, _samplers(methods, steps, reduce, study.actors)))
         return _compare(study, plain, grid, tuning_episodes, episodes, reduce, record)
 
 
@@ -136,7 +138,7 @@ def _compare(
         tuning=study.rows(tuning),
         runs=study.runs,
         trained_on=study.trained_on,
-        reduce=getattr(reduce, "__name__", repr(reduce)),
+        reduce="" if study.runs[0].networks else getattr(reduce, "__name__", repr(reduce)),
         goals=study.task.goals,
         about={
             "numbering": {"tuning from": 0, "reported from": REPORT_FROM, "step per run": PER_RUN},
@@ -235,6 +237,8 @@ class _Grid(NamedTuple):
 def _grid(
     weights: Sequence[Number] | None, decays: Sequence[LinearDecay], extensions: int | None
 ) -> _Grid:
+    if isinstance(weights, float | int | LinearDecay):
+        raise TypeError(f"`weights` must be several weights, such as [{weights}], got {weights}.")
     given = None if weights is None else [_as_number(weight) for weight in weights]
     most = (EXTENSIONS if given is None else 3) if extensions is None else extensions
     _check_counts(0, extensions=most)
@@ -248,6 +252,12 @@ def _as_number(weight: Number) -> Number:
     return weight if isinstance(weight, LinearDecay) else float(weight)
 
 
+def _fixed(sampler: Sampler) -> Sampler:
+    """A sampler that has a weight keeps it."""
+    own = not isinstance(sampler.weight, float | int) or sampler.weight != 0
+    return replace(sampler, weighted=False) if own and not sampler.choices else sampler
+
+
 def _samplers(
     methods: Sequence[str | Sampler],
     steps: int,
@@ -255,6 +265,8 @@ def _samplers(
     actors: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Sampler]:
     """The methods, those that are named made with these `steps` and `reduce`."""
+    if isinstance(methods, str | Sampler):
+        raise TypeError('`methods` must be a list, such as ["flow", "qgf"].')
     if not methods:
         raise ValueError("`methods` is empty: name at least one, such as flow or qgf.")
     options = {"steps": steps, "reduce": reduce, "actors": actors}
@@ -273,7 +285,10 @@ def _samplers(
                 f"{name!r}: set `name` of the `Sampler`."
             )
         if names.count(name) > 1:
-            raise ValueError(f"`methods` has {name} twice.")
+            raise ValueError(
+                f"`methods` has {name} twice: give each `Sampler` a `name` of its own, "
+                "`dataclasses.replace(sampler, name=...)`."
+            )
     return found
 
 
@@ -384,9 +399,15 @@ def _study(
     options: dict[str, Any],
     critics: Sequence[str | Path] | None = None,
 ) -> _Study:
+    if isinstance(runs, str | Path | tuple) and not _are_several(runs):
+        raise TypeError("`runs` must be a list, one entry for each training seed.")
+    if task is not None:
+        check_task(task)
     if any(isinstance(run, tuple) for run in runs):
         if task is None:
-            raise ValueError("`task` is missing: networks in memory know of none.")
+            raise ValueError(
+                "`task` is missing: give a `Task`, or the name of one. Own networks have none."
+            )
         if critics is not None:
             raise ValueError("`critics` is for training runs: give each pair its own critic.")
         known = task_of(task) if isinstance(task, str) else task
@@ -404,6 +425,11 @@ def _study(
     known = task_of(given) if isinstance(given, str) else given
     trained_on = None if given == trained_on else trained_on
     return _Study(found, known, given, trained_on, options, actors)
+
+
+def _are_several(runs: Any) -> bool:
+    """Of a tuple: whether it holds runs, and is not itself a policy and its critic."""
+    return isinstance(runs, tuple) and not any(callable(run) for run in runs)
 
 
 __getattr__ = old_names(__name__, choose_weight="tune_weight")

@@ -235,6 +235,8 @@ def method(
     **Raises:** `ValueError` if there is no such method, or the weight is not finite.
     """
     row, best_of = _parse(text, actors)
+    if isinstance(weight, str):
+        raise TypeError(f"`weight` must be a number or a `LinearDecay`, got {weight!r}.")
     if not row.weighted:
         weight = 0.0
     elif not math.isfinite(size(weight)):

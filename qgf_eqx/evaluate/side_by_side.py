@@ -60,8 +60,10 @@ class SideBySide:
                 f"{label(row.method):<20}{_shown(row.weight):>12}{row.value:>12.4g}{judged}"
                 f"{row.distance:>10.2f}{to_data}{row.mflop:>9.3g}"
             )
-        unit = "Distances are in units of the plain flow's own spread at an observation."
-        return "\n".join([*lines, unit])
+        lines.append("Distances are in units of the plain flow's own spread at an observation.")
+        if any(math.isnan(x) for row in self.rows for x in (row.value, row.distance)):
+            lines.append("nan: the critic or the policy gives values that are not finite.")
+        return "\n".join(lines)
 
 
 def _shown(weight: Any) -> str:

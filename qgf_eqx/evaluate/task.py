@@ -129,6 +129,13 @@ class Task:
         return isinstance(self.outcome, Return)
 
 
+def check_task(task: Any) -> None:
+    """**Raises:** `TypeError` if it is neither a `Task` nor a name."""
+    if not isinstance(task, Task | str):
+        call = ": call it" if callable(task) else ""
+        raise TypeError(f"`task` must be a `Task` or the name of one, got {task!r}{call}.")
+
+
 def make_seed(seed: int, number: int) -> int:
     """What `make_env` is called with where an episode needs a new environment."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) >> 1

@@ -87,7 +87,8 @@ def kept_range(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _crossing(weights: Any, scores: Sequence[float]) -> float:
-    """Where the scores, from the best away, fall to the share that is kept; the last if never."""
+    """Where the scores, going away from the best, fall to the share that is kept; the last weight
+    if they never do."""
     level = KEPT * scores[0]
     for i in range(1, len(scores)):
         if scores[i] < level:

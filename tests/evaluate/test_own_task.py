@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import equinox as eqx
@@ -25,7 +27,7 @@ from qgf_eqx.evaluate import Return, Sampler, Task, evaluate, load_policy, metho
 from qgf_eqx.evaluate._runs import in_memory
 from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
 from qgf_eqx.evaluate.comparison import compare, tune_weight
-from qgf_eqx.evaluate.results import read, write
+from qgf_eqx.evaluate.results import format_table, read, write
 from qgf_eqx.evaluate.task import check_widths, dataset_of
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
@@ -342,3 +344,77 @@ def test_a_guided_method_without_a_weight_is_no_plain_flow_under_another_name(ru
     act = lambda obs, numbers, count: np.zeros((len(numbers), 1, 1))  # noqa: E731
     for source, sampler in ((pair, Sampler(best_of=2)), (act, Sampler(name="qgf"))):
         assert len(evaluate(source, [sampler], [0], **options)) == 1
+
+
+def test_a_sampler_with_a_weight_keeps_it_and_prints_as_a_table():
+    quiet = {"task": "toy:make_task", "steps": 2, "progress": False, "episodes": 2}
+    strong = replace(method("qgf", weight=2.5, steps=2), name="strong")
+    found = compare(networks(0.1), ["flow", strong], **quiet)
+    assert found.row("strong").weight == 2.5 and found.tuning == ()
+    assert str(found) == format_table(found) and "strong" in str(found)
+    with pytest.raises(ValueError, match="methods` has qgf twice: give each `Sampler` a `name`"):
+        compare(networks(0.1), [method("qgf", weight=w) for w in (1.0, 2.0)], **quiet)
+
+
+def test_an_own_critic_is_called_as_it_is():
+    """And not made of its members' values by another reduction than its own."""
+    policy, options = networks(0.1)[0][0], {"task": "toy:make_task", "progress": False}
+
+    class Mean(Slope):
+        def __call__(self, obs, action):
+            return 3 * jnp.sum(action)
+
+    sampler = method("qgf", weight=0.1, steps=2)
+    own, plain = Mean(1.0), lambda obs, action: 3 * jnp.sum(action)
+    (one,), (other,) = (evaluate((policy, c), [sampler], [0], **options) for c in (own, plain))
+    assert one == other
+    with pytest.raises(ValueError, match="`reduce` is for training runs"):
+        evaluate((policy, own), [replace(sampler, reduce=jnp.mean)], [0], **options)
+    assert compare([(policy, own)], ["flow"], episodes=2, **options).reduce == ""
+
+
+def test_what_is_not_finite_is_not_blamed_on_the_environment():
+    policy = networks(0.1)[0][0]
+    broken = lambda obs, action: jnp.nan * jnp.sum(action)  # noqa: E731
+    options = {"task": "toy:make_task", "progress": False}
+    ((episode,),) = evaluate((policy, broken), [method("qgf", weight=0.1)], [0], **options)
+    assert "the method gave an action that is not finite" in episode.error
+
+
+def preference(obs, action):
+    return jnp.sum(action)
+
+
+def direction(obs, a, t):
+    return -a
+
+
+def test_a_bounded_critic_goes_to_workers():
+    pair = Flow(direction, (1, 1)), bounded(preference, -2.0, 2.0)
+    copied = ForkingPickler.loads(ForkingPickler.dumps(pair))
+    assert copied[1].clip is pair[1].clip
+    options = {"task": "toy:make_task", "progress": False, "processes": 2}
+    (found,) = evaluate(pair, [method("qgf", weight=0.1, steps=2)], range(12), **options)
+    assert [e.error for e in found] == [""] * 12
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pair: evaluate(pair, ["flow"], [0], task="toy:make_task"), "list of `Sampler`s"),
+        (lambda pair: evaluate(pair, method("flow"), [0], task="toy:make_task"), "`Sampler`s"),
+        (lambda pair: evaluate(pair, [method("flow")], [0], task=preference), "function .*call it"),
+        (lambda pair: compare(pair, ["flow"], task="toy:make_task", episodes=1), "must be a list"),
+        (lambda pair: compare([pair], "flow", task="toy:make_task", episodes=1), "must be a list"),
+        (lambda pair: compare([pair], ["flow"], task=preference, episodes=1), "call it"),
+        (
+            lambda pair: compare([pair], ["qgf"], task="toy:make_task", weights=1.0, episodes=1),
+            "several weights, such as .1.0.",
+        ),
+        (lambda pair: method("qgf", weight="0.3"), "`weight` must be a number"),
+        (lambda pair: evaluate((pair[0], 3), [method("flow")], [0]), "whose critic cannot be"),
+    ],
+)
+def test_what_is_not_what_it_must_be_is_named(call, message, unchecked):
+    with pytest.raises(TypeError, match=message):
+        call(networks(0.1)[0])
