@@ -81,6 +81,7 @@ def serve(
     check_folders(run)
     at_least(1, steps=flow.steps, largest_batch=largest_batch)
     at_least(0, seed=seed, port=port)
+    common.say("Compiling the policy for batches of several sizes ...")
     common.begin()
     import jax
 

@@ -1,6 +1,8 @@
 """A control loop: an action at every tick, in time, finite and within bounds."""
 
+import inspect
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -9,6 +11,8 @@ import jax
 import numpy as np
 
 from .._checks import check_count, check_finite_weight, check_key
+from .._fields import Bounded
+from .._sample import sample
 from .._types import Action, Critic, Key, Obs, Policy
 from ..steering import prefix_mask
 from ._collector import settle
@@ -33,10 +37,13 @@ class ControlLoop:
     With a `deadline` a tick without a row to execute waits that long at most. Then it takes a chunk
     of the plain flow, if that is there, and otherwise `hold`. With `ahead` that chunk is begun when
     the last row is executed and the guided chunk is late, and may itself come some ticks late. Then
-    the next guided chunk is begun as soon as the thread is free. Where guidance is not finite, or
-    what `to_action` makes of it, the plain flow's chunk takes its place. `loop.statistics` counts
-    all of it. Making a loop freezes Python's garbage collector (`gc.freeze`), whose full collection
-    would stop a tick for 90 ms.
+    the next guided chunk is begun as soon as the thread is free.
+
+    Where guidance is not finite, or what `to_action` makes of it, the plain flow's chunk takes its
+    place. So it does for a draw that raises an error, such as that of a PyTorch critic which is out
+    of memory, with a `RuntimeWarning`; in the first tick the error is raised. `loop.statistics`
+    counts all of it. Making a loop freezes Python's garbage collector (`gc.freeze`), whose full
+    collection would stop a tick for 90 ms.
 
     ```python
     with ControlLoop(policy, critic, obs, key, weight=0.1, ahead=True, deadline=0.015) as loop:
@@ -73,10 +80,11 @@ class ControlLoop:
           default all, or half of them with `ahead`.
         - `ahead`: draw the next chunk while this one is executed.
         - `deadline`: of a tick, in seconds; without one it waits for the guided chunk. The first
-          tick always does. A tick may end later by what the system takes to wake it up.
+          tick always does. A tick may end later by the time the system takes to wake it up.
         - `hold`: from the last action the next one, if there is nothing else. By default it is the
-          last one, which is right for positions; velocities want `numpy.zeros_like`.
-        - `to_action`: from the policy's chunk to the robot's, such as its units; compiled in.
+          last one, which is right for positions; for velocities use `numpy.zeros_like`.
+        - `to_action`: from the policy's chunk to the robot's, row by row, such as its units. It is
+          compiled in.
         - `options`: of `sample`: `weight`, `guidance`, `steps`, `best_of`.
 
         **Raises:** `TypeError` or `ValueError` that names the argument; in a tick, if the
@@ -85,14 +93,31 @@ class ControlLoop:
         """
         check_key(key)
         check_finite_weight(options.get("weight", 0.0))
+        unknown = sorted(options.keys() - inspect.signature(sample).parameters.keys())
+        if unknown:
+            raise TypeError(f"`{unknown[0]}` is no option of a control loop, nor of `sample`.")
+        if deadline is not None and not isinstance(deadline, float | int):
+            raise TypeError(f"`deadline` must be a number of seconds, got {deadline!r}.")
         if deadline is not None and not 0 < deadline < float("inf"):
             raise ValueError(f"`deadline` must be a positive number of seconds, got {deadline}.")
+        if not isinstance(critic, Bounded):
+            warnings.warn(
+                "`critic` has no bounds, so actions are not clipped: make it `bounded`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._expected, self._key, self._count = Expected(obs), key, 0
         self._draws = make_draws(policy, critic, options, to_action)
         self.ahead, self.deadline, self.hold = ahead, deadline, hold
         self._counts = Counts()
         first, self._reserve = self._warm(self._expected(obs))
-        self.horizon = len(first.chunk)
+        self.horizon = len(first.own)
+        if first.chunk.ndim < 1 or len(first.chunk) != self.horizon:
+            raise ValueError(
+                f"`to_action` makes {first.chunk.shape} of a chunk of shape {first.own.shape}: it "
+                f"must keep all {self.horizon} rows."
+            )
+        _check_hold(hold, first.chunk[0])
         rows = self.horizon if not ahead else max(1, self.horizon // 2)
         wanted = rows if execution_horizon is None else execution_horizon
         self.execution_horizon = check_count("execution_horizon", wanted, "it counts rows")
@@ -175,13 +200,13 @@ class ControlLoop:
     def _receive(self) -> None:
         """Changes to the next chunk, if it has been drawn."""
         if self._next is not None and self._next.done():
-            found, self._next = self._next.result(), None
+            found, self._next = self._result(self._next), None
             if self._since:  # or this tick has waited for it
                 self._counts.delays.append(self._since)
             if self._take(found, self._since):
                 self._spare, self._plain = None, False
         if self._rows_left() == 0 and self._spare is not None and self._spare.done():
-            found, self._spare = self._spare.result(), None
+            found, self._spare = self._result(self._spare), None
             if self._take(found, self._spare_since):
                 self._next, self._plain = None, True
                 self._counts.late += 1
@@ -202,20 +227,39 @@ class ControlLoop:
                 wait(filter(None, self._running[:1]))
                 return self._wait(obs, began)
             wait([self._next])
+            if not _gave(self._next) and self._last is not None:
+                self._begin_spare(obs)
+                wait(filter(None, [self._spare]))
             return self._receive()
         guided, end = [] if self._next is None else [self._next], began + self.deadline
         if self.ahead:  # without, every chunk is waited for, and most are in time
             self._begin_spare(obs)
         if self._spare is None:
             wait(guided, _until(end - self._reserve))
-        if not (guided and guided[0].done()):
+        if not (guided and _gave(guided[0])):
             self._begin_spare(obs)
-            wait(guided or filter(None, [self._spare]), _until(end))
+            wait(guided, _until(end))
+            if not guided or (guided[0].done() and not _gave(guided[0])):  # none is to come
+                wait(filter(None, [self._spare]), _until(end))
             self._counts.missed += not (guided and guided[0].done())
         self._receive()
 
-    def _take(self, found: Drawn, row: int) -> bool:
-        """Changes to a chunk at a row, if it has that row and is finite."""
+    def _result(self, draw: Future) -> Drawn | None:
+        """What was drawn, or nothing if that raised; an error, if there is no action to hold."""
+        error = draw.exception()
+        if error is None:
+            return draw.result()
+        if self._last is None:
+            raise error
+        self._counts.raised += 1
+        *_, last = [type(error).__name__, *str(error).strip().splitlines()]  # JAX adds a traceback
+        warnings.warn(f"a draw raised an error: {last}", RuntimeWarning, stacklevel=4)
+        return None
+
+    def _take(self, found: Drawn | None, row: int) -> bool:
+        """Changes to a chunk at a row, if there is one that has that row and is finite."""
+        if found is None:
+            return False
         self._counts.chunks += 1
         self._counts.chunk_seconds.append(found.seconds)
         self._counts.clipped += found.clipped
@@ -273,6 +317,19 @@ def _mask(chunk: np.ndarray, delay: int, left: int) -> np.ndarray:
     """Where an old chunk of which some rows are left holds the next one."""
     rows = prefix_mask(len(chunk), delay, len(chunk) - left)
     return np.asarray(rows, chunk.dtype).reshape(-1, *[1] * (chunk.ndim - 1))
+
+
+def _gave(draw: Future) -> bool:
+    """Whether a draw has ended, and not with an error."""
+    return draw.done() and draw.exception() is None
+
+
+def _check_hold(hold: Callable, action: np.ndarray) -> None:
+    if not callable(hold):
+        raise TypeError(f"`hold` must be a function of the last action, got {hold!r}.")
+    held = np.shape(hold(action))
+    if held != action.shape:
+        raise ValueError(f"`hold` makes {held} of an action of shape {action.shape}.")
 
 
 def _until(end: float) -> float:

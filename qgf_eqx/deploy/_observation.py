@@ -34,9 +34,18 @@ class Expected:
         check_readable(obs)
         leaves, structure = jax.tree.flatten(obs)
         if structure != self.structure:
-            raise ValueError(f"`obs` must be like {self.structure}, got {structure}.")
+            raise ValueError(f"`obs` must be {_kind(self.example)}, got {_kind(obs)}.")
         parts = zip(self.paths, self.leaves, leaves, strict=True)
         return jax.tree.unflatten(structure, [_cast(*part) for part in parts])
+
+
+def _kind(obs: Obs) -> str:
+    """What an observation is, for people."""
+    if isinstance(obs, dict):
+        return f"a dict of {', '.join(map(repr, sorted(obs, key=str)))}"
+    if isinstance(obs, list | tuple):
+        return f"a {type(obs).__name__} of {len(obs)}"
+    return "an array" if hasattr(obs, "shape") else f"a {type(obs).__name__}"
 
 
 def _cast(path: str, like: np.ndarray, leaf: Any) -> np.ndarray:

@@ -32,17 +32,21 @@ class Statistics(NamedTuple):
     held: int
     """Calls that were answered by `hold`: there was nothing else by the deadline, or nothing
     finite."""
+    raised: int
+    """Draws that raised an error."""
     inference_delay: int
     """The most calls that one of the latest ten chunks took, where the loop draws ahead."""
     clipped: float
-    """The share of the chunks' numbers that lie on a bound of the critic."""
+    """The share of the chunks' numbers that lie on a bound of the critic, locked dimensions left
+    out."""
 
     def __str__(self) -> str:
         return (
             f"{self.ticks} calls, p50 {self.tick_p50:.2f} ms, p99 {self.tick_p99:.2f} ms; "
             f"{self.chunks} chunks, p50 {self.chunk_p50:.2f} ms, p99 {self.chunk_p99:.2f} ms; "
             f"{self.missed} deadlines missed, {self.late} chunks late, {self.unguided} unguided, "
-            f"{self.held} calls held; {100 * self.clipped:.1f} % of the numbers on a bound"
+            f"{self.raised} errors, {self.held} calls held; "
+            f"{100 * self.clipped:.1f} % of the numbers on a bound"
         )
 
 
@@ -56,6 +60,7 @@ class Counts:
     late: int = 0
     unguided: int = 0
     held: int = 0
+    raised: int = 0
     clipped: float = 0.0
     delays: deque = field(default_factory=lambda: deque(maxlen=10))
     tick_seconds: deque = field(default_factory=lambda: deque(maxlen=_KEPT))
@@ -65,7 +70,7 @@ class Counts:
         """What has been counted."""
         ticks, chunks = (_percentiles(s) for s in (self.tick_seconds, self.chunk_seconds))
         delay, share = max(self.delays, default=0), self.clipped / max(self.chunks, 1)
-        parts = (self.missed, self.late, self.unguided, self.held, delay, share)
+        parts = (self.missed, self.late, self.unguided, self.held, self.raised, delay, share)
         return Statistics(self.ticks, self.chunks, *ticks, *chunks, *parts)
 
 

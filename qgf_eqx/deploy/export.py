@@ -54,9 +54,13 @@ def export(
     - `obs`: one observation, for the shapes and dtypes.
     - `path`: of the file.
     - `platforms`: where it is to run, of `cpu`, `cuda`, `rocm` and `tpu`.
-    - `about`: more for the metadata, such as the bounds of the actions; anything that JSON takes.
+    - `about`: more for the metadata, such as the bounds of the actions; arrays, and anything that
+      JSON takes.
 
     **Returns:** the path.
+
+    A policy or critic by callback cannot be exported: its code is not JAX's. `act` must be made of
+    `sample`, since `jit_sampler` is compiled already.
 
     **Raises:** `ImportError` without flatbuffers (`pip install 'qgf_eqx[export]'`); `TypeError` or
     `ValueError` if the observation is not of finite numbers.
@@ -88,7 +92,7 @@ def export(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("metadata.json", json.dumps(found, indent=2))
+        archive.writestr("metadata.json", json.dumps(found, indent=2, default=np.ndarray.tolist))
         archive.writestr("program.bin", bytes(program.serialize()))
     return path
 

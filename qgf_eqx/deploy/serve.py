@@ -3,6 +3,7 @@
 import http
 import logging
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -50,7 +51,8 @@ class PolicyServer:
     observations `(state, goal)` are its entries `state` and `goal`. With an integer `seed` in the
     message the action is that of `jax.random.key(seed)`.
 
-    The server knows no passwords: whoever reaches it can ask it. It listens on this machine alone
+    The server has no passwords: anyone who can reach it can use it. Connections from web pages are
+    refused. It listens on this machine alone
     unless you give another `host`, which belongs behind a firewall or a tunnel. Messages are
     data and nothing of them is executed.
     """
@@ -75,7 +77,7 @@ class PolicyServer:
         - `act`: from an observation and a key to an action; compiled for batches of up to
           `largest_batch` before the server listens.
         - `obs`: an observation like those to come.
-        - `key`: of all actions whose message has no `seed`.
+        - `key`: of the actions of messages without a `seed`.
         - `fallback`: drawn where an action of `act` is not finite, such as the plain flow. The
           reply then has `"fallback": True`, and `server.fallbacks` counts. Without one, and where
           it is not finite either, the client gets a text.
@@ -92,6 +94,9 @@ class PolicyServer:
         check_key(key)
         self._largest = check_count("largest_batch", largest_batch, "it counts requests")
         self._most = check_count("most_clients", most_clients, "it counts connections")
+        if not 0 <= port < 2**16:
+            raise ValueError(f"`port` must be from 0 to 65535, got {port}.")
+        listening = socket.create_server((host, port))  # refused now, and not after compiling
         self._expected, self._key, self._ignored = Expected(obs), key, ignored
         self._greeting = pack(metadata or {})
         self._draw = jax.jit(jax.vmap(act))
@@ -99,22 +104,31 @@ class PolicyServer:
         self.fallbacks = 0
         self._asked: queue.SimpleQueue[tuple[Obs, Key, Future] | None] = queue.SimpleQueue()
         self._lock, self._clients, self._count = threading.Lock(), 0, 0
-        one, size = self._expected(obs), 1
-        keys = jax.random.fold_in(key, 0), jax.random.key(0)  # compiled here, not by a request
-        while True:  # so is every size of a batch
-            for draw in filter(None, (self._draw, self._fallback)):
-                self._drawn(draw, [(one, keys[0])] * size)
-            if size == self._largest:
-                break
-            size = min(2 * size, self._largest)
-        settle()
+        try:
+            self._warm(self._expected(obs))
+        except BaseException:
+            listening.close()
+            raise
         options = {"max_size": largest_frame, "compression": None, "logger": log}
-        self._server = listen(self._client, host, port, process_request=self._health, **options)
+        options |= {"sock": listening, "process_request": self._health}
+        # A browser names the page that connects, a robot names none.
+        self._server = listen(self._client, origins=[None], **options)
         self.port = self._server.socket.getsockname()[1]
         self._threads = [
             threading.Thread(target=target, daemon=True)
             for target in (self._server.serve_forever, self._batches)
         ]
+
+    def _warm(self, obs: Obs) -> None:
+        """Compiles what a request needs: the keys, and batches of every size."""
+        keys, size = (jax.random.fold_in(self._key, 0), jax.random.key(0)), 1
+        while True:
+            for draw in filter(None, (self._draw, self._fallback)):
+                self._drawn(draw, [(obs, keys[0])] * size)
+            if size == self._largest:
+                break
+            size = min(2 * size, self._largest)
+        settle()
 
     def __enter__(self) -> "PolicyServer":
         for thread in self._threads:

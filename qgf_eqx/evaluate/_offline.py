@@ -24,30 +24,44 @@ class Offline(NamedTuple):
     """The target critic, reduced, within the bounds of the task's actions."""
     values: Callable
     """Every member's value."""
-    task: Task
+    task: Any
+    """A `Task`; None, if there is none by the name in the run, and none was named."""
     trained: Any
     """The `learn.Trained`."""
 
 
 def open_offline(
-    run: str | Path, reduce: Callable, task: Task | str | None = None
+    run: str | Path, reduce: Callable, task: Task | str | None = None, *, needs_task: bool = True
 ) -> tuple[Offline, Any]:
     """The networks of a run on its own task, or another, and their `learn.Units`; makes an
-    environment, for the bounds of those.
+    environment, for the bounds of those. A run that was trained on recorded data alone has no task:
+    unless `needs_task`, its bounds are then the range of the data's actions.
 
-    **Raises:** `CheckpointError` if there is no intact checkpoint.
+    **Raises:** `CheckpointError` if there is no intact checkpoint, `ValueError` without a task.
     """
     from ..learn import load_run
 
     trained = load_run(run)
-    units, task = trained.units, trained.config.env if task is None else task
-    task = task_of(task) if isinstance(task, str) else task
-    with closing(task.make_env()) as env:
-        edges = action_bounds(env.action_space)
-    low, high = (units.from_action(jnp.asarray(edge)) for edge in edges)
+    units, found = trained.units, _task(trained.config.env if task is None else task)
+    if isinstance(found, ValueError):
+        if needs_task or task is not None:
+            raise found
+        (low, high), found = trained.saved.spec.bounds, None
+    else:
+        with closing(found.make_env()) as env:
+            edges = action_bounds(env.action_space)
+        low, high = (units.from_action(jnp.asarray(edge)) for edge in edges)
     values = trained.values
     critic = bounded(Reduced(values, reduce), low, high)
-    return Offline(trained.policy, critic, values, task, trained), units
+    return Offline(trained.policy, critic, values, found, trained), units
+
+
+def _task(task: Task | str) -> Task | ValueError:
+    """A task, or why there is none by that name."""
+    try:
+        return task_of(task) if isinstance(task, str) else task
+    except ValueError as error:
+        return error
 
 
 def observations(dataset: Any, count: int) -> Any:

@@ -29,7 +29,8 @@ def load_policy(
     ```
 
     It is what `evaluate` plays with this sampler, but for the key. It is compiled when it is first
-    called. An environment is made once, for the bounds of its actions.
+    called. An environment is made once, for the bounds of its actions; the bounds of a run that was
+    trained on recorded data alone, whose `env` names no task, are the range of the data's actions.
 
     **Arguments:**
 
@@ -80,19 +81,23 @@ def open_policy(
     loop = ControlLoop(found.policy, found.critic, obs, key, to_action=found.to_action, weight=0.3)
     ```
     """
-    known, policy, critic, to_action, draw, plain = _parts(run, sampler, task)
-    with closing(known.make_env()) as env:
-        batch = as_inputs([env.observation_space.sample()])
-        low, high = action_bounds(env.action_space)
-    obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
-    bounds = np.asarray(low), np.asarray(high)
+    found, policy, critic, to_action, draw, plain = _parts(run, sampler, task)
+    known = found.task
+    if known is None:
+        obs, edges = found.trained.example_obs(), (found.critic.low, found.critic.high)
+        bounds = tuple(np.asarray(to_action(edge)) for edge in edges)
+    else:
+        with closing(known.make_env()) as env:
+            batch = as_inputs([env.observation_space.sample()])
+            bounds = tuple(map(np.asarray, action_bounds(env.action_space)))
+        obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
     return OpenedPolicy(policy, critic, to_action, draw, plain, obs, *bounds)
 
 
 def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
-    """The task, and a run's policy, critic, units of actions, draw and plain draw."""
+    """A run's networks, and its policy, critic, units of actions, draw and plain draw."""
     check_weight(sampler)
-    found, units = open_offline(run, sampler.reduce, task)
+    found, units = open_offline(run, sampler.reduce, task, needs_task=False)
     policy, sampler = of_run(found.trained, sampler)
     critic, flow = found.critic, method("flow", steps=sampler.steps)
 
@@ -104,4 +109,4 @@ def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
             raise ValueError("`obs` must be a tuple (state, goal): the run was trained on goals.")
         return units.to_action(sampler(policy, critic, obs, key))
 
-    return found.task, policy, critic, units.to_action, draw, plain
+    return found, policy, critic, units.to_action, draw, plain

@@ -36,7 +36,7 @@ class Seen:
     to_data: float
     """How far it is from the nearest action of the data, in the same units; NaN without data."""
     mflop: float
-    """Operations of an action, in millions."""
+    """Operations of an action, in millions; NaN where there is a callback, which is not counted."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,16 @@ class SideBySide:
             to_data = f"{row.to_data:>9.2f}" if data else ""
             lines.append(
                 f"{label(row.method):<20}{_shown(row.weight):>12}{row.value:>12.4g}{judged}"
-                f"{row.distance:>10.2f}{to_data}{row.mflop:>9.3g}"
+                f"{row.distance:>10.2f}{to_data}{_count(row.mflop):>9}"
             )
         lines.append("Distances are in units of the plain flow's own spread at an observation.")
         if any(math.isnan(x) for row in self.rows for x in (row.value, row.distance)):
             lines.append("nan: the critic or the policy gives values that are not finite.")
         return "\n".join(lines)
+
+
+def _count(mflop: float) -> str:
+    return "-" if math.isnan(mflop) else f"{mflop:.3g}"
 
 
 def _shown(weight: Any) -> str:
@@ -139,11 +143,19 @@ def side_by_side(
 
             actions = of_all(draw)(observations, keys)
             distance = float(jnp.sqrt(jnp.mean((actions - plain) ** 2))) / (spread or 1.0)
-            cost = flops.count(draw, one, keys[0, 0]) / 1e6
+            cost = _mflop(draw, one, keys[0, 0])
             value, judged = (float(ask(observations, actions).mean()) for ask in critics)
             to_data = nearest(actions) / (spread or 1.0)
             rows.append(Seen(found.name, weight, value, judged, distance, to_data, cost))
     return SideBySide(tuple(rows))
+
+
+def _mflop(draw: Callable, obs: Any, key: Key) -> float:
+    """NaN where what a callback costs cannot be known."""
+    try:
+        return flops.count(draw, obs, key) / 1e6
+    except ValueError:
+        return math.nan
 
 
 def _nearest(data: Any, plain: Array) -> Callable[[Array], float]:

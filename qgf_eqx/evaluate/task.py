@@ -1,6 +1,5 @@
 """What a policy is judged on: an environment, and by what an episode of it is judged."""
 
-import importlib
 import inspect
 import re
 import warnings
@@ -14,6 +13,7 @@ import gymnasium
 import jax
 import numpy as np
 
+from .._named import import_named
 from ..data._families import family_of
 from ..data.goals import Hindsight
 
@@ -231,7 +231,7 @@ def task_of(text: str) -> Task:
         raise ValueError(f"`{text}` must read `package.module:make_task`.")
     module, _, name = text.partition(":")
     try:
-        found = importlib.import_module(module)
+        made = import_named(text)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports another that is not
@@ -239,9 +239,8 @@ def task_of(text: str) -> Task:
             f"`{text}`: there is no module `{module}`. Install it, go to its folder, or add that "
             "to PYTHONPATH."
         ) from None
-    if not hasattr(found, name):
+    if made is None:
         raise ValueError(f"`{text}`: the module `{module}` has no `{name}`.")
-    made = getattr(found, name)
     made = made() if callable(made) else made
     if not isinstance(made, Task):
         raise TypeError(f"`{text}` must return a `qgf_eqx.evaluate.Task`, got {made!r}.")

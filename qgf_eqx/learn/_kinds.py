@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from .._named import import_named
 from .._run_folder import RunError
 from . import actors, critics
 from ._learner import Learner
@@ -132,7 +133,9 @@ def from_dict(found: Any, source: Any) -> Any:
 def _foreign(text: str) -> type:
     module, _, name = text.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        found = import_named(text)
+    except ValueError as error:
+        raise RunError(str(error)) from None
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise

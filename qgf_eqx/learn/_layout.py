@@ -1,6 +1,7 @@
 """How an observation of several arrays becomes what networks are made for: one row of numbers, and
 its pictures."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,36 @@ def parts_of(found: Iterable) -> tuple[Part, ...]:
 def pictures_of(layout: tuple[Part, ...]) -> tuple[PictureShape, ...]:
     """The shapes of an observation's pictures."""
     return tuple(part.shape for part in layout if part.picture)  # type: ignore[misc]
+
+
+def example_of(layout: tuple[Part, ...], size: int) -> Obs:
+    """Zeros like an observation: of `size` numbers, or of its parts.
+
+    **Raises:** `ValueError` if its containers are neither dicts, lists nor tuples.
+    """
+    if not layout:
+        return np.zeros(size, np.float32)
+    tree: dict[Any, Any] = {}
+    for part in layout:
+        steps = re.findall(r"\['([^']*)'\]|\[(\d+)\]", part.place)
+        if "".join(f"['{n}']" if n else f"[{i}]" for n, i in steps) != part.place:
+            raise ValueError(f"an observation with the part `{part.place}` cannot be made up.")
+        at = tree
+        for name, number in steps[:-1]:
+            at = at.setdefault(name or int(number), {})
+        dtype = np.uint8 if part.picture else np.float32
+        at[steps[-1][0] or int(steps[-1][1])] = np.zeros(part.shape, dtype)
+    return _as_containers(tree)
+
+
+def _as_containers(tree: Any) -> Any:
+    """Dicts of numbers as tuples."""
+    if not isinstance(tree, dict):
+        return tree
+    inner = {key: _as_containers(value) for key, value in tree.items()}
+    return (
+        tuple(inner[i] for i in sorted(inner)) if all(isinstance(k, int) for k in inner) else inner
+    )
 
 
 def join_obs(dataset: Dataset) -> tuple[Dataset, tuple[Part, ...]]:

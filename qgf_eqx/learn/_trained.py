@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import numpy as np
 
 from .. import checkpoint
 from .._fields import Bounded, bounded
@@ -16,7 +17,7 @@ from ..checkpoint import CheckpointError
 from ..nn import Encoded
 from . import _old_runs
 from ._config import TrainConfig, read_config
-from ._layout import Part, RealObs, parts_of
+from ._layout import Part, RealObs, example_of, parts_of
 from ._learner import Acts, Guides, HasPolicy, Judges, Spec
 from ._units import Units, blank_units
 from ._updates import init
@@ -150,6 +151,15 @@ class Trained:
     def value(self) -> Value | None:
         """The state value, if the critic has one."""
         return None if self._judges.value is None else self._real(self._judges.value)
+
+    def example_obs(self) -> Obs:
+        """An observation of zeros, in the shapes and dtypes that the run takes: for compiling.
+
+        **Raises:** `ValueError` if its containers are neither dicts, lists nor tuples.
+        """
+        spec = self.saved.spec
+        state = example_of(self.saved.layout, spec.state_size)
+        return (state, np.zeros(spec.goal_size, np.float32)) if spec.goal_size else state
 
     def policy_of(self, actor: str) -> Policy:
         """The flow of an actor.

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import flops
@@ -47,13 +46,4 @@ def _per_action(run: Any, name: str) -> int:
         sampler = replace(sampler, weight=sampler.choices[0])
     policy, sampler = of_run(run, sampler)
     act = partial(sampler, policy, bounded(sampler.critic(run.values)))
-    return flops.count(act, _example(run.saved.spec), jax.random.key(0))
-
-
-def _example(spec: Any) -> Any:
-    """An observation as the networks take it."""
-    goal = spec.goal_size
-    numbers = jnp.zeros(spec.obs_size - goal)
-    obs = (numbers, *(jnp.zeros(shape, jnp.uint8) for shape in spec.pictures))
-    state = obs if spec.pictures else numbers
-    return (state, jnp.zeros(goal)) if goal else state
+    return flops.count(act, run.example_obs(), jax.random.key(0))

@@ -281,7 +281,7 @@ def test_where_the_robots_units_are_nan_the_plain_flow_acts_and_then_the_last_ac
 def test_single_actions_are_not_chunks(shape):
     policy = Flow(lambda obs, a, t: -a, shape)
     with pytest.raises(ValueError, match=r"a control loop plays chunks.*`jit_sampler`.*\(1,"):
-        ControlLoop(policy, lambda obs, a: jnp.sum(a), OBS, KEY, ahead=True)
+        ControlLoop(policy, bounded(lambda obs, a: jnp.sum(a)), OBS, KEY, ahead=True)
 
 
 def test_where_the_critic_is_nan_the_plain_flow_acts_and_is_counted():
@@ -339,7 +339,7 @@ def _rows(net, obs, a, t):
         (
             (OBS,),
             ValueError,
-            "`obs` must be like PyTreeDef\\(\\*\\), got PyTreeDef\\(\\(\\*,\\)\\)",
+            "`obs` must be an array, got a tuple of 1",
         ),
         ("pick", TypeError, "`obs` is 'pick', which is not numbers"),
     ],
@@ -383,3 +383,76 @@ def test_pictures_are_bytes(picture, error, message):
 def test_options_that_cannot_be_right_are_named(options, error, message):
     with pytest.raises(error, match=message):
         loop_of(**options)
+
+
+class Fails:
+    """A critic by callback that can be told to raise."""
+
+    def __init__(self):
+        self.raises = False
+
+    def ask(self, obs, action):
+        if self.raises:
+            raise RuntimeError("out of memory")
+        return np.float32(0), np.ones_like(action)
+
+    def __call__(self, obs, action):
+        return jnp.sum(action)
+
+    def action_gradient(self, obs, action):
+        like = (
+            jax.ShapeDtypeStruct((), jnp.float32),
+            jax.ShapeDtypeStruct(action.shape, jnp.float32),
+        )
+        return jax.pure_callback(self.ask, like, obs, action, vmap_method="sequential")[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"deadline": 5.0}, {"ahead": True, "deadline": 5.0}])
+def test_a_draw_that_raises_is_replaced_by_the_plain_flow_and_the_next_one_is_guided(options):
+    critic = Fails()
+    loop = ControlLoop(POLICY, bounded(critic), OBS, KEY, weight=0.1, steps=2, **options)
+    with loop:
+        guided = loop(OBS)
+        critic.raises = True
+        with pytest.warns(RuntimeWarning, match="a draw raised an error: .*out of memory"):
+            for _ in range(3 * HORIZON):
+                action = loop(OBS)
+        assert loop.statistics.raised > 0 and loop.statistics.held == 0
+        assert np.isfinite(action).all() and not np.allclose(action, guided, atol=1e-3)
+        critic.raises = False
+        before = loop.statistics.raised
+        for _ in range(3 * HORIZON):
+            action = loop(OBS)
+            loop._running[0].exception()  # waits until the thread is free
+        assert loop.statistics.raised <= before + 1
+        np.testing.assert_allclose(np.mean(action), np.mean(guided), atol=2.0)
+
+
+def test_an_error_in_the_first_tick_is_raised():
+    critic = Fails()
+    with ControlLoop(POLICY, bounded(critic), OBS, KEY, weight=0.1, steps=2) as loop:
+        critic.raises = True
+        with pytest.raises(Exception, match="out of memory"):
+            loop(OBS)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"to_action": lambda chunk: chunk[:6]}, ValueError, "it must keep all 8 rows"),
+        ({"hold": 0}, TypeError, "`hold` must be a function"),
+        ({"hold": lambda action: 0}, ValueError, "`hold` makes .* of an action of shape"),
+        ({"deadline": "15ms"}, TypeError, "`deadline` must be a number of seconds"),
+        ({"rate": 50}, TypeError, "`rate` is no option of a control loop"),
+    ],
+)
+def test_what_a_loop_cannot_use_is_refused_before_the_first_tick(
+    options, error, message, unchecked
+):
+    with pytest.raises(error, match=message):
+        loop_of(**options)
+
+
+def test_a_critic_without_bounds_is_warned_of():
+    with pytest.warns(RuntimeWarning, match="`critic` has no bounds"):
+        ControlLoop(POLICY, value, OBS, KEY, weight=0.1, steps=2).close()

@@ -284,3 +284,29 @@ def test_the_fallback_is_drawn_where_guidance_is_not_finite():
         for (action, guided), obs, key in zip(found, [OBS, high, OBS], keys, strict=True):
             wanted = (act if guided else plain)(obs, key)
             np.testing.assert_allclose(action, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_a_taken_port_is_refused_before_anything_is_compiled():
+    def never(obs, key):
+        raise AssertionError("it was compiled")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(OSError, match="in use"):
+            PolicyServer(never, OBS, jax.random.key(0), port=taken.getsockname()[1])
+    with pytest.raises(ValueError, match="`port` must be from 0 to 65535, got 99999"):
+        PolicyServer(never, OBS, jax.random.key(0), port=99999)
+
+
+def test_a_web_page_is_turned_away(server):
+    address = f"ws://127.0.0.1:{server.port}"
+    with pytest.raises(InvalidStatus, match="403"), connect(address, origin="https://evil.example"):
+        pass
+    assert is_well(server)
+
+
+def test_what_an_observation_is_instead_is_said_in_words(client):
+    for wrong, said in (({"obs": [1, 2, 3]}, "a list of 3"), ({"obs": 1.5}, None)):
+        found = asked(client, wrong)
+        assert isinstance(found, str) and (
+            said is None or f"`obs` must be an array, got {said}" in found
+        )
