@@ -27,7 +27,7 @@ from .evaluate._auto import FACTORS, first_weight, grid_around
 from .evaluate._offline import open_offline
 from .evaluate.names import METHODS, method
 from .evaluate.task import dataset_of
-from .learn import Actor, Acts, load_config, load_run
+from .learn import Actor, Acts, Units, load_run
 
 SHOWN = ("ood", "qgf", "qgf-jacobian", "qgf-chain", "bptt")
 ESTIMATORS = {METHODS[name].label: method(name).guidance for name in SHOWN}
@@ -112,10 +112,11 @@ def noise(
     `instead`, a file or id, is taken in place of the task's data.
     """
     check_count("count", count, "it says how many observations")
-    policy, critic, task = _open(run, reduce)
+    policy, critic, task, units = _open(run, reduce)
     where: Any = {"cache_dir": cache_dir, "instead": instead}
     held_out = dataset_of(task, data_dir, split="val", **where)
     obs, actions = _draw(held_out, count, policy.action_shape)
+    actions = units.from_action(actions)
     times, scales = (0.0, 0.3, 0.6, 0.9), (0.03, 0.1, 0.3)
     keys = jax.random.split(jax.random.key(0), 2 * count).reshape(2, count)
     noises = jax.vmap(lambda k: jax.random.normal(k, actions.shape[1:]))(keys[0])
@@ -147,7 +148,7 @@ def value(
     count: int = 64,
     noises: int = 16,
     candidates: tuple[int, ...] = (1, 4, 16, 64),
-    weights: tuple[float, ...] | None = (0.01, 0.03, 0.1, 0.3, 1.0),
+    weights: tuple[float, ...] | None = None,
     reduce: Callable = jnp.min,
     cache_dir: str | Path | None = None,
     instead: str | Path | None = None,
@@ -164,7 +165,7 @@ def value(
     """
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
-    (policy, critic, task), other = _open(run, reduce), _open(judge, reduce)[1]
+    (policy, critic, task, units), other = _open(run, reduce), _open(judge, reduce)[1]
     actors = _actors_of(run)
     where: Any = {"cache_dir": cache_dir, "instead": instead}
     held_out = dataset_of(task, data_dir, split="val", **where)
@@ -172,7 +173,7 @@ def value(
     if weights is None:
         weights = tuple(grid_around(first_weight(policy, critic, obs)))
     known = dataset_of(task, data_dir, **where)
-    _, data = _draw(known, 10_000, policy.action_shape)
+    data = units.from_action(_draw(known, 10_000, policy.action_shape)[1])
     shape = (count, max(noises, *candidates), *policy.action_shape)
     starts = jax.random.normal(jax.random.key(0), shape)
     found = {"weights": weights, "candidates": candidates, "count": count, "noises": noises}
@@ -297,14 +298,9 @@ def _actors_of(run: str | Path) -> dict[str, Actor]:
     return {n: found.actor(n) for n, one in known if isinstance(one, Acts) and n != "flow"}
 
 
-def _open(run: str | Path, reduce: Callable) -> tuple[Policy, Bounded, Task]:
-    if load_config(run)[0].normalise_actions != "none":
-        raise ValueError(
-            f"{run} normalises actions, and the analyses compare its actions with the data's: name "
-            "a run with `normalise_actions` none."
-        )
-    (policy, critic, _, task, _), _ = open_offline(run, reduce)
-    return policy, critic, task
+def _open(run: str | Path, reduce: Callable) -> tuple[Policy, Bounded, Task, Units]:
+    (policy, critic, _, task, _), units = open_offline(run, reduce)
+    return policy, critic, task, units
 
 
 def _draw(data: Dataset, count: int, shape: tuple[int, ...]) -> tuple[Any, jax.Array]:

@@ -204,7 +204,14 @@ def _rendering(task: Task, **options: Any) -> gymnasium.Env:
         env = task.make_env(render_mode="rgb_array", **options)
         env.reset(seed=0, **goal_option(task.goals, 0))
         with headless():
-            env.render()
+            drawn = np.asarray(env.render())
+        if drawn.ndim != 3 or drawn.dtype != np.uint8:
+            raise RenderError(
+                f"`render` of `{task.name}` must return a picture, an array of bytes (height, "
+                f"width, 3), and returns {drawn.dtype} of shape {drawn.shape}."
+            )
+    except RenderError:
+        raise
     except TypeError as error:
         if "render_mode" not in str(error):
             raise

@@ -26,7 +26,8 @@ def test_the_points_of_the_noise_analysis_go_from_noise_to_the_action(monkeypatc
     """Of actions that are all 100, a point on the flow at time t is about 100 t."""
     policy = SimpleNamespace(action_shape=(2, 1))
     chunks = jnp.zeros((4, 3)), jnp.full((4, 2, 1), 100.0)
-    monkeypatch.setattr(figures, "_open", lambda *_: (policy, None, None))
+    units = SimpleNamespace(from_action=lambda action: action)
+    monkeypatch.setattr(figures, "_open", lambda *_: (policy, None, None, units))
     monkeypatch.setattr(figures, "dataset_of", lambda *_, **__: None)
     monkeypatch.setattr(figures, "_draw", lambda *_: chunks)
     point = lambda policy, critic, obs, a_t, *_, **options: jnp.mean(a_t)  # noqa: E731

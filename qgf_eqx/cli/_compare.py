@@ -205,9 +205,11 @@ def film(
     from ..evaluate.names import method
     from ..learn import load_config
 
-    options = {"weight": weight.value, "steps": flow.steps, "reduce": flow.reduction}
-    shown = [method(name, **options) for name in methods]
     check_task(task.env)
+    options = {"steps": flow.steps, "reduce": flow.reduction}
+    if any(method(name, **options).weighted for name in methods):
+        options["weight"] = weight.value(run, flow, task.env, common)
+    shown = [method(name, **options) for name in methods]
     numbers = range(first, first + episodes)
     played = films.film(run, shown, numbers, path, task=task.env, progress=common.progress)
     by_return = task_of(task.env or load_config(run)[0].env).by_return

@@ -1,5 +1,6 @@
 """The verbs that bring a run to a robot: `export`, `serve`."""
 
+import dataclasses
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +42,7 @@ def export(
     common.begin()
     from ..deploy.export import export as write
 
-    opened, about = _open(run, method, weight, flow, task)
+    opened, about = _open(run, method, weight, flow, task, common)
     write(opened.draw, opened.obs, path, platforms=platforms, about=about)
     size = path.stat().st_size / 1e6
     common.result({"file": str(path), "bytes": path.stat().st_size}, f"{path}: {size:.1f} MB")
@@ -87,7 +88,7 @@ def serve(
 
     from ..deploy.serve import PolicyServer
 
-    opened, about = _open(run, method, weight, flow, task)
+    opened, about = _open(run, method, weight, flow, task, common)
     key, options = jax.random.key(seed), {"host": host, "port": port, "metadata": about}
     options |= {"fallback": opened.plain, "largest_batch": largest_batch}
     with PolicyServer(opened.draw, opened.obs, key, **options) as server:
@@ -98,17 +99,22 @@ def serve(
             server.wait()
 
 
-def _open(run: Path, name: str, weight: Weight, flow: Drawing, task: OtherTask) -> tuple:
+def _open(
+    run: Path, name: str, weight: Weight, flow: Drawing, task: OtherTask, common: Common
+) -> tuple:
     """The policy of a run, and what is said about it."""
     from ..evaluate import method, open_policy
     from ..learn import load_config
 
-    sampler = method(name, weight=weight.value, steps=flow.steps, reduce=flow.reduction)
+    sampler = method(name, steps=flow.steps, reduce=flow.reduction)
+    if sampler.weighted:
+        found = weight.value(run, flow, task.env, common)
+        sampler = dataclasses.replace(sampler, weight=found)
     opened = open_policy(run, sampler, task=task.env)
     bounds = {"low": opened.low.tolist(), "high": opened.high.tolist()}
     about = {
         "task": task.env or load_config(run)[0].env,
         "method": name,
-        "weight": str(weight.value),
+        "weight": str(sampler.weight),
     }
     return opened, {**about, "bounds": bounds}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ._options import Common, DataFiles, Drawing, MaybePath, Positional, Weight
-from ._refuse import at_least, check_folders, check_new
+from ._refuse import at_least, check_folders, check_new, refuse_own_judge
 
 
 def diagnose(
@@ -43,6 +43,7 @@ def diagnose(
         common: Options common to all commands.
     """
     check_folders(run, *([judge] if judge else []))
+    refuse_own_judge(run, judge)
     at_least(1, observations=observations, steps=flow.steps)
     at_least(2, noises=noises)
     out = out or run / "diagnostics.png"
@@ -59,7 +60,7 @@ def diagnose(
     from ._offline import open_offline
 
     estimator = estimator_of(method, steps=flow.steps)
-    chosen = guided(method, weight=weight.value)
+    chosen = guided(method, weight=weight.value(run, flow, None, common))
     (policy, critic, values, *_), obs = open_offline(run, observations, flow, data)
     shape = (observations, noises, *policy.action_shape)
 
@@ -102,6 +103,7 @@ def analyse(
     /,
     out: Path = Path("figures"),
     data: DataFiles = DataFiles(),  # noqa: B008 (frozen)
+    weights: tuple[float, ...] = (),
     count: int = 64,
     reduce: Literal["min", "mean"] = "min",
     format: Literal["svg", "png", "pdf"] = "svg",
@@ -122,6 +124,8 @@ def analyse(
             judge, and more such pairs.
         out: Folder for the JSON and the figure.
         data: Where the datasets are.
+        weights: For `value`, which weights. Default: from a tenth of the weight that `diagnose`
+            starts a search from to ten times it.
         count: Observations of the validation data.
         reduce: How to combine the critics' values: the minimum (the paper's) or the mean.
         format: The format of the figure.
@@ -135,6 +139,9 @@ def analyse(
         raise ValueError(f"`analyse {what}` takes {several}, got {len(runs)}.")
     if runs:
         check_folders(*runs)
+    if what == "value":
+        for one, other in zip(runs[::2], runs[1::2], strict=True):
+            refuse_own_judge(one, other)
     at_least(1, count=count)
     check_new(out / f"{what}.json")
     common.begin()
@@ -148,8 +155,10 @@ def analyse(
         options = {"count": count, "reduce": Drawing(reduce=reduce).reduction}
         options |= {"cache_dir": data.cache_dir, "instead": data.data}
         groups = [runs[i : i + size] for i in range(0, len(runs), size)]
-        if len(groups) > 1 and what == "value":
-            options["weights"] = None  # around each run's own
+        if what == "value":
+            if weights and len(groups) > 1:
+                raise ValueError("`weights` are for one run: of several each has its own.")
+            options["weights"] = weights or None
         each = [getattr(figures, what)(*group, data.data_dir, **options) for group in groups]
         found = each[0] if len(each) == 1 else getattr(figures, f"{what}_over_runs")(each)
         tasks = dict.fromkeys(load_config(group[0])[0].env for group in groups)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -79,17 +80,33 @@ class Drawing:
 class Weight:
     """One guidance weight."""
 
-    weight: float = 0.1
-    """The guidance weight."""
+    weight: MaybeFloat = None
+    """The guidance weight. Default: the weight that `diagnose` starts a search from."""
     decay: MaybeFloat = None
     """A weight that falls linearly from this to zero, instead of `weight`."""
 
-    @property
-    def value(self) -> Any:
-        """A number, or a `LinearDecay`."""
+    def value(self, run: Path, flow: Drawing, env: str | None, common: Common) -> Any:
+        """A number, or a `LinearDecay`; without either the starting weight of a run on a task,
+        which is said."""
         from ..weights import LinearDecay
 
-        return self.weight if self.decay is None else LinearDecay(self.decay)
+        if self.decay is not None:
+            return LinearDecay(self.decay)
+        if self.weight is not None:
+            return self.weight
+        from ..evaluate._auto import start_of
+        from ..evaluate._sources import as_source
+        from ..learn import load_config
+
+        source: Any = as_source(run)
+        start = start_of(source, env or load_config(run)[0].env, flow.reduction)
+        if not 0 < start < math.inf:
+            raise ValueError(
+                "`weight` is missing, and the critic's gradient is zero or not finite."
+            )
+        start = float(f"{start:.2g}")
+        common.say(f"Weight {start:g}, to start a search from; `qgf-eqx choose {run}` finds one.")
+        return start
 
 
 @dataclasses.dataclass(frozen=True)

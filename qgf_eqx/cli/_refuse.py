@@ -78,3 +78,9 @@ def complain(sentence: str, code: int) -> int:
     line = " ".join(sentence.split()).encode(errors="backslashreplace").decode()
     print(f"qgf-eqx: {line}", file=sys.stderr)
     return code
+
+
+def refuse_own_judge(run: Path, judge: Path | None) -> None:
+    """**Raises:** `ValueError` if the judge is the run itself."""
+    if judge is not None and run.resolve() == judge.resolve():
+        raise ValueError(f"{judge} is the run itself: its judge must be another training seed's.")

@@ -26,7 +26,8 @@ def suite(
 
     Args:
         action: plan, run or report.
-        file: The plan, a TOML file.
+        file: The plan, a TOML file; or the name of one that comes with the package: paper, goals,
+            model_size, critics, best_of, cpu.
         out: The folder of all results, which all workers must be able to access. Default:
             results/NAME.
         workers: How many processes, on this machine.
@@ -61,7 +62,7 @@ def suite(
         known = (
             ""
             if len(cells) == sum(total.values())
-            else " Others are named once the data are there."
+            else " More cells follow once the data are there."
         )
         found = [{"stage": s, "title": t, "done": d} for s, t, d in cells]
         text = "\n".join([*lines, f"Cells: {sizes}.{known} {suites.spent(plan, out)}".strip()])

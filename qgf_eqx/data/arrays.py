@@ -1,5 +1,6 @@
 """Datasets from arrays in memory: whole episodes, or transitions end to end."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -181,7 +182,7 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
 
     states_of = jax.tree.map(states, obs, next_obs)
     episode_end = np.where(known[take], added, ends[take])
-    _check_time(states_of, episode_end)
+    check_time(states_of, episode_end)
     dataset = Dataset(
         obs=jax.tree.map(lambda x: x if x.dtype == np.uint8 else x.astype(np.float32), states_of),
         actions=actions[take].astype(np.float32),
@@ -194,11 +195,21 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
 
 
 def check_seen(dataset: Dataset) -> None:
-    """**Raises:** `DatasetError` if no chunk can see a reward that is not 0, or an end."""
+    """**Raises:** `DatasetError` if no chunk can see a reward that is not 0, or an end. Warns if
+    all rewards are the same and nothing ends, so that every action has the same value."""
     fields = by_name(dataset)
     unseen = np.asarray(fields["episode_end"]) != 0
     paid = (np.asarray(fields["rewards"]) != 0) | (np.asarray(fields["terminated"]) != 0)
     if (paid & ~unseen).any():
+        seen = np.asarray(fields["rewards"])[~unseen]
+        if seen.min() == seen.max() and not (np.asarray(fields["terminated"]) != 0).any():
+            warnings.warn(
+                f"all `rewards` are {seen[0]:g} and no transition is `terminated`: a critic learns "
+                "nothing from them, since every action has the same value. Set `terminated` to 1 "
+                "where the task ended, or collect data that reach the goal.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return
     if not paid.any():
         raise DatasetError(
@@ -213,7 +224,7 @@ def check_seen(dataset: Dataset) -> None:
     )
 
 
-def _check_time(obs: Any, episode_end: np.ndarray) -> None:
+def check_time(obs: Any, episode_end: np.ndarray) -> None:
     """Clocks in float64, as seconds since 1970, stand still in float32."""
     inside = episode_end[:-1] == 0
     for name, field in _names("obs", obs).items():

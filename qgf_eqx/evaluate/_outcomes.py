@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
 from typing import IO, Any
@@ -93,6 +94,20 @@ def task_key(task: str) -> str:
     """What a task of that name depends on: of one's own also its module's source."""
     module = task.partition(":")[0]
     return f"{task} {_source(module)}" if ":" in task else task
+
+
+def source_of(name: str) -> str:
+    """The hash of the file of `module:name`, which is not imported; empty of what is no module."""
+    module = name.partition(":")[0]
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    path = getattr(found, "origin", None)
+    if not path or not Path(path).is_file():
+        return ""
+    now = Path(path).stat()
+    return _sha256(path, now.st_mtime_ns, now.st_size)
 
 
 def _source(module: str) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .._types import Action, Critic, Key, Obs, Policy
 from ._actors import of_run
@@ -44,10 +46,18 @@ def load_policy(
     draw = jax.jit(_parts(run, sampler, task)[4])
 
     def act(obs: Obs, key: Key) -> Action:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((obs, key))):
+            return draw(jax.tree.map(_as_traced, obs), key)  # in a caller's `jit` or `vmap`
         batch = as_inputs([jax.tree.map(np.asarray, obs)])
         return draw(jax.tree.map(lambda leaf: leaf[0], batch), key)
 
     return act
+
+
+def _as_traced(leaf: Any) -> Any:
+    """float32, but pictures stay bytes."""
+    leaf = jnp.asarray(leaf)
+    return leaf if leaf.dtype == jnp.uint8 else leaf.astype(jnp.float32)
 
 
 class OpenedPolicy(NamedTuple):
@@ -96,6 +106,10 @@ def open_policy(
 
 def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
     """A run's networks, and its policy, critic, units of actions, draw and plain draw."""
+    if not isinstance(sampler, Sampler):
+        raise TypeError(
+            f'`sampler` must be a `Sampler`, `method("qgf", weight=0.3)`, got {sampler!r}.'
+        )
     check_weight(sampler)
     found, units = open_offline(run, sampler.reduce, task, needs_task=False)
     policy, sampler = of_run(found.trained, sampler)

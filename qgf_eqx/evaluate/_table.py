@@ -29,6 +29,7 @@ def format_table(results: Comparison) -> str:
         name, (value, interval) = f"{d.ours} - {d.theirs}", _shown(d.estimate, d.by_return, "+")
         lines.append(f"{name:<32}{value.replace('%', 'points')}  {interval}")
     lines.append(f"n = episodes x training seeds. {interval_note(rows[0])}")
+    lines += ["< marks the highest."] if several else []
     lines += _tried(results)
     return "\n".join([*lines, *(note for row in rows for note in _notes(row, results))])
 

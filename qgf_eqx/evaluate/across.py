@@ -12,6 +12,7 @@ interval of a mean from those of its parts; Agarwal et al., *Deep Reinforcement 
 of the Statistical Precipice*, 2021.
 """
 
+import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -40,13 +41,15 @@ def mean_over_tasks(outcomes: Outcomes, *, draws: int = 2000, seed: int = 0) -> 
 
     **Raises:** `ValueError` if there is a task without a training seed, or one without an episode.
     """
-    return _widened(_estimate(_mean, [outcomes], draws, seed), map(_of_successes, outcomes))
+    found = _widened(_estimate(_mean, [outcomes], draws, seed), map(_of_successes, outcomes))
+    return _within(found, 0.0, outcomes)
 
 
 def interquartile_mean(outcomes: Outcomes, *, draws: int = 2000, seed: int = 0) -> Estimate:
     """The mean of the middle half of all runs, of all tasks and training seeds: an average that no
     single task decides. Arguments and errors as for `mean_over_tasks`."""
-    return _widened(_estimate(_iqm, [outcomes], draws, seed), map(_of_successes, outcomes))
+    found = _widened(_estimate(_iqm, [outcomes], draws, seed), map(_of_successes, outcomes))
+    return _within(found, 0.0, outcomes)
 
 
 def pooled_difference(
@@ -63,7 +66,7 @@ def pooled_difference(
         for of_seeds in zip(ours, theirs, strict=True)
     ]
     found = _estimate(_mean, [differences], draws, seed)
-    return _widened(found, map(_of_pairs, ours, theirs))
+    return _within(_widened(found, map(_of_pairs, ours, theirs)), -1.0, ours, theirs)
 
 
 def probability_of_improvement(
@@ -76,7 +79,8 @@ def probability_of_improvement(
     """
     if len(ours) != len(theirs):
         raise ValueError(f"`ours` has {len(ours)} tasks, and `theirs` {len(theirs)}.")
-    return _estimate(_improvement, [ours, theirs], draws, seed)
+    found = _estimate(_improvement, [ours, theirs], draws, seed)
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def performance_profile(
@@ -113,6 +117,11 @@ def spread_of(outcomes: Sequence[Any]) -> Spread:
     """
     if len(outcomes) < 2 or min(map(len, outcomes)) < 2:
         raise ValueError("`outcomes` must be of two training seeds and two episodes at least.")
+    if len(outcomes) < 3:
+        warnings.warn(
+            "two training seeds hardly tell how much seeds differ: use a pilot of more.",
+            stacklevel=2,
+        )
     within = float(np.mean([np.var(each, ddof=1) for each in outcomes]))
     count = stats.hmean([len(each) for each in outcomes])
     between = np.var([np.mean(each) for each in outcomes], ddof=1) - within / count
@@ -255,6 +264,14 @@ def _widened(found: Estimate, tasks: Iterable[tuple[float, float]]) -> Estimate:
         low=float(min(found.low, found.value - low)),
         high=float(max(found.high, found.value + high)),
     )
+
+
+def _within(found: Estimate, least: float, *outcomes: Outcomes) -> Estimate:
+    """Of successes: between the least that is possible and 1."""
+    every = [np.asarray(e, float) for of in outcomes for task in of for e in task]
+    if not all(np.isin(e, (0, 1)).all() for e in every):
+        return found
+    return found._replace(low=max(found.low, least), high=min(found.high, 1.0))
 
 
 def _of_successes(of_task: Sequence[Any]) -> tuple[float, float]:

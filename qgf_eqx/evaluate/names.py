@@ -264,7 +264,9 @@ def _parse(text: str, actors: Mapping[str, Any] = MappingProxyType({})) -> tuple
     row = METHODS.get(plain) or _row_on_actor(plain, actors) or _row_of_actor(plain, actors)
     if row is None:
         known = [*METHODS, *learned()]
-        close = difflib.get_close_matches(plain, known, 1)
+        labels = {name.lower(): name for name in known}
+        labels |= {row.label.lower(): name for name, row in METHODS.items()}
+        close = [labels[name] for name in difflib.get_close_matches(plain.lower(), labels, 1)]
         guess = f"did you mean {close[0] + text[len(plain) :]}? " if close else ""
         raise ValueError(
             f"unknown method `{text}`; {guess}known are {', '.join(known)}, "

@@ -1,6 +1,8 @@
 """Settings by name, from `presets.toml`: a group, such as `paper`, and what it is for."""
 
 import dataclasses
+import difflib
+import re
 import tomllib
 from functools import cache
 from importlib.resources import files
@@ -51,7 +53,12 @@ def config_of(*tables: dict[str, Any]) -> TrainConfig:
     try:
         return _config(found)
     except TypeError as error:
-        raise RunError(f"a setting is unknown or wrong ({error}).") from None
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise RunError(f"a setting is wrong ({error}).") from None
+        close = difflib.get_close_matches(unknown[1], _settings(), 1)
+        guess = f"; did you mean `{close[0]}`?" if close else "."
+        raise RunError(f"unknown setting `{unknown[1]}`{guess}") from None
 
 
 def _tables_of(name: str | None) -> list[dict[str, Any]]:
@@ -66,6 +73,12 @@ def _tables_of(name: str | None) -> list[dict[str, Any]]:
 @cache
 def _file() -> dict[str, Any]:
     return tomllib.loads(files("qgf_eqx").joinpath("presets.toml").read_text())
+
+
+def _settings() -> set[str]:
+    """The names of all settings, of runs and of learners."""
+    kinds = [TrainConfig, *CRITICS.values(), *ACTORS.values()]
+    return {"preset", "learners"} | {f.name for kind in kinds for f in dataclasses.fields(kind)}
 
 
 def _is_entry(value: Any) -> bool:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ..evaluate._outcomes import source_of
 from ._plan import Plan, Study
 
 DATA, TRAIN, PLAY = STAGES = ("data", "train", "play")
@@ -138,7 +139,7 @@ def spent(plan: Plan, out: str | Path) -> str:
 
 
 def _trainings(out: Path, study: Study, identity: Any) -> list[TrainCell]:
-    what = {"config": study.config.as_dict(), "data": identity}
+    what = {"config": study.config.as_dict(), "data": identity, **_sources(study)}
     return [
         TrainCell(study, seeds, _named(out, TRAIN, f"{study.label}.{_span(seeds)}", what))
         for seeds in _groups(study)
@@ -169,7 +170,17 @@ def _plays(out: Path, study: Study, trainings: Sequence[TrainCell]) -> list[Play
 
 
 def _data(study: Study) -> dict[str, Any]:
-    return {"env": study.config.env, "data_dir": study.data_dir, "collect": study.collect}
+    known = {"env": study.config.env, "data_dir": study.data_dir, "collect": study.collect}
+    return known | _sources(study, learners=False)
+
+
+def _sources(study: Study, *, learners: bool = True) -> dict[str, Any]:
+    """The hashes of the modules that a task or a learner of one's own is in."""
+    config = study.config.as_dict()
+    kinds = [config["critic"]["kind"], *(actor["kind"] for actor in config["actors"].values())]
+    names = [study.config.env, *(kinds if learners else ())]
+    found = {name: source_of(name) for name in names if ":" in name}
+    return {"sources": found} if any(found.values()) else {}
 
 
 def _identity(path: Path) -> Any:

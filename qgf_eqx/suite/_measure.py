@@ -72,8 +72,11 @@ def format_measured(found: list[Measured]) -> str:
     rows.append(("all tasks", *total, sum(m.disk for m in found)))
     width = max(len(row[0]) for row in rows)
     lines = [f"{'task':<{width}}  training, h  playing, h at most  checkpoints, GB"]
-    lines += [f"{n:<{width}}  {t:11.2f}  {p:18.2f}  {d / 1e9:15.3f}" for n, t, p, d in rows]
-    return "\n".join([*lines, "One cell at a time, on this machine, by some updates of each task."])
+    lines += [f"{n:<{width}}  {t:11.3g}  {p:18.3g}  {d / 1e9:15.3f}" for n, t, p, d in rows]
+    lines.append(
+        "For one worker on this machine, from a few updates and two episodes of each task."
+    )
+    return "\n".join([*lines, "Compiling is not included: it adds up to a minute to each cell."])
 
 
 def _measured(study: Study) -> Measured:

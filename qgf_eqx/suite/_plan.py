@@ -4,9 +4,11 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..evaluate._auto import FACTORS
 from ..learn import RunError, TrainConfig
 from ..learn._presets import config_of
 
@@ -57,7 +59,7 @@ _SHARED = {field.name for field in fields(Study)} - {"config"}
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan of a TOML file.
+    """The plan of a TOML file, or one of this package's (`plans`), by its name: `paper`.
 
     ```toml
     name = "small"
@@ -88,10 +90,13 @@ def read_plan(path: str | Path) -> Plan:
     **Raises:** `PlanError` naming the file and the entry that is missing, unknown or wrong.
     """
     path = Path(path)
+    if not path.exists() and str(path) in plans():
+        path = plans()[str(path)]
     try:
         found = tomllib.loads(path.read_text())
     except OSError as error:
-        raise PlanError(f"{path} cannot be read: {error.strerror}.") from None
+        known = f"Plans that come with this package: {', '.join(plans())}."
+        raise PlanError(f"{path} cannot be read: {error.strerror}. {known}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlanError(f"{path} is not TOML: {error}.") from None
     tasks, train = found.pop("tasks", None), found.pop("train", {})
@@ -101,7 +106,7 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, dict) for t in tasks):
         raise PlanError(f"{path} has no `[[tasks]]`.")
     if unknown := found.keys() - _SHARED:
-        known = ", ".join(["name", "train", "tasks", *sorted(_SHARED)])
+        known = ", ".join(sorted({"name", "train", "tasks", *_SHARED}))
         raise PlanError(f"{path} has an unknown `{min(unknown)}`; known are {known}.")
     studies = [_study(f"{path}, task {i}", found, train, task) for i, task in enumerate(tasks, 1)]
     names = [study.label for study in studies]
@@ -118,6 +123,9 @@ def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study
     for name in ("seeds", "methods"):
         if not parts.get(name):
             raise PlanError(f"{where} has no `{name}`.")
+    for name in ("seeds", "methods", "weights"):
+        if name in parts and not isinstance(parts[name], list):
+            raise PlanError(f"{where}: `{name}` must be a list, got {parts[name]!r}.")
     parts |= {n: tuple(parts[n]) for n in ("seeds", "methods", "weights") if n in parts}
     try:
         config = config_of(settings, train)
@@ -144,6 +152,12 @@ def _needed(config: TrainConfig, methods: Sequence[str]) -> dict[str, Any]:
     }
 
 
+@cache
+def plans() -> dict[str, Path]:
+    """The plans that come with this package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}
+
+
 def _checked(where: str, study: Study) -> Study:
     """The study, whose methods and counts are such."""
     from ..evaluate import method
@@ -160,7 +174,13 @@ def _checked(where: str, study: Study) -> Study:
         raise PlanError(f"{where} names a seed or a method twice.")
     for name in study.methods:
         try:
-            method(name, actors=study.config.actors)
+            row = method(name, actors=study.config.actors)
         except ValueError as error:
             raise PlanError(f"{where}: {error}") from None
+        weights = len(row.choices or study.weights or FACTORS) if row.weighted else 0
+        if study.tuning_budget < weights:
+            raise PlanError(
+                f"{where}: `tuning_budget` must be at least {weights}, an episode for each weight "
+                f"of {name}, got {study.tuning_budget}."
+            )
     return study

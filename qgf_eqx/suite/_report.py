@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._files import write_atomically
+from .._provenance import versions
 from ..evaluate import across
 from ..evaluate._judge import compared
 from ..evaluate._rows import Comparison
@@ -16,10 +17,11 @@ from ..evaluate.names import label, split_best_of
 from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
+from ..learn._learner import Learner
 from ._cells import PLAY, PlayCell, cells_of, is_done, sizes_of
 from ._costs import costs_of
 from ._curves import budget_curves, kept_range, shares_by_factor, tried
-from ._plan import Plan
+from ._plan import Plan, Study
 
 
 def write_report(plan: Plan, out: str | Path) -> Path:
@@ -35,9 +37,11 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     cells = cells_of(plan, out)
     found = comparisons(plan, out)
     lines = [f"# {plan.name}", "", *_progress(plan, cells), ""]
-    content: dict[str, Any] = {"plan": plan.name, "tasks": {}}
+    studies = {study.label: study for study in plan.studies}
+    content: dict[str, Any] = {"plan": plan.name, "versions": versions(), "tasks": {}}
     for name, comparison in found.items():
-        lines += [f"## {name}", "", "```", format_table(comparison), "```", ""]
+        lines += [f"## {name}", "", _settings(studies[name]), ""]
+        lines += ["```", format_table(comparison), "```", ""]
         lines += _ranges(comparison)
         content["tasks"][name] = {
             row.method: {"weight": str(row.weight), **_as_dict(row.estimate), "n": row.n}
@@ -158,6 +162,16 @@ def _together(rows: Mapping[str, Mapping[str, Any]], found: Mapping[str, Compari
         lines.append("Entries of one task count as tasks: their mean is of this plan only.")
     chance = f"`{ours} is better`: the chance that a training run of it beats one of the other"
     return [*lines, f"{chance} method on the same task, ties counted half.", ""]
+
+
+def _settings(study: Study) -> str:
+    config = study.config
+    said = f"`{config.env}`: {config.updates:,} updates of {config.batch} chunks of "
+    said += f"{config.horizon}, "
+    if isinstance(config.critic, Learner):  # one's own may have no size
+        said += f"networks of {config.critic.depth} x {config.critic.width}, "
+    said += f"{study.tuning_budget} tuning episodes of each method and training seed, "
+    return said + f"{study.episodes} reported."
 
 
 def _ranges(found: Comparison) -> list[str]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from qgf_eqx.evaluate import across
 from qgf_eqx.evaluate.across import (
     Spread,
     budget_curve,
@@ -92,7 +93,7 @@ def test_the_spread_is_found_again():
     found = spread_of(outcomes)
     assert found.seeds == pytest.approx(0.49, rel=0.1)
     assert found.episodes == pytest.approx(2.25, rel=0.1)
-    assert spread_of([[0, 1, 0, 1], [1, 0, 1, 0]]).seeds == 0  # not negative
+    assert spread_of([[0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 1]]).seeds == 0  # not negative
     with pytest.raises(ValueError, match="two training seeds and two episodes"):
         spread_of([[0, 1]])
 
@@ -149,3 +150,23 @@ def test_intervals_do_not_collapse_where_all_runs_agree():
     assert pooled_difference(none, none)[:3] == pytest.approx((0, -same, same))
     returns = [[[3.0] * 10] * 2] * 2
     assert mean_over_tasks(returns)[:3] == (3, 3, 3)
+
+
+def test_intervals_of_successes_stay_within_what_is_possible():
+    """A few seeds that differ much give a t interval beyond 0 and 1; of returns that may be."""
+    rng = np.random.default_rng(0)
+    rare = [[rng.random(20) < p for p in (0.0, 0.6)] for _ in range(2)]
+    often = [[~np.asarray(e) for e in task] for task in rare]
+    for outcomes in (rare, often):
+        for found in (across.mean_over_tasks(outcomes), across.interquartile_mean(outcomes)):
+            assert 0 <= found.low <= found.value <= found.high <= 1
+    assert -1 <= across.pooled_difference(rare, often).low
+    found = across.probability_of_improvement(rare, often)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    returns = [[20.0 * np.asarray(e, float) - 10 for e in task] for task in rare]
+    assert across.mean_over_tasks(returns).low < -10
+
+
+def test_a_pilot_of_two_seeds_is_warned_of():
+    with pytest.warns(UserWarning, match="two training seeds hardly tell"):
+        across.spread_of([[0, 1, 1], [0, 0, 1]])

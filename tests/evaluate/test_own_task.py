@@ -418,3 +418,46 @@ def test_a_bounded_critic_goes_to_workers():
 def test_what_is_not_what_it_must_be_is_named(call, message, unchecked):
     with pytest.raises(TypeError, match=message):
         call(networks(0.1)[0])
+
+
+def test_a_loaded_policy_goes_into_the_callers_own_vmap_and_jit(run):
+    act, obs = load_policy(run, method("qgf", weight=0.3, steps=2)), np.ones((3, 2))
+    keys = jax.random.split(jax.random.key(0), 3)
+    wanted = [act(o, k) for o, k in zip(obs, keys, strict=True)]
+    for batched in (jax.vmap(act), jax.jit(jax.vmap(act))):
+        np.testing.assert_allclose(batched(obs, keys), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_weight_a_verb_takes_the_starting_weight_and_says_so(run, capsys, tmp_path):
+    from qgf_eqx.evaluate._auto import start_of
+    from qgf_eqx.evaluate._sources import as_source
+
+    start = start_of(as_source(run), "toy:make_array_task", jnp.min)
+    arguments = ["film", str(run), "--episodes", "1", "--steps", "2", "--methods", "qgf"]
+    cli.main([*arguments, "--out", str(tmp_path / "a.webp")])
+    assert f"Weight {start:.2g}, to start a search from" in capsys.readouterr().out
+    cli.main(["film", str(run), *arguments[2:-1], "flow", "--out", str(tmp_path / "b.webp")])
+    assert "Weight" not in capsys.readouterr().out
+    cli.main(["export", str(run), "--steps", "2", "--out", str(tmp_path / "p.zip"), "--quiet"])
+    with zipfile.ZipFile(tmp_path / "p.zip") as file:
+        assert json.loads(file.read("metadata.json"))["weight"] == f"{float(f'{start:.2g}')}"
+
+
+def test_a_run_of_recorded_data_alone_is_loaded_and_exported_without_a_task(tmp_path):
+    import toy
+
+    from qgf_eqx.data import open_dataset  # noqa: F401
+    from qgf_eqx.learn import TrainConfig, learners, train
+
+    data = dataset_of(toy.make_array_task())
+    small = {"updates": 2, "batch": 8, "horizon": 2, **learners(width=8, depth=1)}
+    train(TrainConfig("my robot", **small), data, tmp_path / "run", progress=False)
+    sampler = method("qgf", weight=0.3, steps=2)
+    chunk = load_policy(tmp_path / "run", sampler)(np.ones(2), jax.random.key(0))
+    found = open_policy(tmp_path / "run", sampler)
+    assert chunk.shape == (2, 1) and found.obs.shape == (2,)
+    np.testing.assert_array_equal(found.draw(jnp.ones(2), jax.random.key(0)), chunk)
+    options = ["--weight", "0.3", "--steps", "2", "--quiet", "--out", str(tmp_path / "p.zip")]
+    cli.main(["export", str(tmp_path / "run"), *options])
+    with pytest.raises(ValueError, match="`my robot`"):
+        evaluate(str(tmp_path / "run"), [sampler], [0], progress=False)

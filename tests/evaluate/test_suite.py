@@ -111,12 +111,12 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
         ("seeds = [0, 1]\n", "", "task 1 has no `seeds`"),
         ("episodes = 3", "episodes = 0", "task 1: `episodes` must be an int of at least 1, got 0"),
         ('"qgf"]', '"qfg"]', "task 1: unknown method"),
-        ("updates = 6", "update = 6", "task 1: a setting is unknown or wrong"),
+        ("updates = 6", "update = 6", "task 1: unknown setting `update`; did you mean `updates`"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "task 1 names a seed or a method twice"),
         ('env = "toy:make_array_task"', "", "task 1: there is no `env`"),
         ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice: give each a"),
         ("updates = 4", 'name = "a/b"', "task 2: `name` must be of letters, digits, spaces"),
-        ('name = "small"', 'nmae = "small"', "has an unknown `nmae`; known are name, train"),
+        ('name = "small"', 'nmae = "small"', "has an unknown `nmae`; known are collect, data_dir"),
         ("[[tasks]]", "[[task]]", "has no `\\[\\[tasks\\]\\]`"),
         ("seeds = [", "seeds = [[", "is not TOML"),
     ],
@@ -283,8 +283,43 @@ def test_engines_are_made_of_options():
     ],
 )
 def test_the_plans_of_the_repository_are_plans(name, sizes):
-    plan = read_plan(Path(__file__).parents[2] / "benchmarks" / "suites" / f"{name}.toml")
+    plan = read_plan(name)
     assert sizes_of(plan) == sizes
+
+
+def test_a_change_of_ones_own_modules_makes_new_cells(file, tmp_path, monkeypatch):
+    """And not of anything else: the other task's cells stay what they are."""
+    own, tasks = tmp_path / "own_things.py", Path(__file__).parent / "toy.py"
+    own.write_text(
+        f"import sys\nsys.path.insert(0, {str(tasks.parent)!r})\nfrom toy import make_room\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file.write_text(PLAN.replace("toy:make_room", "own_things:make_room"))
+    plan, out = read_plan(file), tmp_path / "out"
+    before = {cell.title: cell.path for cell in cells_of(plan, out)}
+    own.write_text(own.read_text() + "# other physics\n")
+    after = {cell.title: cell.path for cell in cells_of(plan, out)}
+    changed = {title for title in before if before[title] != after[title]}
+    assert changed == {"data of own_things:make_room"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = [0, 1]", "seeds = 2", "`seeds` must be a list, got 2"),
+        ("tuning_budget = 4", "tuning_budget = 1", "`tuning_budget` must be at least 2"),
+        ("updates = 6", "upates = 6", "unknown setting `upates`; did you mean `updates`"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_before_it_runs(file, old, new, message):
+    file.write_text(PLAN.replace(old, new))
+    with pytest.raises(PlanError, match=message):
+        read_plan(file)
+
+
+def test_a_plan_that_is_not_there_says_which_are(tmp_path):
+    with pytest.raises(PlanError, match="come with this package: best_of, cpu, critics"):
+        read_plan(tmp_path / "papier.toml")
 
 
 def test_what_a_plan_will_take_is_measured_before_its_first_cell(file, capsys):
