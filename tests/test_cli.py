@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,7 @@ def test_a_second_results_file_has_figures_of_its_own(workplace, capsys):
     }
 
 
+@pytest.mark.filterwarnings("ignore:all `rewards` are -1")
 def test_runs_of_two_tasks_are_refused(workplace, tmp_path, capsys):
     run = tmp_path / "task2"
     data = ["--data-dir", str(workplace / "data")]
@@ -481,7 +483,8 @@ def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
     printed = capsys.readouterr().out
     assert "Guidance: strong" in printed and (workplace / "strong.svg").exists()
     assert "other critic" not in printed and f"choose {workplace / 'run'}" in printed
-    cli.main([*arguments, "--judge", str(workplace / "run"), "--json"])
+    other = shutil.copytree(workplace / "run", workplace / "other", dirs_exist_ok=True)
+    cli.main([*arguments, "--judge", str(other), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [row["method"] for row in found["weights"]] == ["flow", *["qgf"] * 5]
     first = found["starting weight"]
@@ -582,7 +585,11 @@ def test_a_run_is_analysed_for_noise_and_value(workplace, capsys, monkeypatch):
     found = json.loads((workplace / "figures" / "noise.json").read_text())
     assert np.shape(found["methods"]["QGF"]["cosine"]) == (3, 4) and found["task"] == ENV
     noise = found
-    cli.main(["analyse", "value", run, run, *options])
+    other = str(shutil.copytree(run, workplace / "other", dirs_exist_ok=True))
+    with pytest.raises(SystemExit):
+        cli.main(["analyse", "value", run, run, *options])
+    assert "is the run itself" in capsys.readouterr().err
+    cli.main(["analyse", "value", run, other, *options])
     found = json.loads((workplace / "figures" / "value.json").read_text())
     for row in found["methods"]["OOD"] + found["best-of-N"]:
         assert row["critic"] == row["judge"] and row["distance"] >= 0  # its own judge here
@@ -596,7 +603,7 @@ def test_a_run_is_analysed_for_noise_and_value(workplace, capsys, monkeypatch):
     twice = json.loads((workplace / "figures" / "noise.json").read_text())
     assert twice["methods"]["QGF"]["cosine"] == noise["methods"]["QGF"]["cosine"]
     assert twice["runs"] == 2 and np.max(twice["methods"]["QGF"]["error"]) == 0
-    cli.main(["analyse", "value", run, run, run, run, *options])
+    cli.main(["analyse", "value", run, other, run, other, *options])
     found = json.loads((workplace / "figures" / "value.json").read_text())
     assert [row["critic"] for row in found["best-of-N"][:2]] == [0, 1]  # their gain is the unit
     assert found["best-of-N"][0]["distance"] == 1 and found["weights"] == [0.1, 0.3, 1, 3, 10]

@@ -182,7 +182,7 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
 
     states_of = jax.tree.map(states, obs, next_obs)
     episode_end = np.where(known[take], added, ends[take])
-    check_time(states_of, episode_end)
+    _check_time(states_of, episode_end)
     dataset = Dataset(
         obs=jax.tree.map(lambda x: x if x.dtype == np.uint8 else x.astype(np.float32), states_of),
         actions=actions[take].astype(np.float32),
@@ -224,7 +224,7 @@ def check_seen(dataset: Dataset) -> None:
     )
 
 
-def check_time(obs: Any, episode_end: np.ndarray) -> None:
+def _check_time(obs: Any, episode_end: np.ndarray) -> None:
     """Clocks in float64, as seconds since 1970, stand still in float32."""
     inside = episode_end[:-1] == 0
     for name, field in _names("obs", obs).items():

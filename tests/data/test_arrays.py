@@ -162,9 +162,7 @@ def test_a_state_that_settles_is_no_clock():
 def test_a_constant_reward_without_an_end_is_nothing_to_learn_from():
     ends = np.tile([0, 0, 1], 3).astype(np.float32)
     same = Dataset(np.zeros((9, 2)), np.zeros((9, 1)), -np.ones(9), np.zeros(9), ends)
-    with pytest.raises(
-        DatasetError, match="all `rewards` are -1 and no transition is `terminated`"
-    ):
+    with pytest.warns(RuntimeWarning, match="all `rewards` are -1 and no transition is"):
         check_seen(same)
     check_seen(same._replace(terminated=np.tile([0, 1, 0], 3).astype(np.float32)))
     check_seen(same._replace(rewards=np.arange(9.0)))

@@ -32,13 +32,3 @@ def test_ends_in_rows_that_are_not_used_are_warned_of(tmp_path):
     last = np.roll(np.array([0, 0, 1, 0, 0, 0, 1, 0]), 1)
     with pytest.warns(RuntimeWarning, match=r"last rows of episodes only \(2 times\).*`from_trans"):
         open_dataset(write(tmp_path, terminated=last))
-
-
-def test_a_clock_that_float32_does_not_hold_is_refused_in_a_file_too(tmp_path):
-    rows = np.arange(20)
-    clock = np.stack([1.7e9 + 0.05 * rows, rows], axis=1)
-    ends = (rows % 10 == 9).astype(np.float32)
-    fields = {"obs": clock, "actions": np.zeros((20, 1)), "rewards": ends, "terminated": ends}
-    np.savez(tmp_path / "time.npz", **fields, episode_end=ends)
-    with pytest.raises(DatasetError, match="`obs`, column 0 is a clock"):
-        open_dataset(tmp_path / "time.npz")

@@ -8,7 +8,6 @@ import numpy as np
 from .._convert import FIELDS, open_arrays
 from .._dataset import Dataset
 from .._error import DatasetError
-from ..arrays import check_time
 
 _OLD = {"obs": "observations", "terminated": "masks", "episode_end": "terminals"}
 
@@ -31,9 +30,7 @@ def from_file(path: str | Path, *, cache_dir: str | Path | None = None) -> Datas
             raise DatasetError(f"{path}: field `{field}` is missing. {FIELDS}")
     terminated = 1 - fields["masks"] if "terminated" not in fields else fields["terminated"]
     found = {n: fields[n if n in fields else _OLD[n]] for n in Dataset._fields if n != "terminated"}
-    dataset = Dataset(terminated=terminated, **found)
-    check_time(dataset.obs, np.asarray(dataset.episode_end))
-    return dataset
+    return Dataset(terminated=terminated, **found)
 
 
 def recognises(source: object) -> bool:
