@@ -308,7 +308,7 @@ def test_a_change_of_ones_own_modules_makes_new_cells(file, tmp_path, monkeypatc
     [
         ("seeds = [0, 1]", "seeds = 2", "`seeds` must be a list, got 2"),
         ("tuning_budget = 4", "tuning_budget = 1", "`tuning_budget` must be at least 2"),
-        ("updates = 6", "upates = 6", "unknown setting `upates`; did you mean `updates`"),
+        ("updates = 6", "updatez = 6", "unknown setting `updatez`; did you mean `updates`"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused_before_it_runs(file, old, new, message):
