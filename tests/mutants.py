@@ -260,7 +260,7 @@ TABLE = [
     ("flops.py", "products = out[batch] * out[features] * kernel[spec.rhs_spec[1]]", "products = out[batch] * out[features]", "test_flops.py::test_a_convolution_multiplies_no_zeros_of_its_padding_and_dilations"),
     ("figures.py", "starts[ends[starts + horizon] == ends[starts]]", "starts", "test_figures.py::test_the_chunks_that_are_analysed_are_whole"),
     ("figures.py", "a_t = (1 - t) * start + t * action", "a_t = t * start + (1 - t) * action", "test_figures.py::test_the_points_of_the_noise_analysis_go_from_noise_to_the_action"),
-    ("plot.py", "np.abs(scaled[1:] - scaled[0])", "np.abs(found[1:])", "test_plot.py::test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper"),
+    ("plot.py", "np.abs(scaled[1:] - scaled[0])", "np.abs(scaled[1:])", "test_plot.py::test_bars_are_percent_and_reach_from_the_lower_end_to_the_upper"),
     ("film.py", "_GREEN if success else _GREY", "_GREY if success else _GREEN", "test_cli.py::test_the_last_picture_of_an_episode_says_how_it_ended"),
     ("film.py", "panel[min(i, len(panel) - 1)]", "panel[i % len(panel)]", "test_cli.py::test_a_panel_whose_episode_has_ended_stands_still"),
     ("_provenance.py", "f\"{commit} with changes\" if changed else commit", "commit", "test_provenance.py::test_the_commit_of_a_result_says_whether_the_code_was_changed"),
