@@ -14,6 +14,7 @@ import pytest
 from benchmarks.cost.report import tables
 from benchmarks.studies import closed_form as bench
 from benchmarks.studies import control_loop, methods
+from benchmarks.studies import off_data_report as off_data
 from benchmarks.studies import training_runs as runs
 from qgf_eqx import analytic, guided_flow
 from qgf_eqx.analysis import starting_weight
@@ -565,3 +566,37 @@ def test_the_counts_beside_xlas_are_as_the_page_says(unchecked):
         # XLA's own number moves by a percent from version to version.
         assert row and float(row[1]) == pytest.approx(xlas / 1e6, rel=0.02)
     assert f"{100 * (counted['qgf'] / scope['four'] - 1):.0f} %" == "3 %"
+
+
+def test_when_ood_fails_is_as_the_page_says():
+    found, text = results("off_data"), page("off_data")
+    tables = (off_data.curves_table, off_data.loss_table, off_data.predictors_table)
+    for table in (*tables, off_data.rules_table):
+        assert table(found) in text
+    said, counts = words("off_data"), {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
+    assert f"Of nine planned tasks, {counts[len(off_data.tasks(found))]} are done" in said
+
+    def apart(task, one, other, factor):
+        at = off_data.FACTORS.index(factor)
+        each = off_data.rates(found[task], one)[at] - off_data.rates(found[task], other)[at]
+        return off_data._interval(each)
+
+    def chosen(task, one, other="qgf, tuned"):
+        return off_data._interval(
+            off_data._rule(found[task], one) - off_data._rule(found[task], other)
+        )
+
+    assert f"even {apart('push', 'ood', 'qgf', 1.0).replace(' ', ' points ', 1)} above" in said
+    weak = apart("drawer-open", "qgf", "ood", 30.0).replace(" ", " points ", 1)
+    assert f"{weak} below QGF at 30 times" in said
+    turned = apart("drawer-open", "qgf", "turned", 30.0).replace(" ", " points ", 1)
+    assert f"QGF's length is {turned} below QGF" in said
+    for task in off_data.tasks(found):
+        each = off_data._rule(found[task], "ood, tuned") - off_data._rule(found[task], "qgf, tuned")
+        _, low, high = runs.interval(each)
+        assert not each.any() or low <= 0 <= high
+    assert chosen("push", "qgf-jacobian, tuned") == "9 [-1, 19]"
+    assert "9 points above it [-1, 19] on push" in said
+    assert chosen("push", "qgf, tuned", "qgf, 1") == "5 [-2, 12]"
+    assert "5 points lower on push [-2, 12]" in said
+    assert chosen("push", "qgf, tuned", "norm-matched") == "9 [2, 15]"
