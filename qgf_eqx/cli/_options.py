@@ -81,20 +81,20 @@ class Weight:
     """One guidance weight."""
 
     weight: MaybeFloat = None
-    """The guidance weight. Default: the weight that `diagnose` starts a search from."""
+    """The guidance weight. Default: 0.3 of the weight that `diagnose` starts a search from."""
     decay: MaybeFloat = None
     """A weight that falls linearly from this to zero, instead of `weight`."""
 
     def value(self, run: Path, flow: Drawing, env: str | None, common: Common) -> Any:
-        """A number, or a `LinearDecay`; without either the starting weight of a run on a task,
-        which is said."""
+        """A number, or a `LinearDecay`; without either 0.3 of the starting weight of a run on a
+        task, which is said."""
         from ..weights import LinearDecay
 
         if self.decay is not None:
             return LinearDecay(self.decay)
         if self.weight is not None:
             return self.weight
-        from ..evaluate._auto import start_of
+        from ..evaluate._auto import UNTUNED, start_of
         from ..evaluate._sources import as_source
         from ..learn import load_config
 
@@ -104,9 +104,9 @@ class Weight:
             raise ValueError(
                 "`weight` is missing, and the critic's gradient is zero or not finite."
             )
-        start = float(f"{start:.2g}")
-        common.say(f"Weight {start:g}, to start a search from; `qgf-eqx choose {run}` finds one.")
-        return start
+        found = float(f"{UNTUNED * start:.2g}")
+        common.say(f"Weight {found:g}, a guess; `qgf-eqx choose {run}` finds one on episodes.")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

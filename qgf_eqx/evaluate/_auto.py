@@ -17,6 +17,8 @@ from .task import Task, task_of
 OBSERVATIONS = 16
 """Start states, of the first tuning episodes."""
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+UNTUNED = 0.3
+"""The factor where no episodes choose: docs/off_data.md has what it reaches."""
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """The grid where the critic has no gradient that says more."""
 EXTENSIONS = 12

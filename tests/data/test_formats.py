@@ -155,3 +155,12 @@ def test_a_d4rl_file_that_does_not_say_where_episodes_end_is_refused_or_warned_o
     with pytest.warns(UserWarning, match="has no `timeouts`: all rows up to a terminal"):
         written(**flat, terminals=ends)
     assert written(**flat, terminals=np.zeros(6), timeouts=ends).episode_end.sum() == 2
+
+
+def test_a_d4rl_file_names_what_it_lacks(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.ones((4, 2)), np.ones((4, 1))
+        file["terminals"] = np.zeros(4)
+    with pytest.raises(DatasetError, match="lacks rewards, which a D4RL file has"):
+        open_dataset(tmp_path / "a.hdf5")

@@ -32,3 +32,12 @@ def test_ends_in_rows_that_are_not_used_are_warned_of(tmp_path):
     last = np.roll(np.array([0, 0, 1, 0, 0, 0, 1, 0]), 1)
     with pytest.warns(RuntimeWarning, match=r"last rows of episodes only \(2 times\).*`from_trans"):
         open_dataset(write(tmp_path, terminated=last))
+
+
+def test_ends_of_which_only_the_last_is_marked_are_warned_of(tmp_path):
+    rows = np.arange(20)
+    done, last = rows % 5 == 3, rows == 19
+    fields = {"obs": np.ones((20, 1)), "actions": np.ones((20, 1)), "rewards": done * 1.0}
+    np.savez(tmp_path / "a.npz", **fields, terminated=done * 1.0, episode_end=last * 1.0)
+    with pytest.warns(RuntimeWarning, match="1 in 4 rows, and `episode_end` in the last row alone"):
+        open_dataset(tmp_path / "a.npz")

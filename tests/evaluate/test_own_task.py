@@ -428,14 +428,16 @@ def test_a_loaded_policy_goes_into_the_callers_own_vmap_and_jit(run):
         np.testing.assert_allclose(batched(obs, keys), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_without_a_weight_a_verb_takes_the_starting_weight_and_says_so(run, capsys, tmp_path):
+def test_without_a_weight_a_verb_takes_one_from_the_starting_weight_and_says_so(
+    run, capsys, tmp_path
+):
     from qgf_eqx.evaluate._auto import start_of
     from qgf_eqx.evaluate._sources import as_source
 
-    start = start_of(as_source(run), "toy:make_array_task", jnp.min)
+    start = 0.3 * start_of(as_source(run), "toy:make_array_task", jnp.min)
     arguments = ["film", str(run), "--episodes", "1", "--steps", "2", "--methods", "qgf"]
     cli.main([*arguments, "--out", str(tmp_path / "a.webp")])
-    assert f"Weight {start:.2g}, to start a search from" in capsys.readouterr().out
+    assert f"Weight {start:.2g}, a guess" in capsys.readouterr().out
     cli.main(["film", str(run), *arguments[2:-1], "flow", "--out", str(tmp_path / "b.webp")])
     assert "Weight" not in capsys.readouterr().out
     cli.main(["export", str(run), "--steps", "2", "--out", str(tmp_path / "p.zip"), "--quiet"])

@@ -9,11 +9,14 @@ from .._error import DatasetError
 from ..arrays import from_transitions
 from ._hdf5 import opened, read
 
+_FIELDS = {"observations", "actions", "rewards", "terminals"}
+
 
 def recognises(source: object) -> bool:
-    """Whether it is an HDF5 file with `observations`, `actions`, `rewards` and `terminals`."""
+    """Whether it is an HDF5 file with at least two of `observations`, `actions`, `rewards` and
+    `terminals`."""
     with opened(source) as file:
-        return file is not None and {"observations", "actions", "rewards", "terminals"} <= {*file}
+        return file is not None and len(_FIELDS & {*file}) > 1
 
 
 def load(source: object) -> tuple[Dataset, str]:
@@ -24,6 +27,8 @@ def load(source: object) -> tuple[Dataset, str]:
     with opened(source) as file:
         if file is None:
             raise DatasetError(f"{source} is not an HDF5 file.")
+        if missing := sorted(_FIELDS - {*file}):
+            raise DatasetError(f"{source} lacks {', '.join(missing)}, which a D4RL file has.")
         terminals = read(file["terminals"]).reshape(-1)
         timeouts = read(file["timeouts"]).reshape(-1) if "timeouts" in file else 0 * terminals
         following = read(file["next_observations"]) if "next_observations" in file else None

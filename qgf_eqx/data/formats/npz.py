@@ -50,6 +50,13 @@ def load(source: str | Path, *, cache_dir: str | Path | None = None) -> tuple[Da
             RuntimeWarning,
             stacklevel=2,
         )
+    if last.sum() == 1 and (ended & ~last).sum() > 1:
+        warnings.warn(
+            f"{source}: `terminated` is 1 in {(ended & ~last).sum():,} rows, and `episode_end` in "
+            "the last row alone, so that all is one episode: mark the ends of the others too.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return found, (
         "read as one row per state, where an episode's last row has no successor, and its action "
         "and reward are not used"
