@@ -42,10 +42,10 @@ class Statistics(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.ticks} calls, p50 {self.tick_p50:.2f} ms, p99 {self.tick_p99:.2f} ms; "
-            f"{self.chunks} chunks, p50 {self.chunk_p50:.2f} ms, p99 {self.chunk_p99:.2f} ms; "
-            f"{self.missed} deadlines missed, {self.late} chunks late, {self.unguided} unguided, "
-            f"{self.raised} errors, {self.held} calls held; "
+            f"{self.ticks} calls, p50 {self.tick_p50:.2f} ms, p99 {self.tick_p99:.2f} ms\n"
+            f"{self.chunks} chunks, p50 {self.chunk_p50:.2f} ms, p99 {self.chunk_p99:.2f} ms\n"
+            f"{self.missed} deadlines missed, {self.late} chunks late, {self.unguided} unguided\n"
+            f"{self.raised} errors, {self.held} calls held\n"
             f"{100 * self.clipped:.1f} % of the numbers on a bound"
         )
 
