@@ -64,6 +64,11 @@ def suite(
             if len(cells) == sum(total.values())
             else " More cells follow once the data are there."
         )
+        if count := suites.others(plan, out):
+            known += (
+                f" {out} also has {count} results of other settings, versions or sources of your "
+                "own modules; they are not used."
+            )
         found = [{"stage": s, "title": t, "done": d} for s, t, d in cells]
         text = "\n".join([*lines, f"Cells: {sizes}.{known} {suites.spent(plan, out)}".strip()])
         return common.result({"cells": found, "total": total}, text)

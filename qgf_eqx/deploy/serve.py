@@ -94,6 +94,8 @@ class PolicyServer:
         check_key(key)
         self._largest = check_count("largest_batch", largest_batch, "it counts requests")
         self._most = check_count("most_clients", most_clients, "it counts connections")
+        if not isinstance(port, int):
+            raise TypeError(f"`port` must be an int, got {port!r}.")
         if not 0 <= port < 2**16:
             raise ValueError(f"`port` must be from 0 to 65535, got {port}.")
         listening = socket.create_server((host, port))  # refused now, and not after compiling
@@ -123,8 +125,10 @@ class PolicyServer:
         """Compiles what a request needs: the keys, and batches of every size."""
         keys, size = (jax.random.fold_in(self._key, 0), jax.random.key(0)), 1
         while True:
-            for draw in filter(None, (self._draw, self._fallback)):
-                self._drawn(draw, [(obs, keys[0])] * size)
+            draws = filter(None, (self._draw, self._fallback))
+            shapes = [self._drawn(draw, [(obs, keys[0])] * size)[0].shape for draw in draws]
+            if shapes[0] != shapes[-1]:
+                raise ValueError(f"`fallback` makes {shapes[-1]}, and `act` {shapes[0]}.")
             if size == self._largest:
                 break
             size = min(2 * size, self._largest)

@@ -66,10 +66,18 @@ class Judge:
 
 
 def judge_of(outcome: Outcome, compared: Iterable[ByRun]) -> Judge:
-    """The judge of episodes that are compared with each other."""
+    """The judge of episodes that are compared with each other.
+
+    **Raises:** `ValueError` if all of them broke, and no `References` say what the worst return is.
+    """
     if not isinstance(outcome, Return):
         return Judge()
-    returns = [e.total_reward for by_run in compared for episodes in by_run for e in episodes]
+    episodes = [e for by_run in compared for of_run in by_run for e in of_run]
+    returns, broke = [e.total_reward for e in episodes], [e for e in episodes if e.error]
+    if broke and len(broke) == len(episodes):
+        if outcome.references is None:
+            raise ValueError(f"all episodes broke: {broke[0].error}.")
+        returns.append(outcome.references.low)
     return Judge(True, outcome.references, min(returns, default=0.0))
 
 

@@ -94,7 +94,8 @@ def performance_profile(
     def share(level: float) -> Callable:
         return lambda runs: float(np.mean([np.mean(of_task > level) for of_task in runs[0]]))
 
-    return [_estimate(share(level), [outcomes], draws, seed) for level in levels]
+    found = [_estimate(share(level), [outcomes], draws, seed) for level in levels]
+    return [each._replace(low=max(each.low, 0.0), high=min(each.high, 1.0)) for each in found]
 
 
 class Spread(NamedTuple):

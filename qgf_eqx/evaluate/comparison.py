@@ -5,6 +5,7 @@ differently, and the same for all methods. The training seed is the unit: interv
 runs where there are several (`statistics`).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from ._runs import seeds_of_one as _seeds_of_one
 from ._sources import as_source
 from ._tuning import Choice, Number, tune
 from ._tuning import check_weights as check_weights
-from .names import guided
+from .names import guided, size
 from .names import method as named
 from .sampler import Sampler
 from .task import NAME, Task, check_task, task_of
@@ -253,8 +254,17 @@ def _as_number(weight: Number) -> Number:
 
 
 def _fixed(sampler: Sampler) -> Sampler:
-    """A sampler that has a weight keeps it."""
-    own = not isinstance(sampler.weight, float | int) or sampler.weight != 0
+    """A sampler that has a weight keeps it.
+
+    **Raises:** `ValueError` if a results file could not hold it.
+    """
+    weight = sampler.weight
+    if not isinstance(weight, float | int | LinearDecay) or not math.isfinite(size(weight)):
+        raise ValueError(
+            f"the weight of `{sampler.name}` must be a finite number or a `LinearDecay` in a "
+            f"comparison, got {weight}; `evaluate` plays other ones."
+        )
+    own = not isinstance(weight, float | int) or weight != 0
     return replace(sampler, weighted=False) if own and not sampler.choices else sampler
 
 

@@ -2,6 +2,7 @@
 
 from ._cells import Cell as Cell
 from ._cells import cells_of as cells_of
+from ._cells import others as others
 from ._cells import sizes_of as sizes_of
 from ._cells import spent as spent
 from ._measure import Measured as Measured

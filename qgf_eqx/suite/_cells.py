@@ -138,6 +138,13 @@ def spent(plan: Plan, out: str | Path) -> str:
     )
 
 
+def others(plan: Plan, out: str | Path) -> int:
+    """How many results are there of other settings, versions, or sources of one's own modules."""
+    known = {cell.path for cell in cells_of(plan, out)}
+    found = (path for stage in STAGES for path in (Path(out) / stage).glob("*.json"))
+    return sum(path not in known for path in found)
+
+
 def _trainings(out: Path, study: Study, identity: Any) -> list[TrainCell]:
     what = {"config": study.config.as_dict(), "data": identity, **_sources(study)}
     return [

@@ -60,7 +60,10 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     if costs := costs_of(cells):
         lines += _costs(costs)
         content["MFLOP of an action"] = costs
+    for picture in out.glob("*.png"):
+        picture.unlink()  # of results that may not be there any more
     _draw(found, curves, costs, out)
+    lines += [f"![{path.stem}]({path.name})" for path in sorted(out.glob("*.png"))]
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
     _write(out / "report.md", "\n".join(lines).rstrip() + "\n")
     return out / "report.md"

@@ -310,3 +310,8 @@ def test_what_an_observation_is_instead_is_said_in_words(client):
         assert isinstance(found, str) and (
             said is None or f"`obs` must be an array, got {said}" in found
         )
+
+
+def test_a_fallback_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"`fallback` makes \(7,\), and `act` \(4, 2\)"):
+        serving(fallback=lambda obs, key: jnp.zeros(7))

@@ -29,6 +29,7 @@ from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
 from qgf_eqx.evaluate.comparison import compare, tune_weight
 from qgf_eqx.evaluate.results import format_table, read, write
 from qgf_eqx.evaluate.task import check_widths, dataset_of
+from qgf_eqx.weights import NormMatched
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -445,7 +446,7 @@ def test_without_a_weight_a_verb_takes_one_from_the_starting_weight_and_says_so(
         assert json.loads(file.read("metadata.json"))["weight"] == f"{float(f'{start:.2g}')}"
 
 
-def test_a_run_of_recorded_data_alone_is_loaded_and_exported_without_a_task(tmp_path):
+def test_a_run_of_recorded_data_alone_is_loaded_and_exported_without_a_task(tmp_path, capsys):
     import toy
 
     from qgf_eqx.data import open_dataset  # noqa: F401
@@ -461,5 +462,31 @@ def test_a_run_of_recorded_data_alone_is_loaded_and_exported_without_a_task(tmp_
     np.testing.assert_array_equal(found.draw(jnp.ones(2), jax.random.key(0)), chunk)
     options = ["--weight", "0.3", "--steps", "2", "--quiet", "--out", str(tmp_path / "p.zip")]
     cli.main(["export", str(tmp_path / "run"), *options])
+    with pytest.raises(SystemExit):
+        cli.main(["export", str(tmp_path / "run"), *options[2:]])
+    assert "give --weight" in capsys.readouterr().err
     with pytest.raises(ValueError, match="`my robot`"):
         evaluate(str(tmp_path / "run"), [sampler], [0], progress=False)
+
+
+def test_a_policy_that_is_nan_is_not_the_best():
+    broken = Flow(lambda obs, a, t: jnp.nan * a, (1, 1)), lambda obs, action: jnp.sum(action)
+    options = {"episodes": 2, "tuning_episodes": 1, "weights": [0.3], "progress": False}
+    found = compare([broken], ["flow"], task="toy:make_task", **options)  # with references
+    assert found.row("flow").score.value == 0 and found.row("flow").errors == 2
+    plain = Task("line", toy_line(), Return())
+    with pytest.raises(ValueError, match="all episodes broke: .*not finite"):
+        compare([broken], ["flow"], task=plain, **options)
+
+
+def toy_line():
+    import toy
+
+    return toy.Line
+
+
+@pytest.mark.parametrize("weight", [NormMatched(0.2), np.nan, jnp.ones(2)])
+def test_a_weight_that_a_file_cannot_hold_is_refused_before_it_is_played(weight, unchecked):
+    sampler = Sampler(name="mine", weight=weight)
+    with pytest.raises(ValueError, match="the weight of `mine` must be a finite number"):
+        compare(networks(0.1), [sampler], task="toy:make_task", episodes=1, progress=False)

@@ -44,7 +44,7 @@ def compare(monkeypatch):
 
 
 def test_the_weight_of_the_best_return_is_chosen_and_reported_with_an_interval(compare):
-    results = compare("a")
+    results = compare(["a"])
     assert results.task == "line" and results.outcome == Return(References(-24.0, 0.0))
     qgf = results.row("qgf")
     assert qgf.weight == 0.3 and qgf.choice.edge is None
@@ -60,7 +60,7 @@ def test_the_weight_of_the_best_return_is_chosen_and_reported_with_an_interval(c
 
 
 def test_the_table_of_returns_is_printed_read_again_and_drawn(compare, tmp_path, capsys):
-    results = compare("ab")
+    results = compare(["a", "b"])
     printed = format_table(results)
     assert printed.splitlines()[0].split()[:3] == ["method", "weight", "return"]
     assert "score" in printed and "%  " not in printed and "qgf - flow" in printed
@@ -94,7 +94,7 @@ def test_an_episode_that_broke_has_the_worst_return_of_all():
 def test_one_return_has_no_interval(compare):
     for options, name in (({"episodes": 1}, "`episodes`"), ({"tuning_episodes": 1}, "`tuning_")):
         with pytest.raises(ValueError, match=f"{name}.*at least 2"):
-            compare("a", **options)
+            compare(["a"], **options)
 
 
 def test_a_weight_whose_episodes_broke_loses_once_a_worse_return_is_known(monkeypatch):
@@ -113,7 +113,7 @@ def test_a_weight_whose_episodes_broke_loses_once_a_worse_return_is_known(monkey
     runs = (TrainedRun("a", 0, 1, ""),)
     monkeypatch.setattr(comparison, "evaluate", played)
     monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
-    found = comparison.tune_weight("a", "qgf", weights=(0.1, 1.0), episodes=4, extensions=1)
+    found = comparison.tune_weight(["a"], "qgf", weights=(0.1, 1.0), episodes=4, extensions=1)
     assert found.weight == 0.1
     by_weight = {row.weight: row.estimate.value for row in found.tuning}
     assert by_weight[found.weight] == max(by_weight.values()) and by_weight[1.0] == -100.5
@@ -132,17 +132,17 @@ def test_a_sampler_and_a_task_of_ones_own_are_compared(monkeypatch):
     runs = (TrainedRun("a", 0, 1, ""),)
     monkeypatch.setattr(comparison, "evaluate", played)
     monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
-    mine = Sampler(eqx.Partial(guidance.look_ahead, steps=3), 0.5, name="mine")
+    mine = Sampler(eqx.Partial(guidance.look_ahead, steps=3), name="mine")
     options = {"task": task, "tuning_episodes": 2, "episodes": 2, "weights": (0.1, 0.2)}
     options["reduce"] = functools.partial(jnp.quantile, q=0.2)
-    found = comparison.compare("a", ("flow", mine), extensions=0, **options)
+    found = comparison.compare(["a"], ("flow", mine), extensions=0, **options)
     assert found.task == "own" and found.trained_on == "toy:make_task"
     assert [row.weight for row in found.table] == [0.0, 0.1] and "quantile" in found.reduce
     assert {m.weight for m in samplers if m.name == "mine"} == {0.1, 0.2}
-    fixed = dataclasses.replace(mine, weighted=False)
-    assert comparison.compare("a", (fixed,), **options).row("mine").weight == 0.5
+    fixed = dataclasses.replace(mine, weight=0.5)
+    assert comparison.compare(["a"], (fixed,), **options).row("mine").weight == 0.5
     with pytest.raises(ValueError, match="must each have a name"):
-        comparison.compare("a", (Sampler(),), **options)
+        comparison.compare(["a"], (Sampler(),), **options)
 
 
 def test_decays_are_tried_beside_a_grid_that_nobody_gave(monkeypatch):
@@ -157,19 +157,19 @@ def test_decays_are_tried_beside_a_grid_that_nobody_gave(monkeypatch):
     monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
     monkeypatch.setattr(comparison, "weights_around", lambda *_: [2.0, 4.0])
     decays = [LinearDecay(0.3)]
-    comparison.tune_weight("a", "qgf", decays=decays, episodes=2, extensions=0)
+    comparison.tune_weight(["a"], "qgf", decays=decays, episodes=2, extensions=0)
     assert tried == [2.0, 4.0, LinearDecay(0.3)]
     tried.clear()
-    comparison.compare("a", ["qgf"], weights=(), decays=decays, tuning_episodes=2, episodes=2)
+    comparison.compare(["a"], ["qgf"], weights=(), decays=decays, tuning_episodes=2, episodes=2)
     assert tried == [LinearDecay(0.3)]  # a single one is used as it is
 
 
 def test_a_budget_gives_every_method_as_many_tuning_episodes(compare):
     """However many weights it has; and its grid does not go on."""
-    results = compare("ab", weights=(0.01, 0.1, 0.3), tuning_budget=7)
+    results = compare(["a", "b"], weights=(0.01, 0.1, 0.3), tuning_budget=7)
     assert {row.weight: row.n for row in results.tuning} == {0.01: 4, 0.1: 4, 0.3: 4}
     assert results.row("qgf").weight == 0.3 and results.row("qgf").choice.edge == "upper"
     with pytest.raises(ValueError, match="`tuning_budget` must be at least 3, an episode for each"):
-        compare("a", tuning_budget=2)
+        compare(["a"], tuning_budget=2)
     with pytest.raises(ValueError, match="`tuning_budget`"):
-        compare("a", tuning_budget=0)
+        compare(["a"], tuning_budget=0)

@@ -18,6 +18,7 @@ from qgf_eqx.suite import (
     PlanError,
     SuiteError,
     cells_of,
+    others,
     read_plan,
     run_suite,
     sizes_of,
@@ -152,6 +153,13 @@ def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path
     texts = [write_report(plan, done).read_bytes() for _ in range(2)]
     assert texts[0] == texts[1]
     text = texts[0].decode()
+    assert "![success](success.png)" in text and "![cost](cost.png)" in text
+    (done / "play" / "old.000000000000.json").write_text("{}")
+    assert others(plan, done) == 1
+    (done / "play" / "old.000000000000.json").unlink()
+    (done / "best_of.png").write_bytes(b"of another plan")
+    assert "best_of.png" not in write_report(plan, done).read_text()
+    assert not (done / "best_of.png").exists() and others(plan, done) == 0
     assert "play: 4 of 4 done." in text and "## Over 2 tasks" in text
     assert "## What choosing a weight costs" in text and "| QGF | 2: " in text
     content = json.loads((done / "report.json").read_text())
