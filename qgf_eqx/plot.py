@@ -144,7 +144,7 @@ def best_of(results: Comparison, path: str | Path) -> Path:
     return _candidates(rows, axes, _heading(results), path)
 
 
-def candidates(found: Mapping[str, Estimate], path: str | Path) -> Path:
+def best_of_over_tasks(found: Mapping[str, Estimate], path: str | Path) -> Path:
     """As `best_of`, of several tasks: the means over them by method, as `over_tasks` takes them."""
     return _candidates(found, _Axes(), "mean over tasks", path)
 

@@ -121,7 +121,7 @@ CORE = [
 ]
 CORE += ["steering", "likelihood", "objectives", "nn", "analytic", "analysis", "flops"]
 CORE += ["_jit_sampler", "__init__"]
-EDGES = ["engines", "_progress", "_files", "_provenance", "_run_folder"]
+EDGES = ["engines", "_progress", "_files", "_named", "_provenance", "_run_folder"]
 EDGES += [
     "deploy",
     "data",

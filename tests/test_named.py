@@ -11,6 +11,8 @@ from qgf_eqx._run_folder import RunError
 from qgf_eqx.evaluate import task_of
 from qgf_eqx.learn._kinds import learner
 
+pytestmark = pytest.mark.usefixtures("loose_promotion")
+
 
 @pytest.mark.parametrize("name", ["os:abort", "os.path:join", "builtins:exit", "antigravity:fly"])
 def test_parts_of_python_are_neither_imported_nor_called(name):

@@ -90,7 +90,7 @@ def test_means_over_tasks_are_bars_and_points_by_candidates_and_by_cost(drawn, t
     errors, heights = drawn[0].axes[0].containers
     np.testing.assert_allclose([bar.get_height() for bar in heights], [20, 30, 25, 70])
     np.testing.assert_allclose(ends(errors), [[10, 40], [20, 50], [20, 30], [50, 80]])
-    plot.candidates(MEANS, tmp_path / "b.png")
+    plot.best_of_over_tasks(MEANS, tmp_path / "b.png")
     flow, guided = drawn[1].axes[0].containers
     np.testing.assert_allclose(flow.lines[0].get_xydata(), [[1, 20], [2, 25], [4, 30]])
     np.testing.assert_allclose(guided.lines[0].get_xydata(), [[1, 70]])

@@ -606,7 +606,7 @@ def test_too_few_transitions_for_a_chunk_are_refused(tmp_path):
         ({"env": "e", "critic": 5}, "holds no learner"),
         ({"env": "e", "actors": 5}, "holds no actors"),
         ({"env": "e", "actors": {"a": {"kind": "no.such:Thing"}}}, "no module `no`"),
-        ({"env": "e", "actors": {"a": {"kind": "json:Thing"}}}, "`Thing` is not a dataclass of"),
+        ({"env": "e", "actors": {"a": {"kind": "numpy:Thing"}}}, "`Thing` is not a dataclass of"),
         ({"env": "e", "critic": {"kind": "td"}}, "`next_actor` must name"),
         ({"env": "e", "width": 8, "actors": {}}, "has learners, and settings that are theirs"),
         ({"env": "e", "width": "3"}, "`width` must be int, got '3'"),

@@ -265,7 +265,7 @@ def _draw(
     plot.over_tasks(means, out / "over_tasks.png")
     counts = Counter(split_best_of(name)[0] for name in means)
     if max(counts.values()) > 2:
-        plot.candidates(means, out / "best_of.png")
+        plot.best_of_over_tasks(means, out / "best_of.png")
     if known := {name: cost for name, cost in costs.items() if name in means}:
         plot.cost_against_score(means, known, out / "cost.png")
     by_task: dict[str, dict[str, Comparison]] = {}

@@ -60,7 +60,7 @@ def test_a_single_action_is_a_chunk_of_one():
     (single,) = rollout([Line()], lambda o, n, c: jnp.ones((1, 1)), [0], seed=0, outcome=Return())
     assert chunked == single
     for wrong in ((1, 2), (1, 1, 1, 1), (1, 0, 1)):
-        with pytest.raises(ValueError, match="`act` gave actions of shape"):
+        with pytest.raises(ValueError, match="the policy makes actions of shape"):
             rollout([Line()], lambda o, n, c, w=wrong: jnp.ones(w), [0], seed=0, outcome=Return())
 
 
