@@ -101,6 +101,7 @@ def watched() -> Iterator[list[tuple[float, float]]]:
 RUNS = {
     "idle, no stalls": "control_loop",
     "idle, stalls": "control_loop_stalls_quiet",
+    "idle, stalls, again": "control_loop_stalls_quiet_again",
     "beside other programs, stalls": "control_loop_stalls",
     "beside more programs, stalls": "control_loop_stalls_again",
 }
