@@ -601,3 +601,9 @@ def test_when_ood_fails_is_as_the_page_says():
     assert chosen("push", "qgf, tuned", "qgf, 1") == "5 [-2, 12]"
     assert "5 points lower on push [-2, 12]" in said
     assert chosen("push", "qgf, tuned", "norm-matched") == "9 [2, 15]"
+    for factor, share in (("0.3", 100), ("1", 98)):  # as the page of weights says
+        (row,) = (r for r in text.splitlines() if r.startswith(f"| QGF at {factor} x the"))
+        assert row.endswith(f"| {share} |")
+    assert "0.3 of it reached as much as the tuned weight, and the starting weight itself 98 %" in (
+        words("weights")
+    )

@@ -9,7 +9,6 @@ prints the table of docs/worth.md. Nothing is trained.
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,17 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qgf_eqx import bounded
 from qgf_eqx._provenance import versions, write_json
 from qgf_eqx.data import Chunk, Dataset
-from qgf_eqx.evaluate._actors import of_run
-from qgf_eqx.evaluate.names import label, method
+from qgf_eqx.evaluate.names import label
 from qgf_eqx.evaluate.results import Comparison, read
 from qgf_eqx.evaluate.statistics import Estimate
 from qgf_eqx.flops import count
 from qgf_eqx.learn import TrainConfig, learners, load_run, train
 from qgf_eqx.learn._learner import Spec
 from qgf_eqx.learn.loop import init_team, update_team
+from qgf_eqx.suite._costs import per_action
 
 from .. import RESULTS
 
@@ -73,16 +71,6 @@ def trained(folder: Path) -> Any:
     full = replace(config(["flow", *ACTORS]), updates=1)
     train(full, dataset, folder, progress=False)
     return load_run(folder)
-
-
-def per_action(run: Any, name: str) -> int:
-    """Operations of an action of a method."""
-    sampler = method(name, weight=0.1, actors=run.config.actors)
-    if sampler.choices:
-        sampler = replace(sampler, weight=sampler.choices[0])
-    policy, sampler = of_run(run, sampler)
-    act = partial(sampler, policy, bounded(run.critic))
-    return count(act, jnp.zeros(OBS), jax.random.key(0))
 
 
 def table() -> list[str]:

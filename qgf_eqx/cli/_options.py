@@ -86,8 +86,8 @@ class Weight:
     """A weight that falls linearly from this to zero, instead of `weight`."""
 
     def value(self, run: Path, flow: Drawing, env: str | None, common: Common) -> Any:
-        """A number, or a `LinearDecay`; without either 0.3 of the starting weight of a run on a
-        task, which is said."""
+        """A number, or a `LinearDecay`. Without either it is 0.3 of the starting weight of a run on
+        a task, and the user is told."""
         from ..weights import LinearDecay
 
         if self.decay is not None:

@@ -40,9 +40,9 @@ class ControlLoop:
     the next guided chunk is begun as soon as the thread is free.
 
     Where guidance is not finite, or what `to_action` makes of it, the plain flow's chunk takes its
-    place. So it does for a draw that raises an error, such as that of a PyTorch critic which is out
-    of memory, with a `RuntimeWarning`; in the first tick the error is raised. `loop.statistics`
-    counts all of it. Making a loop freezes Python's garbage collector (`gc.freeze`), whose full
+    place. The same happens, with a `RuntimeWarning`, if a draw raises an error, such as a PyTorch
+    critic that is out of memory; in the first tick the error is raised. `loop.statistics` counts
+    all of it. Making a loop freezes Python's garbage collector (`gc.freeze`), whose full
     collection would stop a tick for 90 ms.
 
     ```python

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Scalar
 
 from .. import guidance
 from .._sample import sample
@@ -218,7 +219,7 @@ ESTIMATORS: dict[str, Guidance] = {
 def method(
     text: str,
     *,
-    weight: float | LinearDecay = 0.0,
+    weight: float | LinearDecay | Scalar = 0.0,
     steps: int = 10,
     reduce: Callable = jnp.min,
     actors: Mapping[str, Any] = MappingProxyType({}),
@@ -237,6 +238,8 @@ def method(
     row, best_of = _parse(text, actors)
     if isinstance(weight, str):
         raise TypeError(f"`weight` must be a number or a `LinearDecay`, got {weight!r}.")
+    if not isinstance(weight, LinearDecay):
+        weight = float(weight)  # of an array, such as that of `starting_weight`, too
     if not row.weighted:
         weight = 0.0
     elif not math.isfinite(size(weight)):

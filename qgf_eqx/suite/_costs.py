@@ -28,7 +28,7 @@ def costs_of(cells: Sequence[Any]) -> dict[str, float]:
             run, config = runs[folder], runs[folder].config
             networks = run.saved.spec, config.critic, str(config.actors), cell.method
             if networks not in counted:  # those of many tasks have the same sizes
-                counted[networks] = _per_action(run, cell.method)
+                counted[networks] = per_action(run, cell.method)
             found.setdefault(cell.method, []).append(counted[networks] / 1e6)
     return {name: float(np.mean(costs)) for name, costs in found.items()}
 
@@ -39,8 +39,11 @@ def _load(folder: Any) -> Any:
     return load_run(folder)
 
 
-def _per_action(run: Any, name: str) -> int:
-    """FLOP. They do not depend on the weight, nor on the observation."""
+def per_action(run: Any, name: str) -> int:
+    """FLOP of an action of a method. They do not depend on the weight, nor on the observation.
+
+    **Arguments:** a `learn.Trained`, and the method's name.
+    """
     sampler = method(name, weight=1.0, actors=run.config.actors)
     if sampler.choices:
         sampler = replace(sampler, weight=sampler.choices[0])

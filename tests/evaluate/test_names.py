@@ -208,6 +208,11 @@ def test_the_old_name_of_tune_weight_still_works_and_says_the_new_one():
         assert comparison.choose_weight is comparison.tune_weight
 
 
+def test_a_weight_may_be_an_array_as_starting_weight_gives_it():
+    found = method("qgf", weight=jnp.float32(0.25))
+    assert found == method("qgf", weight=0.25) and isinstance(found.weight, float)
+
+
 def test_no_two_methods_have_colours_that_look_alike():
     rows = [*METHODS.values(), *learned().values()]
     found = {
