@@ -10,6 +10,7 @@ import numpy as np
 try:
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which would choose a backend for everybody
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 except ImportError as error:
     raise ImportError(
         f"qgf_eqx.plot needs matplotlib ({error}): pip install 'qgf_eqx[plot]'"
@@ -20,6 +21,9 @@ from .analysis import Diagnostics
 from .evaluate.names import METHODS, colour, label, split_best_of
 from .evaluate.results import Comparison, Row, interval_note
 from .evaluate.statistics import Estimate
+
+_BESIDE: Any = {"fontsize": 7, "frameon": False, "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+"""A legend of many methods, beside the axes."""
 
 
 def success_bars(results: Comparison, path: str | Path) -> Path:
@@ -113,7 +117,7 @@ def profiles(
         axes.plot(levels, value, color=colour(name), label=label(name))
         axes.fill_between(levels, low, high, color=colour(name), alpha=0.15, linewidth=0)
     axes.set(xlabel="score", ylabel="share of runs above it", xlim=(0, 1), ylim=(-0.02, 1.02))
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(**_BESIDE)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
@@ -126,10 +130,13 @@ def tuning_budgets(found: Mapping[str, Sequence[tuple[int, float]]], path: str |
     figure, axes = _panels(figsize=(4.6, 3.4))
     for name, points in found.items():
         budgets, scores = zip(*points, strict=True)
-        axes.plot(budgets, scores, ".-", color=colour(name), label=label(name))
-    axes.set(xlabel="tuning episodes per training seed", ylabel="score", xscale="log")
+        axes.plot(budgets, 100 * np.array(scores), ".-", color=colour(name), label=label(name))
+    axes.set(xlabel="tuning episodes per training seed", ylabel="score, %", xscale="log")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7, frameon=False)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend(**_BESIDE)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
@@ -202,7 +209,7 @@ def cost_against_score(
         style = {"color": colour(name), "marker": "osD^v"[i % 5], "label": label(name)}
         axes.errorbar([cost], rates, yerr=errors, elinewidth=0.8, **style)
     axes.set(xscale="log", xlabel="MFLOP of an action", **_Axes().options)
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(**_BESIDE)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 

@@ -1,13 +1,14 @@
 """The command line, `qgf-eqx VERB`: one thin function a verb, options in groups.
 
-Exit codes: 2 for wrong arguments, 1 for what else fails, 130 for an interruption; each with one
-sentence on stderr. Verbs import what they need when they are called, so that `--help` is quick;
-`train`, whose options are those of all learners, imports JAX for its own.
+Exit codes: 2 for wrong arguments, 1 for what else fails, 130 for an interruption and 143 for
+SIGTERM; each with one sentence on stderr. Verbs import what they need when they are called, so
+that `--help` is quick; `train`, whose options are those of all learners, imports JAX for its own.
 """
 
 import difflib
 import functools
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,6 +44,12 @@ VERBS: dict[str, Callable] = {
 }
 """What the command line can do, by name."""
 
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+_RESUMES = (
+    "The same command resumes where it stopped (`diagnose`, `analyse`, `film` and "
+    "`choose --budget` start again)."
+)
+
 
 def main(arguments: list[str] | None = None, *, ready: Callable[[], None] = lambda: None) -> None:
     """Runs the command line; errors are one sentence on stderr, and an exit code: 2 for wrong
@@ -64,11 +71,11 @@ def main(arguments: list[str] | None = None, *, ready: Callable[[], None] = lamb
         sentence = "the output was closed before all of it was printed."
         raise SystemExit(complain(sentence, 1)) from None
     except KeyboardInterrupt:
-        sentence = (
-            "interrupted. The same command resumes where it stopped (`diagnose`, `analyse`, `film` "
-            "and `choose --budget` start again)."
-        )
-        raise SystemExit(complain(sentence, 130)) from None
+        raise SystemExit(complain(f"interrupted. {_RESUMES}", _INTERRUPTED)) from None
+    except SystemExit as end:
+        if end.code == _TERMINATED:  # raised where workers had to be ended first
+            complain(f"stopped by SIGTERM. {_RESUMES}", 0)
+        raise
     except Exception as error:
         known = _sentence(error)
         if known is None:

@@ -105,9 +105,10 @@ def choose(
 ) -> None:
     """Choose the guidance weight: on tuning episodes, or offline with --budget.
 
-    On episodes: the weight with the most successes. Offline: the weight that uses the most of the
-    budget of distance or KL divergence to the plain flow, and not more. No environment is stepped,
-    so it says how far guidance goes and not whether it helps. Prints what was used.
+    On episodes: the weight with the most successes; of several such, the middle one. Offline: the
+    weight that uses the most of the budget of distance or KL divergence to the plain flow, and not
+    more. No environment is stepped, so it says how far guidance goes and not whether it helps.
+    Prints what was used.
 
     Args:
         runs: Folders of training runs, which differ in their seed only; offline the first is used.

@@ -52,7 +52,7 @@ class Common:
     def say(self, sentence: str) -> None:
         """A remark, which is not the result."""
         if self.progress:
-            print(sentence)
+            print(sentence, flush=True)
 
     def result(self, found: dict[str, Any], text: str) -> None:
         """The result, as text or as JSON."""

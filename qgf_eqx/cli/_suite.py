@@ -45,7 +45,13 @@ def suite(
         plan = suites.read_plan(file)
     out = out or Path("results") / plan.name
     if action == "plan" and measure:
-        found = suites.measure(plan, lambda name: common.say(f"measuring {name}"))
+        found = []
+        for measured in suites.measure(plan):
+            found.append(measured)
+            common.say(
+                f"{len(found)} of {len(plan.studies)}, {measured.study.label}: training "
+                f"{measured.training:.3g} h, playing {measured.playing:.3g} h at most"
+            )
         rows = [
             {"task": m.study.label, "training hours": m.training}
             | {"playing hours at most": m.playing, "checkpoint bytes": m.disk}
@@ -69,9 +75,11 @@ def suite(
                 f" {out} also has {count} results of other settings, versions or sources of your "
                 "own modules; they are not used."
             )
+        missing = suites.unavailable(plan)
+        lines += [f"cannot be made here: {env}: {why}" for env, why in missing.items()]
         found = [{"stage": s, "title": t, "done": d} for s, t, d in cells]
         text = "\n".join([*lines, f"Cells: {sizes}.{known} {suites.spent(plan, out)}".strip()])
-        return common.result({"cells": found, "total": total}, text)
+        return common.result({"cells": found, "total": total, "not here": missing}, text)
     if action == "run":
         options = {"processes": workers.processes, "progress": common.progress}
         if engine != "local":

@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 
 from .._files import sync_folder, temporary_name
-from ._dataset import check_shapes, is_picture
+from ._dataset import CLOCK, check_shapes, is_picture, lost_clock
 from ._error import DatasetError
 
 _FORMAT = 2  # 1 had no bytes
@@ -134,8 +134,9 @@ def _check_room(path: Path, folder: Path, headers: dict) -> None:
 
 
 def _missing(fields: Iterable[str]) -> str | None:
-    """The first name of a field that is not there, by either of its names."""
-    return next((names[0] for names in _NEEDED if not {*names} & {*fields}), None)
+    """A field that is not there, by all of its names."""
+    lacks = [names for names in _NEEDED if not {*names} & {*fields}]
+    return " or ".join(f"`{name}`" for name in reversed(lacks[0])) if lacks else None
 
 
 def _end(fields: Iterable[str]) -> str:
@@ -235,7 +236,7 @@ def _inspect(path: Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int,
     members = {info.filename: info for info in archive.infolist()}
     if missing := _missing([name.removesuffix(".npy") for name in members]):
         raise DatasetError(
-            f"{path}: field `{missing}` is missing; it holds {sorted(members)}. {FIELDS}"
+            f"{path}: field {missing} is missing; it holds {sorted(members)}. {FIELDS}"
         )
     headers = {}
     for field in _FIELDS:
@@ -300,11 +301,17 @@ def _copy(path: Path, archive: zipfile.ZipFile, field: str, folder: Path, reach:
         kept = _kept(dtype, shape)
         header = {"descr": kept.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(sink, header)
-        block = _BLOCK - _BLOCK % dtype.itemsize
+        row = int(np.prod(shape[1:])) * dtype.itemsize
+        block = _BLOCK - _BLOCK % (row if row < _BLOCK else dtype.itemsize)
         while data := source.read(block):
+            read = np.frombuffer(data, dtype)
             with np.errstate(over="ignore"):  # what float32 does not reach is infinite
-                numbers = np.frombuffer(data, dtype).astype(kept)
+                numbers = read.astype(kept)
             _check_numbers(path, field, numbers, reach)
+            if field in _NEEDED[0] and len(data) % row == 0:
+                column = lost_clock(read.reshape(-1, *shape[1:]))
+                if column is not None:
+                    raise DatasetError(f"{path}: field `{field}`, column {column} {CLOCK}")
             ended = ended or (field in _ENDS and bool(numbers.any()))
             sink.write(numbers.tobytes())
         sink.flush()

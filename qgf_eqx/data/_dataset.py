@@ -34,6 +34,21 @@ def is_picture(dtype: Any, shape: tuple[int, ...]) -> bool:
     return dtype == np.uint8 and len(shape) == 3
 
 
+def lost_clock(states: np.ndarray) -> int | None:
+    """The first column that rises evenly, as a clock does, by less than float32 resolves, as
+    seconds since 1970 do; or none."""
+    if states.dtype.itemsize < 8 or states.ndim != 2 or len(states) < 2:
+        return None
+    steps = np.diff(states, axis=0)
+    low = np.quantile(steps, 0.1, axis=0, method="lower")  # less than that are resets
+    high = np.quantile(steps, 0.9, axis=0, method="higher")
+    still = (np.diff(states.astype(np.float32), axis=0) == 0).any(axis=0)
+    return next(iter(np.flatnonzero((low > 0) & (low > 0.1 * high) & still).tolist()), None)
+
+
+CLOCK = "is a clock that stands still in float32. Subtract the start of the episode."
+
+
 def by_name(dataset: Dataset) -> dict[str, Any]:
     """The arrays of a dataset, each with its name: those of `obs` are called `obs['camera']`."""
     leaves = jax.tree_util.tree_flatten_with_path(dataset.obs)[0]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._dataset import Dataset, by_name, check_dataset
+from ._dataset import CLOCK, Dataset, by_name, check_dataset, lost_clock
 from ._error import DatasetError
 
 
@@ -182,7 +182,7 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
 
     states_of = jax.tree.map(states, obs, next_obs)
     episode_end = np.where(known[take], added, ends[take])
-    _check_time(states_of, episode_end)
+    _check_time(states_of)
     dataset = Dataset(
         obs=jax.tree.map(lambda x: x if x.dtype == np.uint8 else x.astype(np.float32), states_of),
         actions=actions[take].astype(np.float32),
@@ -224,17 +224,7 @@ def check_seen(dataset: Dataset) -> None:
     )
 
 
-def _check_time(obs: Any, episode_end: np.ndarray) -> None:
-    """Clocks in float64, as seconds since 1970, stand still in float32."""
-    inside = episode_end[:-1] == 0
+def _check_time(obs: Any) -> None:
     for name, field in _names("obs", obs).items():
-        if field.dtype.itemsize < 8 or field.ndim != 2 or not inside.any():
-            continue
-        steps = np.diff(field, axis=0)[inside]
-        clock = (steps.min(axis=0) > 0) & (steps.min(axis=0) > 0.1 * steps.max(axis=0))
-        still = (np.diff(field.astype(np.float32), axis=0)[inside] == 0).any(axis=0)
-        for column in np.flatnonzero(clock & still):
-            raise DatasetError(
-                f"field `{name}`, column {column} is a clock that stands still in float32 (it "
-                f"reaches {field[:, column].max():.10g}). Subtract the start of the episode."
-            )
+        if (column := lost_clock(field)) is not None:
+            raise DatasetError(f"field `{name}`, column {column} {CLOCK}")

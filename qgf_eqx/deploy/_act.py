@@ -252,8 +252,13 @@ class ControlLoop:
         if self._last is None:
             raise error
         self._counts.raised += 1
-        *_, last = [type(error).__name__, *str(error).strip().splitlines()]  # JAX adds a traceback
-        warnings.warn(f"a draw raised an error: {last}", RuntimeWarning, stacklevel=4)
+        if self._counts.raised == 1:
+            *_, last = [type(error).__name__, *str(error).strip().splitlines()]  # after a traceback
+            warnings.warn(
+                f"a draw raised an error: {last}. `statistics.raised` counts those to come.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         return None
 
     def _take(self, found: Drawn | None, row: int) -> bool:

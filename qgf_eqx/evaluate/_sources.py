@@ -142,6 +142,7 @@ class InMemory:
         elif sampler.actor:
             raise ValueError(f"`{sampler.actor}` is an actor of a training run: name its folder.")
         critic = self._reduced(sampler.reduce)
+        size = np.shape(low)[-1:]  # in the environment
         low, high = self.bounds(low, high)
         act = compile_act(policy, critic, sampler, seed=seed, low=low, high=high)
         to_action = self.to_action
@@ -155,7 +156,18 @@ class InMemory:
                 "`to_action` needs a critic that is `bounded` in the policy's own units, "
                 "`bounded(critic, low, high)`: the environment's bounds are in other units."
             )
-        compiled = jax.jit(to_action)
+
+        def converted(actions: Action) -> Action:
+            found = to_action(actions)
+            if np.shape(found) != (wanted := (*np.shape(actions)[:-1], *size)):
+                raise ValueError(
+                    f"`to_action` makes {np.shape(found)} of actions of shape "
+                    f"{np.shape(actions)}; it must make {wanted}: all axes stay, and the last one "
+                    "is as long as the environment's action."
+                )
+            return found
+
+        compiled = jax.jit(converted)
         return lambda *arguments: compiled(act(*arguments))
 
 

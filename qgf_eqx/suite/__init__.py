@@ -12,6 +12,7 @@ from ._plan import Plan as Plan
 from ._plan import PlanError as PlanError
 from ._plan import Study as Study
 from ._plan import read_plan as read_plan
+from ._plan import unavailable as unavailable
 from ._report import write_report as write_report
 from ._run import SuiteError as SuiteError
 from ._run import run_suite as run_suite

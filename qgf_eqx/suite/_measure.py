@@ -1,7 +1,7 @@
 """What a plan will take, before its first cell: some updates and an episode of each task, timed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,18 +51,15 @@ class Measured:
         return len(self.study.seeds) * self.checkpoint
 
 
-def measure(plan: Plan, say: Callable[[str], Any] = lambda _: None) -> list[Measured]:
+def measure(plan: Plan) -> Iterator[Measured]:
     """Trains each task's networks for some updates on random numbers, and plays two episodes.
 
-    **Arguments:** the plan, and what is told the name of each task before it is measured.
+    **Arguments:** the plan.
 
-    **Returns:** one for each task. Data are not needed, and the time to read them is not in it.
+    **Returns:** one for each task, as it is measured, which takes up to a minute or two. Data are
+    not needed, and the time to read them is not in it.
     """
-    found = []
-    for study in plan.studies:
-        say(study.label)
-        found.append(_measured(study))
-    return found
+    return map(_measured, plan.studies)
 
 
 def format_measured(found: list[Measured]) -> str:

@@ -1,5 +1,6 @@
 """A plan: tasks, settings, training seeds and methods, as data."""
 
+import difflib
 import re
 import tomllib
 from collections.abc import Sequence
@@ -106,8 +107,10 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, dict) for t in tasks):
         raise PlanError(f"{path} has no `[[tasks]]`.")
     if unknown := found.keys() - _SHARED:
-        known = ", ".join(sorted({"name", "train", "tasks", *_SHARED}))
-        raise PlanError(f"{path} has an unknown `{min(unknown)}`; known are {known}.")
+        known = sorted({"name", "train", "tasks", *_SHARED})
+        close = difflib.get_close_matches(min(unknown), known, 1)
+        guess = f"did you mean `{close[0]}`? Known" if close else "known"
+        raise PlanError(f"{path} has an unknown `{min(unknown)}`; {guess} are {', '.join(known)}.")
     studies = [_study(f"{path}, task {i}", found, train, task) for i, task in enumerate(tasks, 1)]
     names = [study.label for study in studies]
     for label in names:
@@ -150,6 +153,19 @@ def _needed(config: TrainConfig, methods: Sequence[str]) -> dict[str, Any]:
         for name, actor in config.actors.items()
         if name in wanted or name.rpartition("-")[0] in wanted
     }
+
+
+def unavailable(plan: Plan) -> dict[str, str]:
+    """The tasks that cannot be made on this machine, and why."""
+    from ..evaluate import task_of
+
+    found = {}
+    for env in dict.fromkeys(study.config.env for study in plan.studies):
+        try:
+            task_of(env)
+        except Exception as error:  # a module of the user's can raise anything
+            found[env] = str(error)
+    return found
 
 
 @cache

@@ -161,6 +161,8 @@ def _together(rows: Mapping[str, Mapping[str, Any]], found: Mapping[str, Compari
         cells += [_percent(value) for value in others] or ["", ""]
         lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     lines += ["", "In % with 95 % intervals over training seeds and episodes; the tasks are fixed."]
+    if min(len(runs) for one in found.values() for runs in one.episodes.values()) < 5:
+        lines[-1] += " With fewer than five training seeds they are Student's t over the seeds."
     if entries:
         lines.append("Entries of one task count as tasks: their mean is of this plan only.")
     chance = f"`{ours} is better`: the chance that a training run of it beats one of the other"
@@ -191,7 +193,7 @@ def _ranges(found: Comparison) -> list[str]:
             lines.append(f"| {label(name)} | {low:.2g} to {high:.2g} | {high / low:.1f} |")
     if not lines:
         return []
-    lines = ["| method | keeps 90 % of its best at | ratio |", "|---|---|---|", *lines]
+    lines = ["| method | keeps 90 % of its best at | highest / lowest |", "|---|---|---|", *lines]
     return [*lines, "", "By the tuning episodes, between the weights that were tried.", ""]
 
 

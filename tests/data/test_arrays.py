@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_eqx.data import Dataset, DatasetError, make_chunk, read_rows
+from qgf_eqx.data import Dataset, DatasetError, make_chunk, open_dataset, read_rows
 from qgf_eqx.data.arrays import check_seen, describe, from_episodes, from_transitions
 
 LENGTHS, ENDED = (4, 1, 3), (True, False, True)
@@ -151,6 +151,23 @@ def test_what_would_train_silently_wrong_is_refused_with_the_next_step(case):
     make, message = REFUSED[case]
     with pytest.raises(DatasetError, match=message):
         make()
+
+
+def test_a_clock_in_a_file_is_refused_too(tmp_path):
+    ends = np.tile([0, 0, 0, 1], 10)
+    rows = {"actions": np.zeros((40, 1)), "rewards": -np.ones(40), "terminated": np.zeros(40)}
+    time = np.stack([np.ones(40), 1.7e9 + 0.02 * np.arange(40)], axis=1)
+    np.savez(tmp_path / "own.npz", obs=time, episode_end=ends, **rows)
+    with pytest.raises(DatasetError, match="own.npz: field `obs`, column 1 is a clock that stands"):
+        open_dataset(tmp_path / "own.npz")
+    np.savez(tmp_path / "own.npz", obs=time - time[0], episode_end=ends, **rows)
+    assert np.allclose(open_dataset(tmp_path / "own.npz")[0].obs[:, 1], 0.02 * np.arange(40))
+
+
+def test_a_file_without_ends_names_both_of_their_names(tmp_path):
+    np.savez(tmp_path / "own.npz", obs=np.zeros((4, 1)), actions=np.zeros((4, 1)))
+    with pytest.raises(DatasetError, match="field `episode_end` or `terminals` is missing"):
+        open_dataset(tmp_path / "own.npz")
 
 
 def test_a_state_that_settles_is_no_clock():

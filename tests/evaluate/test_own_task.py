@@ -273,6 +273,9 @@ def test_normalised_actions_are_played_in_the_environments_units():
         (short,) = play((policy, bounded(critic)))
     (plain,) = play((policy, critic))  # bounded by the environment
     assert short[0].total_reward == plain[0].total_reward < found[0].total_reward
+    for wrong in (lambda a: a[..., 0], lambda a: jnp.repeat(a, 2, axis=-1), lambda a: a[:1, 0]):
+        with pytest.raises(ValueError, match="`to_action` makes .* it must make \\(.*1, 1\\)"):
+            play((policy, bounded(critic)), to_action=wrong)
     with pytest.raises(ValueError, match="`to_action` needs a critic that is `bounded`"):
         play((policy, critic), **double)
     with pytest.raises(ValueError, match="`to_action` is for a policy and a critic"):

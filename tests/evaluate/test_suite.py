@@ -119,7 +119,11 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
         ('env = "toy:make_array_task"', "", "task 1: there is no `env`"),
         ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice: give each a"),
         ("updates = 4", 'name = "a/b"', "task 2: `name` must be of letters, digits, spaces"),
-        ('name = "small"', 'nmae = "small"', "has an unknown `nmae`; known are collect, data_dir"),
+        (
+            'name = "small"',
+            'nmae = "small"',
+            "unknown `nmae`; did you mean `name`\\? Known are collect",
+        ),
         ("[[tasks]]", "[[task]]", "has no `\\[\\[tasks\\]\\]`"),
         ("seeds = [", "seeds = [[", "is not TOML"),
     ],
@@ -313,6 +317,14 @@ def test_a_change_of_ones_own_modules_makes_new_cells(file, tmp_path, monkeypatc
     assert changed == {"data of own_things:make_room"}
 
 
+def test_a_plan_says_which_tasks_cannot_be_made_here(file, capsys):
+    file.write_text(PLAN.replace("toy:make_room", "no_such_module:task"))
+    cli.main(["suite", "plan", str(file)])
+    printed = capsys.readouterr().out
+    assert "cannot be made here: no_such_module:task: `no_such_module:task`: there is no" in printed
+    assert "toy:make_array_task: " not in printed
+
+
 def test_a_plan_that_is_not_there_says_which_are(tmp_path):
     with pytest.raises(PlanError, match="come with this package: best_of, cpu, critics"):
         read_plan(tmp_path / "papier.toml")
@@ -322,9 +334,8 @@ def test_what_a_plan_will_take_is_measured_before_its_first_cell(file, capsys):
     from qgf_eqx.suite import measure
 
     file.write_text(PLAN.replace("seeds = [0, 1]", "seeds = [0, 1, 2]\nseeds_per_cell = 2"))
-    plan, told = read_plan(file), []
-    found = measure(plan, told.append)
-    assert told == ["toy:make_array_task", "toy:make_room"]
+    found = [*measure(read_plan(file))]
+    assert [m.study.label for m in found] == ["toy:make_array_task", "toy:make_room"]
     first = found[0]
     assert 0 < first.update < 10 and 0 < first.episode < 10 and first.checkpoint > 1000
     assert first.training == 2 * 6 * first.update / 3600  # cells of two seeds, six updates
@@ -332,4 +343,4 @@ def test_what_a_plan_will_take_is_measured_before_its_first_cell(file, capsys):
     assert first.disk == 3 * first.checkpoint
     cli.main(["suite", "plan", str(file), "--measure"])
     printed = capsys.readouterr().out
-    assert "all tasks" in printed and "measuring toy:make_room" in printed
+    assert "all tasks" in printed and "2 of 2, toy:make_room: training" in printed

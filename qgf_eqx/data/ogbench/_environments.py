@@ -1,5 +1,6 @@
 """OGBench environments: made quietly, and leaving nothing behind."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -93,4 +94,6 @@ def check_env(env_id: str) -> None:
         try:
             gymnasium.spec(env_id)
         except gymnasium.error.Error:
-            raise DatasetError(f"OGBench has no environment `{env_id}`.") from None
+            close = difflib.get_close_matches(env_id, gymnasium.registry, 1)
+            guess = f" The most similar one is `{close[0]}`." if close else ""
+            raise DatasetError(f"OGBench has no environment `{env_id}`.{guess}") from None
