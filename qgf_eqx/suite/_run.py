@@ -1,16 +1,19 @@
 """Runs what is missing of a plan, on any engine."""
 
 import json
+import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .._files import hold_lock, write_atomically
-from .._progress import bar
+from .._progress import SECONDS, bar
+from .._run_folder import RunError, read_metrics
 from ..engines import Engine, Local
 from ._cells import STAGES, Cell, DataCell, PlayCell, TrainCell, can_be_done, cells_of, is_done
 from ._plan import Plan
@@ -62,18 +65,43 @@ def _run_stage(
     """Does what is missing of a stage and can be done; returns what failed, and why."""
     cells = [cell for cell in cells_of(plan, out) if cell.stage == stage]
     missing = [cell for cell in cells if not is_done(cell) and can_be_done(cell)]
-    failed = []
-    with bar(
-        len(cells),
-        f"{plan.name}: {stage}",
-        "cells",
-        show=progress,
-        initial=len(cells) - len(missing),
-    ) as shown:
+    failed, done = [], len(cells) - len(missing)
+    with (
+        bar(len(cells), f"{plan.name}: {stage}", "cells", show=progress, initial=done) as shown,
+        _updates_shown(shown if progress else None, missing),
+    ):
         for cell, error in engine.map(partial(do, out), missing):
             shown.update()
             failed += [(cell, error)] if error else []
     return failed
+
+
+@contextmanager
+def _updates_shown(shown: Any, cells: Sequence[Cell]) -> Iterator[None]:
+    """Says beside a bar, if there is one, how far the trainings have come that are running."""
+    ended = threading.Event()
+    trained = [cell for cell in cells if isinstance(cell, TrainCell)]
+
+    def show() -> None:
+        while not ended.wait(SECONDS):
+            shown.set_postfix_str("; ".join(filter(None, map(_updates_of, trained))))
+
+    thread = threading.Thread(target=show, daemon=True)
+    if shown is not None and trained:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _updates_of(cell: TrainCell) -> str:
+    """How far a training has come that is not done; nothing if it has not begun."""
+    with suppress(OSError, RunError):
+        lines = [] if is_done(cell) else read_metrics(cell.runs[0] / "metrics.jsonl")
+        if lines:
+            return f"{cell.title}: {lines[-1]['step']:,} of {cell.study.config.updates:,} updates"
+    return ""
 
 
 def _clean(out: Path) -> None:

@@ -1,8 +1,11 @@
 """Suites: a plan from a file, run in pieces and on several engines, and its report."""
 
 import json
+import queue
+import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from qgf_eqx.learn import load_run
 from qgf_eqx.suite import (
     PlanError,
     SuiteError,
+    _run,
     cells_of,
     others,
     read_plan,
@@ -315,6 +319,22 @@ def test_a_change_of_ones_own_modules_makes_new_cells(file, tmp_path, monkeypatc
     after = {cell.title: cell.path for cell in cells_of(plan, out)}
     changed = {title for title in before if before[title] != after[title]}
     assert changed == {"data of own_things:make_room"}
+
+
+def test_beside_the_bar_stands_how_far_a_training_has_come(done, tmp_path, monkeypatch):
+    plan = read_plan(done.parent / "small.toml")
+    shutil.copytree(done / "data", tmp_path / "data")
+    first, second, *_ = (cell for cell in cells_of(plan, tmp_path) if cell.stage == "train")
+    for cell, steps in ((first, (2, 4)), (second, ())):
+        cell.runs[0].mkdir(parents=True)
+        lines = [json.dumps({"step": step, "critic/loss": 1.0}) for step in steps]
+        (cell.runs[0] / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.setattr(_run, "SECONDS", 0.01)
+    told = queue.Queue()
+    with _run._updates_shown(SimpleNamespace(set_postfix_str=told.put), [first, second]):
+        assert told.get(timeout=30) == "toy:make_array_task, seed 0: 4 of 6 updates"
+    first.path.write_text("{}")  # done
+    assert _run._updates_of(first) == ""
 
 
 def test_a_plan_says_which_tasks_cannot_be_made_here(file, capsys):
