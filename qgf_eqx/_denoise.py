@@ -39,13 +39,13 @@ def denoise(
 ) -> Action:
     """The end of the flow's ODE `da/dt = v(obs, a, t)` from `(a_t, t)` to time 1.
 
-    `steps` is the resolution of the whole interval: from time `t` there are
-    `n = ceil((1 - t) steps)` equal steps, so that from a point on the sampler's grid it
-    follows that grid, and from its last point it equals `one_step`.
+    `steps` is the resolution of the whole interval: from time `t` it takes
+    `n = ceil((1 - t) steps)` equal steps. So a point on the sampler's grid stays on that
+    grid, and at its last point this equals `one_step`.
 
     The default is a hand-written Euler scan, checkpointed so that its gradient costs one
-    forward and one backward pass. Where `t` is a number it takes exactly `n` steps; where
-    `t` is traced it computes `steps` of them, of which those past the end do nothing
+    forward and one backward pass. If `t` is a number, it takes exactly `n` steps. If `t` is
+    traced, it computes `steps` of them, and those past the end do nothing
     (`guided_flow(..., unroll=True)` keeps `t` a number).
 
     **Arguments:**

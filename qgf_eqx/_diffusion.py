@@ -22,8 +22,8 @@ class Diffusion(eqx.Module):
     A diffusion adds noise as `x_k = sqrt(abar_k) action + sqrt(1 - abar_k) eps`; a flow goes from
     noise to action by `a_t = (1 - t) eps + t action`. The two are the same points, scaled:
     `a_t = c x_k` with `c = sqrt(t^2 + (1-t)^2)`, where `t / (1 - t)` is the signal-to-noise ratio
-    `sqrt(abar_k / (1 - abar_k))`. From what the model predicts at `x_k` follow the clean action and
-    the noise, and the velocity is their difference, `E[action - eps | a_t]`.
+    `sqrt(abar_k / (1 - abar_k))`. The model's prediction at `x_k` gives the clean action and
+    the noise; the velocity is their difference, `E[action - eps | a_t]`.
 
     ```python
     betas = jnp.linspace(1e-4, 0.02, 1000)
@@ -54,26 +54,26 @@ class Diffusion(eqx.Module):
         """**Arguments:**
 
         - `model`: a callable `(obs, x, k) -> prediction`; step `k` counts from 0, the cleanest.
-        - `alphas_bar`: the share of signal of each step, falling; `alphas_cumprod` of a scheduler
-          of Diffusers.
+        - `alphas_bar`: the signal share at each step, decreasing; `alphas_cumprod` of a Diffusers
+          scheduler.
         - `action_shape`: of an action.
         - `predicts`: `noise` (epsilon), `action` (the sample), or `v`,
           `sqrt(abar) eps - sqrt(1 - abar) action`.
         - `clip`: the predicted action is clipped to plus and minus this; 1 is what Diffusion
-          Policy's scheduler does. With `noise` it matters where there is hardly any signal: an
-          error of the model is divided by that.
-        - `whole`: the model takes whole steps, and is asked at the nearest one; else `k` is a
-          number in between.
+          Policy's scheduler does. With `noise` it matters when there is little signal, which
+          the model's error is divided by.
+        - `whole`: the model takes whole steps, so `k` is rounded to the nearest; else `k`
+          may be fractional.
 
-        **Raises:** `ValueError` if `alphas_bar` does not fall within (0, 1), or if `predicts` is
-        none of these.
+        **Raises:** `ValueError` if `alphas_bar` does not fall within (0, 1), or `predicts` is not
+        one of these.
         """
         shares = np.asarray(alphas_bar, float)
         falls = shares.ndim == 1 and len(shares) > 1 and (np.diff(shares) < 0).all()
         if not (falls and shares[-1] >= 0 and shares[0] < 1):
             raise ValueError(
-                "`alphas_bar` must be one number for each step that falls from below 1 to 0 or "
-                "above: the cumulated product of 1 - beta."
+                "`alphas_bar` must be one number for each step, decreasing, in [0, 1): the "
+                "cumulative product of 1 - beta."
             )
         if predicts not in PREDICTS:
             raise ValueError(f"`predicts` must be one of {', '.join(PREDICTS)}, got {predicts!r}.")

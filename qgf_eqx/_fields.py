@@ -30,10 +30,9 @@ from ._types import Action, Critic, Obs, Time, TimedCritic, Velocity
 def given(model: Any, obs: Obs) -> Any:
     """The policy or critic at one observation: `model.given(obs)` if it has that, else itself.
 
-    What does not change along the flow, an encoder or the observation's share of the first layer,
-    is then computed once per action and not in every step. The samplers call it; the
-    networks of `nn` have it, and yours may: a method `given(obs)` that returns a callable of the
-    same arguments.
+    What does not change along the flow, such as an encoder or the observation's share of the first
+    layer, is then computed once per action, not in every step. The samplers call `given`; the
+    networks of `nn` have it, and yours may too: it returns a callable with the same arguments.
     """
     return model.given(obs) if hasattr(model, "given") else model
 
@@ -62,10 +61,9 @@ class Flow(eqx.Module):
 def straight_through_clip(action: Array, low: Array, high: Array) -> Array:
     """`jnp.clip(action, low, high)` whose derivative in `action` is the identity.
 
-    A gradient asked through it is the gradient *at* the clipped point; a hard clip
-    would zero it wherever the action is outside the bounds. That gradient is itself a
-    function of the action, and a second derivative is the true one: zero in the dimensions
-    that are outside, where moving the action does not move the clipped point.
+    A gradient through it is the gradient *at* the clipped point; a hard clip would zero it
+    wherever the action is outside the bounds. A second derivative is the true one: zero in
+    the dimensions that are outside, where moving the action does not move the clipped point.
     """
     return _straight_through_clip(action, low, high)  # which pickle would not find by its name
 
@@ -126,7 +124,7 @@ def bounded(
     *,
     clip: Callable = straight_through_clip,
 ) -> Bounded:
-    """The critic of actions in a box: it is asked at `clip(action, low, high)`.
+    """A critic of actions in a box, evaluated at `clip(action, low, high)`.
 
     Every estimator and the ranking of best-of-N then respect the box, and `sample`
     returns actions inside it. The default clip is straight-through (the gradient is
@@ -137,7 +135,7 @@ def bounded(
     **Arguments:**
 
     - `critic`: any callable `(obs, action) -> scalar`.
-    - `low`, `high`: numbers, or arrays that broadcast to the action. A dimension in which they
+    - `low`, `high`: numbers, or arrays that broadcast to the action. A dimension whose bounds
       are equal is locked: it always has that value.
     - `clip`: a function `(action, low, high) -> action`.
 
@@ -202,10 +200,9 @@ def velocity(policy: Velocity, obs: Obs, a_t: Action, t: Time) -> Action:
 
     **Returns:** an array of the shape and dtype of `a_t`.
 
-    **Raises:** `TypeError` if the answer is not one array, `ValueError` if it has another shape or
-    is complex, if `a_t` is not of floats, or if `a_t` has another shape than the policy's
-    `action_shape`. What the policy itself raises passes through, with a note of the shapes it was
-    called with.
+    **Raises:** `TypeError` if the result is not one array; `ValueError` if it has another shape or
+    is complex, if `a_t` is not a float array, or if its shape differs from the policy's
+    `action_shape`. Errors from the policy itself pass through, with a note of the input shapes.
     """
     a_t = as_floats("a_t", a_t)
     wanted = known_shape(policy)
@@ -229,11 +226,11 @@ def critic(q: Critic, obs: Obs, action: Action) -> Scalar:
 
     - `q`: any callable `(obs, action) -> scalar`.
     - `obs`: one observation (a PyTree), not a batch.
-    - `action`: an action fit for a critic: a clean one, not a point on the flow.
+    - `action`: a clean action, not a point on the flow.
 
-    **Returns:** a scalar of the dtype of `action`, where that is a float.
+    **Returns:** a scalar of the dtype of `action`, if that is a float.
 
-    **Raises:** `TypeError` if the answer is not one array, `ValueError` if it is not a scalar, or
+    **Raises:** `TypeError` if the result is not one array, `ValueError` if it is not a scalar or
     not a float.
     """
     action = as_reals("action", action)

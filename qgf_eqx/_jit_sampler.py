@@ -27,15 +27,14 @@ def jit_sampler(
 ) -> Callable[[Obs, Key], tuple[Action, Key]]:
     """A compiled `act(obs, key) -> (action, key)` for a control loop: one action at a time.
 
-    The same actions as `sample` with the half of the split key, which is split inside; the other
-    half comes back for the next call. The minimum of an `nn.Ensemble` becomes `nn.LeastMember`,
-    which is faster for one action, and up to four candidates of wide networks (above 4 x 700) are
-    drawn one after another on a CPU. For new parameters make a new sampler; for batches `jax.vmap`
-    `sample`.
+    `act` splits the key, draws the action of `sample` with one half and returns the other for the
+    next call. The minimum of an `nn.Ensemble` becomes `nn.LeastMember`, which is faster for one
+    action. On a CPU, up to four candidates of wide networks (above 4 x 700) are drawn one after
+    another. For new parameters, make a new sampler; for batches, `jax.vmap` `sample`.
 
-    Small networks are constants of the compiled program, so that a call flattens nothing but the
-    observation. Those of more than 4 MB (three networks of 4 x 512 have 10) are its arguments: the
-    program is then the same for every checkpoint, and is found in JAX's compilation cache.
+    Small networks are constants of the compiled program, so a call flattens only the observation.
+    Networks above 4 MB (three of 4 x 512 have 10 MB) are its arguments: the program is then the
+    same for every checkpoint, and is found in JAX's compilation cache.
 
     ```python
     act = qgf_eqx.jit_sampler(policy, critic, weight=0.1)
@@ -43,16 +42,16 @@ def jit_sampler(
         action, key = act(obs, key)
     ```
 
-    **Arguments:** as for `sample`, but for `obs` and `key`, which the returned function takes.
+    **Arguments:** as for `sample`, except `obs` and `key`, which the returned function takes.
 
-    The action is always finite. Where guidance gives NaN or infinity (a critic or a schedule that
-    is not finite somewhere), the plain flow's action from the same noise takes its place, with a
-    `RuntimeWarning`. The call waits for the action, to look at it.
+    The action is always finite. If guidance gives NaN or infinity (a critic or a schedule that
+    is not finite somewhere), the plain flow's action from the same noise replaces it, with a
+    `RuntimeWarning`. The call waits for the action, to check it.
 
     **Raises:** `TypeError` or `ValueError` if the weight is not a finite number, and, when called,
     `TypeError` if the observation holds anything but numbers, and `ValueError` if it is not finite
-    in the dtype that JAX computes in, or if the plain flow's action is not: a robot should stop
-    then, and not act on it. The errors name the place.
+    in the dtype that JAX computes in, or if the plain flow's action is not finite: then stop the
+    robot. The errors name the place.
     """
     check_finite_weight(options.get("weight", 0.0))
 

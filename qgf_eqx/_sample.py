@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 class Guided(eqx.Module):
-    """The guided field, `v + w g`: a policy again, for whatever takes one.
+    """The guided field, `v + w g`, which is itself a policy.
 
     So it can be solved, scored with `likelihood.log_prob`, or guided again by another critic.
-    Where the weight is zero it is the plain policy, even if the critic is NaN there. A weight that
-    is the Python number 0 does not call the critic at all, and is the plain policy bit for bit.
-    With an array of 0 that holds as far as XLA rounds two programs alike: `guided_flow` and
-    `sample` are tested to the bit on CPU, with JAX 0.10 to 0.12.
+    Where the weight is zero, it is the plain policy, even if the critic is NaN there. With the
+    Python number 0 as weight it never calls the critic, and is the plain policy bit for bit. With
+    an array of 0, that holds if XLA rounds both programs alike: `guided_flow` and `sample` are
+    tested to the bit on CPU, with JAX 0.10 to 0.12.
 
     **Arguments:** `policy` and `critic` as for `guidance.qgf`, and
 
@@ -233,11 +233,11 @@ def candidates(
 ) -> Float[Array, "count ..."]:
     """Draws `count` actions: noise, and the guided flow from it.
 
-    Candidate `i` is drawn with `jax.random.fold_in(key, i)`, so that candidates nest as `count`
-    grows, and the same key gives the same noises to two weights or estimators. If the critic is
+    Candidate `i` is drawn with `jax.random.fold_in(key, i)`. So a larger `count` only adds
+    candidates, and weights or estimators with the same key share their noises. If the critic is
     `bounded`, the actions are clipped to its bounds.
 
-    Arguments and errors as for `sample`, and `count`, of actions.
+    Arguments and errors as for `sample`, and `count`: how many.
 
     **Returns:** actions along a new first axis.
     """
@@ -253,10 +253,10 @@ def best(
     *,
     batch_size: int | None = None,
 ) -> Action:
-    """The action of the highest value `Q(obs, action)`: the first of them, if several have it.
+    """The action with the highest value `Q(obs, action)`; the first of several equal ones.
 
-    A value that is NaN ranks last, below `-inf` too. Costs the critic once per action, for
-    `batch_size` of them at a time; by default for all at once.
+    A NaN value ranks last, even below `-inf`. Costs the critic once per action, `batch_size`
+    actions at a time; by default all at once.
 
     **Raises:** `ValueError` if there are no actions.
     """
@@ -303,8 +303,8 @@ def sample(
     - `best_of`: how many candidates; 1 is a single guided chain, and with `weight=0` this is
       best-of-N of the plain flow.
     - `batch_size`: how many candidates are drawn and ranked at a time, at most; by default all at
-      once. It bounds the memory, which grows with their number times the batch of a `jax.vmap`
-      around. Candidates are the same, up to the last bits of a product.
+      once. It bounds the memory, which grows with their number times the batch of an outer
+      `jax.vmap`. Candidates are the same, up to rounding.
 
     **Returns:** an action of shape `policy.action_shape`.
 

@@ -54,8 +54,8 @@ class Diagnostics(eqx.Module):
     value: Float[Array, "... steps"]
     """`Q` at the leap."""
     distance: Float[Array, "... steps"]
-    """After the step, from the plain flow's point from the same noise: root mean square over
-    the dimensions."""
+    """Of the point after the step to the plain flow's from the same noise: root mean square
+    over dimensions."""
     action: Float[Array, "..."]
     """The guided action, not clipped."""
     plain: Float[Array, "..."]
@@ -73,9 +73,9 @@ def diagnose(
     steps: int = 10,
     values: Callable[[Obs, Action], Float[Array, " members"]] | None = None,
 ) -> Diagnostics:
-    """Runs `guided_flow`, and says what guidance did at each step.
+    """Runs `guided_flow`, and reports what guidance does at each step.
 
-    `jax.vmap` it over observations and noises, look at `plot.diagnostics`, read `warnings_of`.
+    `jax.vmap` it over observations and noises, then see `plot.diagnostics`, `warnings_of`.
 
     **Arguments:** as for `guided_flow`, and
 
@@ -119,15 +119,15 @@ def diagnose(
 
 
 def warnings_of(found: Diagnostics, *, weak: float = 0.1, strong: float = 1.0) -> list[str]:
-    """Warnings about a batch of `diagnose`d flows, best of many noises at each of some
-    observations; an empty list if there is nothing to say.
+    """Warnings about a batch of `diagnose`d flows, ideally several observations with many noises
+    each; an empty list if there are none.
 
-    The yardstick is the flow's own spread: the root mean square of the plain actions around their
+    The scale is the flow's own spread: the root mean square of the plain actions around their
     mean over the noises. Guidance that moves actions by less than `weak` of it can hardly change
-    what the robot does. By more than `strong` of it, actions have changed to another mode of the
-    data, which may be what guidance is for, or have left the data, where the critic was never
-    trained: `nearest_distance` and the value of an independent critic tell which. These are rules
-    of thumb: they say where to look, and no warning does not mean that actions are better.
+    what the robot does. If it moves them by more than `strong`, they have switched to another mode
+    of the data, which may be intended, or have left the data, where the critic was never trained:
+    `nearest_distance` and an independent critic's value tell which. These are rules of thumb for
+    where to look: no warning does not mean that actions are better.
 
     **Arguments:**
 
@@ -192,10 +192,10 @@ def starting_weight(
 ) -> Scalar:
     """A weight to start the search from: the flow's own spread over the size of the gradient.
 
-    `w = rms(a - mean a) / rms(grad Q(a))` over plain actions `a`, their means at each observation.
+    `w = rms(a - mean a) / rms(grad Q(a))` over plain actions `a`, with a mean per observation.
     With `J = I` the pushes of a guided flow add up to `w` times a mean gradient, so this is where
-    guidance can first move an action as far as noise does. It knows nothing of whether that
-    helps: try weights from a tenth of it to ten times it on episodes.
+    guidance can first move an action as far as noise does. Whether that helps is unknown: try
+    weights from a tenth of it to ten times it on episodes.
 
     **Arguments:**
 
@@ -245,12 +245,12 @@ def choose_weight(
     measure: Measure = flow_distance,
     guidance: Guidance = qgf,
 ) -> WeightChoice:
-    """Chooses a weight offline: of `weights`, the one that spends the most of the `budget` without
-    exceeding it, by its mean `measure`. Weights that spend the same are told apart by their
-    numbers: the smallest is taken. The order in which they are given plays no role.
+    """Chooses a weight offline: of `weights`, the one whose mean `measure` is largest without
+    exceeding the `budget`. Of weights with equal measures it takes the smallest. The order of
+    `weights` does not matter.
 
-    No environment and no reward: it bounds how far guidance goes, not whether it helps. Weights
-    chosen on held-out episodes (`comparison.tune_weight`) answer the latter.
+    It needs no environment and no reward, and bounds how far guidance goes, not whether it helps.
+    For that, choose weights on held-out episodes (`comparison.tune_weight`).
 
     **Arguments:**
 
@@ -339,8 +339,8 @@ def gradient_cosine(
 def nearest_distance(action: Action, data: Float[Array, "rows ..."]) -> Scalar:
     """The root mean square distance, over dimensions, to the nearest of some data actions.
 
-    Give it actions of the same observation, or of similar ones: pooled over all observations it
-    calls an action near that fits another observation.
+    Give it data of the same observation, or of similar ones: pooled over all observations, an
+    action may be near one that fits another observation.
     """
     action, data = as_floats("action", action), as_rows("data", data)
     check_same_shape("data[0]", data.shape[1:], "action", action.shape)
@@ -362,8 +362,8 @@ def value_gain(
 ) -> dict[str, Float[Array, "obs noises"]]:
     """What guidance does to Q, by the critic that guides and by another that does not.
 
-    A critic's own value of the actions that climbed it says nothing: it rises where the critic is
-    wrong too. An independent critic, trained with another seed, and the distance to the data tell
+    A critic's own value of the actions it guided proves nothing: it also rises where the critic
+    is wrong. An independent critic, trained with another seed, and the distance to the data tell
     improvement from exploitation.
 
     **Arguments:** `policy`, `critic`, `guidance`, `weight`, `steps` as for `guided_flow`, and

@@ -56,8 +56,8 @@ class GaussianFlow(eqx.Module):
     def tilted(self, linear: Action, curvature: float | Array = 0.0) -> "GaussianFlow":
         """The flow to the law `p(a) exp(linear a - curvature a^2 / 2)`, which is Gaussian.
 
-        It is what guidance with weight 1 / beta aims at when `linear` and `curvature` are
-        those of Q / beta.
+        Guidance with weight 1 / beta aims at this flow if `linear` and `curvature` are those
+        of Q / beta.
         """
         var = 1 / (1 / self.std**2 + curvature)
         return GaussianFlow(var * (self.mean / self.std**2 + linear), jnp.sqrt(var))

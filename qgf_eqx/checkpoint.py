@@ -2,7 +2,7 @@
 
 The arrays of a PyTree are stored under their paths in it, next to the tree's structure, the
 caller's metadata and a sha256 over all of these. Saving is atomic; loading never executes
-anything, and never fills a tree with numbers that were not saved from one just like it.
+anything, and never fills a tree with arrays saved from a different one.
 """
 
 import hashlib
@@ -97,13 +97,13 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
     **Arguments:**
 
     - `path`: the file; an old one is replaced only once the new one is on disk.
-    - `tree`: any PyTree. Its arrays are stored. All else is not: it must be the same in the
-      tree that `load` gets, and is compared. Functions and classes are compared by module and
-      name, partials, methods and dataclasses by their parts, static arrays by their numbers.
+    - `tree`: any PyTree. Only its arrays are stored. `load` checks that everything else is the
+      same in its tree: functions and classes by module and name, partials, methods and dataclasses
+      by their parts, static arrays by their values.
     - `metadata`: anything JSON can hold.
 
-    **Raises:** `CheckpointError` for an array of another type (bfloat16, a typed key), and for
-    what cannot be compared: a lambda, a function inside a function, another object.
+    **Raises:** `CheckpointError` for an unsupported dtype (bfloat16, a typed key), and for
+    anything that cannot be compared: a lambda, a nested function, any other object.
     """
     with write_atomically(Path(path)) as file:
         file.write(as_bytes(tree, metadata))

@@ -154,8 +154,8 @@ def value(
     instead: str | Path | None = None,
 ) -> dict:
     """Q of the final action by estimator and weight, and of best-of-N, by the run's own critic and
-    by the judge's; and the distance to the nearest of 10,000 data actions. The same of the actions
-    of the actors that the run has trained beside its flow.
+    by the judge's; and the distance to the nearest of 10,000 data actions. The same for the run's
+    other actors.
 
     All begin with the same noises: the estimators and the plain flow (the best of 1) with `noises`
     at each of `count` validation observations, best-of-N with `noises // N` groups of them (one

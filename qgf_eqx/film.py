@@ -89,9 +89,9 @@ def film(
     """Films a run's episodes: a column for every episode, a row for every method.
 
     All methods begin an episode in the same state with the same noise; they are the episodes that
-    `evaluate` numbers. A panel stops at its episode's end, framed in green if it succeeded. Of a
-    task with goals a panel shows the goal in its upper right corner, where the environment draws
-    it (`info["goal_rendered"]` of a `reset` with the option `render_goal`, as OGBench's do).
+    `evaluate` numbers. A panel stops at its episode's end, framed in green if it succeeded. For a
+    task with goals, a panel shows the goal in its upper right corner if the environment draws it
+    (`info["goal_rendered"]` of a `reset` with the option `render_goal`, as OGBench's do).
 
     **Arguments:**
 

@@ -64,17 +64,16 @@ _FREE = set(
 def count(fn: Callable, *args: Any, **kwargs: Any) -> int:
     """The floating point operations of `fn(*args, **kwargs)`, as XLA would run them.
 
-    Counted are matrix products and convolutions, times the lengths of the scans they are
-    in; of the branches of a `cond` the most expensive. A multiply-add is two operations,
+    It counts matrix products and convolutions, times the lengths of the scans they are in,
+    and the most expensive branch of a `cond`. A multiply-add is two operations,
     and eight if an operand is complex. A convolution does not multiply the zeros of its
     padding and of its dilations, as in XLA's own count.
 
-    Not counted is elementwise work (some percent of a wide network), nor what the compiler
-    removes: what nobody uses, what is computed twice from the same inputs, as the velocity
-    that the sampler and an estimator both ask for, and what does not change from one round
-    of a loop to the next, as the observation's share of the first layer, which is counted
-    once; on CPUs XLA does so since JAX 0.10.2. The second forward pass of a
-    `jax.checkpoint` is asked for, and counts.
+    It leaves out elementwise work (a few percent of a wide network) and what the compiler
+    removes: unused results, repeated computations with the same inputs, such as the velocity
+    that the sampler and an estimator both need. Work that does not change between rounds of
+    a loop, such as the observation's share of the first layer, counts once; on CPUs XLA does
+    so since JAX 0.10.2. The second forward pass of a `jax.checkpoint` counts.
 
     Nothing is computed, and nothing is compiled.
 
@@ -270,7 +269,7 @@ def _whole_cost(node: _Node, outputs: set[int]) -> int:
         return max(region.total(outputs) for region in node.regions)
     if node.name == "while" and any(region.total() for region in node.regions):
         raise ValueError(
-            "`while` cannot be counted: how often its body runs is not known before. Use a "
+            "`while` cannot be counted: its number of rounds is not known. Use a "
             "`jax.lax.scan` of fixed length (`guided_flow`, not an adaptive or Diffrax solver)."
         )
     if node.name not in _FREE | {"while"}:

@@ -11,8 +11,8 @@ whether the answer is carried back to `a_t` by the exact Jacobian `J` or as it i
 | `k` Euler steps away | `look_ahead` | `look_ahead(jacobian=True)` |
 | the end of the ODE | `qgf_chain` | `bptt` |
 
-`monte_carlo` and `curvature` correct for what the leap does not know; `jacobian_regularized`,
-`jacobian_ortho` and `jacobian_smooth` bring the exact `J` nearer to `I`; `robust` asks a critic
+`monte_carlo` and `curvature` correct the leap's errors; `jacobian_regularized`,
+`jacobian_ortho` and `jacobian_smooth` bring the exact `J` nearer to `I`; `robust` uses a critic
 that was trained at noisy actions; `gated` trusts an ensemble as far as it agrees; `zero` and
 `random_direction` are controls.
 
@@ -74,7 +74,7 @@ def ood_clipped(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time
 def qgf(policy: Velocity, critic: Critic, obs: Obs, a_t: Action, t: Time) -> Action:
     """Q-Guided Flow: `g = grad Q(obs, a)` at `a = a_t + (1 - t) v(obs, a_t, t)`.
 
-    The critic is asked at the clean action that one Euler leap promises, and its answer is
+    The critic is asked at the clean action that one Euler leap predicts; its gradient is
     used as it is (`J = I`). The default. Costs the policy forward (shared with the sampler's
     own call under jit) and the critic forward and backward.
 
@@ -222,8 +222,8 @@ def monte_carlo(
     """The gradient of the soft value around the leap, in `a`, with `J = I`:
     `g = temperature grad_a log mean_i exp(Q(obs, a + std eps_i) / temperature)`.
 
-    The posterior of the clean action is taken as a Gaussian around the Euler leap `a`, of which
-    the same `samples` noises are used at every step. At `std = 0`, or at a high temperature and a
+    The posterior of the clean action is modelled as a Gaussian around the Euler leap `a`, with
+    the same `samples` noises at every step. At `std = 0`, or at a high temperature and a
     linear critic, it is `qgf`. For Gaussian data it is calibrated: with `posterior_std` and the
     weight `weights.GaussianCovariance(1 / temperature, data_std)` the samples follow the tilted
     law `p(a) exp(Q / temperature)`.
@@ -282,8 +282,8 @@ def curvature(
     `Sigma`, which needs `Sigma` and `H` only as products and never the inverse of `Sigma`. Where
     the system is not positive definite (a critic so convex that the tilted law has no mass, or a
     trained flow whose Jacobian is not a covariance), the correction is left out:
-    `g = Sigma grad Q / (1 - t)`. This is seen along the conjugate directions that are visited, so
-    in all directions that matter if `iterations` is the number of dimensions. A `bounded` critic
+    `g = Sigma grad Q / (1 - t)`. The test covers the conjugate directions that are visited: all
+    directions that matter if `iterations` is the number of dimensions. A `bounded` critic
     has no curvature in the dimensions that it clips. Arguments and return as for `qgf`, and
 
     - `temperature`: in units of Q; the paper's beta, the inverse of the weight.
@@ -481,10 +481,10 @@ def random_direction(
 ) -> Action:
     """A random direction of the real gradient's norm: `g = ||like|| u`, a control.
 
-    What a null result looks like: if it helps as much as `like`, it is the push that helps, and
-    not where it points. The direction is a hash of `(key, a_t, t)`: independent for every sample,
-    since each starts from noise of its own, and at every time, and the same when it is asked
-    again. Arguments and return as for `qgf`, and
+    What a null result looks like: if it helps as much as `like`, the size of the push helps, not
+    its direction. The direction is a hash of `(key, a_t, t)`: independent for every sample, since
+    each starts from its own noise, and at every time, and repeatable. Arguments and return as for
+    `qgf`, and
 
     - `key`: for the directions; one key is enough for a whole evaluation.
     - `like`: the estimator whose norm is matched.

@@ -82,14 +82,14 @@ def log_prob(
     an Euler sampler of few steps has a slightly different law. A field that jumps from one action
     to the next has no such density: a critic bounded by a hard clip, `weights.NormMatched`,
     `guidance.curvature` and `guidance.random_direction` are refused. The gradient of an ensemble's
-    minimum jumps too, where two members are equal. It is not refused, since members that agree
-    jump little; where they do not, the density misses what gathers there (`jnp.mean` is smooth).
+    minimum also jumps where two members are equal. It is allowed, since the jump is small if
+    members agree; otherwise the density misses mass there (`jnp.mean` is smooth).
 
     **Arguments:**
 
     - `policy`, `obs`: as for `velocity`.
-    - `action`: one clean action. (A policy without `action_shape` cannot tell it from a batch, of
-      which it gives the joint density.)
+    - `action`: one clean action. (Without a policy's `action_shape`, a batch passes as one action
+      and gives a joint density.)
     - `steps`: of the solver.
     - `solver`: any explicit Diffrax solver; `diffrax.Midpoint()` by default.
     - `divergence`: `exact_divergence`, or `hutchinson_divergence` with its key bound.

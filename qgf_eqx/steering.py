@@ -93,10 +93,10 @@ def fk_steering(
 ) -> Action:
     """One action of the tilted law `p(a) exp(Q / temperature)`, by sequential Monte Carlo.
 
-    `particles` points walk along the flow. Each gathers the weight
-    `exp((Q(leap_t) - Q(leap_before)) / temperature)`, asked at the clean action that its leap
-    promises; when the effective sample size falls below `threshold` of the particles, they are
-    resampled systematically; the action is drawn by the final weights. The critic is asked for
+    `particles` points walk along the flow. Each accumulates the weight
+    `exp((Q(leap_t) - Q(leap_before)) / temperature)`, at the clean action its leap predicts; when
+    the effective sample size falls below `threshold` of the particles, they are resampled
+    systematically; the action is drawn by the final weights. The critic is asked for
     values and never for gradients. Exact as particles and steps grow.
 
     A step forgets part of the noise and draws it anew, and has the flow's marginals (DDIM with
@@ -211,7 +211,7 @@ class ClassifierFree(eqx.Module):
 
 
 class Inpainted(eqx.Module):
-    """A policy of chunks that are drawn towards a given one where `mask` says: real-time chunking.
+    """A policy whose chunks are pulled towards a given one by a `mask`: real-time chunking.
 
     While a robot executes the old chunk, the next must begin with what is already committed:
 
@@ -219,8 +219,8 @@ class Inpainted(eqx.Module):
 
     with the Euler leap and its exact Jacobian `J`. It is a policy again, so that a critic guides
     it, best where nothing is committed yet: `sample(Inpainted(policy, chunk, mask), critic, obs,
-    key, weight=weights.Mask(0.1, 1 - mask))`. What is committed is followed closely and not to the
-    last bit, so execute the committed actions themselves.
+    key, weight=weights.Mask(0.1, 1 - mask))`. Committed actions are followed closely but not
+    exactly, so execute the committed actions themselves.
 
     **Arguments:**
 

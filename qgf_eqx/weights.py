@@ -1,7 +1,7 @@
 """What `weight` may be besides a number: functions of `(t, v, g)`, the time, velocity and gradient.
 
 Any function will do; these are Modules, so that they can be compared, stored and passed to `jit`
-without compiling again. Those that take a weight take any, and so they compose:
+without compiling again. Those that wrap a weight accept any, so they compose:
 `ClipNorm(Mask(LinearDecay(0.2), mask), 1.0)`.
 """
 
@@ -104,10 +104,10 @@ class Mask(eqx.Module):
 
 
 class NormMatched(eqx.Module):
-    """A weight by which guidance has a share of the velocity's norm: `w = share ||v|| / ||g||`.
+    """A weight that gives guidance a share of the velocity's norm: `w = share ||v|| / ||g||`.
 
-    Makes the knob free of the scale of Q. Where the gradient is zero, so is the weight. QPILOTS
-    uses shares of .1 to .5.
+    This does not depend on the scale of Q. Where the gradient is zero, so is the weight. QPILOTS
+    uses 0.1 to 0.5.
     """
 
     share: float | Float[Array, ""]

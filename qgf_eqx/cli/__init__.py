@@ -1,6 +1,6 @@
-"""The command line, `qgf-eqx VERB`: one thin function a verb, options in groups.
+"""The command line, `qgf-eqx VERB`: one thin function per verb, options in groups.
 
-Exit codes: 2 for wrong arguments, 1 for what else fails, 130 for an interruption and 143 for
+Exit codes: 2 for wrong arguments, 1 for other errors, 130 for an interruption and 143 for
 SIGTERM; each with one sentence on stderr. Verbs import what they need when they are called, so
 that `--help` is quick; `train`, whose options are those of all learners, imports JAX for its own.
 """
@@ -53,7 +53,7 @@ _RESUMES = (
 
 def main(arguments: list[str] | None = None, *, ready: Callable[[], None] = lambda: None) -> None:
     """Runs the command line; errors are one sentence on stderr, and an exit code: 2 for wrong
-    arguments, 1 for what else fails, 130 for an interruption. `ready` is called once the
+    arguments, 1 for other errors, 130 for an interruption. `ready` is called once the
     arguments are known to be well-formed, before the work."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -38,7 +38,7 @@ def evaluate(
 ) -> None:
     """Compare test-time methods on trained runs of one task.
 
-    The weight of each guided method is chosen on tuning episodes; its success is that of others.
+    The weight of each guided method is chosen on tuning episodes, and evaluated on others.
     With several runs, one per training seed, intervals are over the training seeds. If interrupted,
     the same command resumes where it stopped.
 
@@ -48,8 +48,8 @@ def evaluate(
         grid: Weights to choose from.
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
-        tuning_budget: Instead: episodes per run and method, divided among its weights, so that no
-            method is tuned more than another.
+        tuning_budget: Instead of these: episodes per run and method, divided among its weights, so
+            each method is tuned equally.
         flow: How an action is drawn.
         task: Which task to play, if not the one that the runs were trained on.
         critics: Other runs, one for each run, whose critics guide and rank instead: the same flows,
@@ -105,15 +105,14 @@ def choose(
 ) -> None:
     """Choose the guidance weight: on tuning episodes, or offline with --budget.
 
-    On episodes: the weight with the most successes; of several such, the middle one. Offline: the
-    weight that uses the most of the budget of distance or KL divergence to the plain flow, and not
-    more. No environment is stepped, so it says how far guidance goes and not whether it helps.
-    Prints what was used.
+    On episodes: the weight with the most successes; the middle one if several tie. Offline: the
+    strongest weight within the budget of distance or KL divergence to the plain flow. That steps
+    no environment, so it tells how far guidance goes, not whether it helps. Prints what was spent.
 
     Args:
         runs: Folders of training runs, which differ in their seed only; offline the first is used.
         method: A guided method that `qgf-eqx methods` lists, or its best-of-N variant, such as
-            qgf-best-of-4; offline the budget is that of the flow, before the best is taken.
+            qgf-best-of-4; offline, the budget applies to the flow, before best-of-N.
         grid: Weights to choose from.
         episodes: Tuning episodes per run and weight; `evaluate` reports others.
         budget: Offline: the largest root mean square distance from the plain flow's actions, or,

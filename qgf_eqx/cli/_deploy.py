@@ -30,7 +30,7 @@ def export(
         method: As for `evaluate`; `qgf-eqx methods` prints the names.
         weight: The guidance weight.
         flow: How an action is drawn.
-        task: Whose bounds to take, if not those of the task that the run was trained on.
+        task: The task whose action bounds to use, if not that of the run.
         platforms: Platforms that the file must support: cpu, cuda, rocm, tpu.
         out: The file, .zip. Default: policy.zip in the run's folder.
         common: Options common to all commands.
@@ -72,11 +72,11 @@ def serve(
         method: As for `evaluate`; `qgf-eqx methods` prints the names.
         weight: The guidance weight.
         flow: How an action is drawn.
-        task: Whose bounds to take, if not those of the task that the run was trained on.
-        host: Where it listens.
-        port: Where it listens; 0 is any that is free.
+        task: The task whose action bounds to use, if not that of the run.
+        host: The address to listen on.
+        port: The port to listen on; 0 is any free one.
         seed: The seed of the actions.
-        largest_batch: Requests that are drawn at once, at most.
+        largest_batch: The most requests in one batch.
         common: Options common to all commands.
     """
     check_folders(run)

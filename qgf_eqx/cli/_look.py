@@ -26,8 +26,8 @@ def diagnose(
 
     Prints the strength of guidance compared with the flow, its direction, how much is clipped, how
     far the critics disagree and how far actions move. Warns where guidance is far too weak or too
-    strong, and draws everything. Then prints a table of weights around the one to start a search
-    from: the value of the actions by the critic, and by the critic of another run.
+    strong, and draws everything. Then prints a table of weights around a good starting weight:
+    the value of the actions according to the critic, and to another run's.
 
     Args:
         run: Folder of a training run.
@@ -114,9 +114,8 @@ def analyse(
     `example` and `instability` are the one-dimensional example, without and with
     back-propagation through the chain; they need no run. `noise` measures how sensitive every
     estimator of RUN is to noise. `value` compares the Q that guidance reaches, by its own critic
-    and by that of a second, independent RUN, with best-of-N and the distance to the data. Of
-    several runs, or several pairs, the figure is of their mean, with the standard error over the
-    runs.
+    and by that of a second, independent RUN, with best-of-N and the distance to the data. For
+    several runs or pairs, the figure shows the mean, with the standard error over the runs.
 
     Args:
         what: Which analysis.

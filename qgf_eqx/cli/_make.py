@@ -71,9 +71,9 @@ def collect(
             noisy>-v0, for example cube-single-play-v0; or metaworld:<task>, for example
             metaworld:push-v3.
         data: Folder for the files.
-        transitions: How many, rounded up to whole episodes (of 1000, giant mazes 2000,
-            Meta-World 200 at most); a tenth more is made for validation. OGBench's public files
-            have a million or more.
+        transitions: How many, rounded up to whole episodes (1000 transitions, giant mazes 2000,
+            Meta-World up to 200), plus a tenth for validation. OGBench's public files have a
+            million or more.
         seed: The seed of every random choice.
         workers: How many processes.
         common: Options common to all commands.

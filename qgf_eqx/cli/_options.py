@@ -102,9 +102,7 @@ class Weight:
         try:
             start = start_of(source, env or load_config(run)[0].env, flow.reduction)
         except ValueError as error:  # a run of recorded data alone has no task
-            raise ValueError(
-                f"give --weight, which is guessed on the run's task: {error}"
-            ) from None
+            raise ValueError(f"give --weight: guessing it needs the run's task: {error}") from None
         if not 0 < start < math.inf:
             raise ValueError(
                 "`weight` is missing, and the critic's gradient is zero or not finite."

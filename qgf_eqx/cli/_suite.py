@@ -18,11 +18,11 @@ def suite(
     engine_options: tuple[str, ...] = (),
     common: Common = Common(),  # noqa: B008 (frozen)
 ) -> None:
-    """Train and evaluate many tasks, seeds and methods: what a file plans.
+    """Train and evaluate many tasks, seeds and methods from a plan file.
 
-    `plan` lists the cells and which are done. `run` does what is missing: data, then trainings,
-    then evaluations; killed at any time, the same command resumes. `report` writes tables and
-    figures of what is there, finished or not.
+    `plan` lists the cells and which are done. `run` does the missing ones: data, then trainings,
+    then evaluations; after a kill, the same command resumes. `report` writes tables and figures
+    of what exists so far.
 
     Args:
         action: plan, run or report.

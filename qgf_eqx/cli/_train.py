@@ -128,8 +128,8 @@ def train(
         run: What is trained, except its learners. The task is an OGBench name, a family's such as
             metaworld:push-v3, or package.module:make_task.
         critic: {critics}, or package.module:Class of your own. Default: iql.
-        actors: Of {actors}, or package.module:Class of your own; a number sets the strength of a
-            method, as in fql-30. Default: flow.
+        actors: Any of {actors}, or package.module:Class of your own; a number sets a method's
+            strength, as in fql-30. Default: flow.
         shared: Options of all learners.
         own: Options of single learners.
         config: A file whose settings are the defaults, such as a run's config.json.

@@ -1,6 +1,6 @@
 """Recorded data: episodes of any source in one type, cut into chunks on the device.
 
-Needs NumPy and JAX. What concerns OGBench is imported when it is first used, and needs
+Needs NumPy and JAX. The OGBench parts are imported when first used, and need
 `pip install 'qgf_eqx[ogbench]'`.
 """
 

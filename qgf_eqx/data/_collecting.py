@@ -1,4 +1,4 @@
-"""Episodes that are made here, whoever makes them: by several processes, in shards, resumed.
+"""Episodes collected on this machine, from any source, in parallel, sharded and resumable.
 
 Each episode is a pure function of (seed, index), so a file does not depend on the number of
 processes, nor on interruptions.
@@ -190,8 +190,8 @@ def _merge(source: Source, shards: list[Path], path: Path, provenance: dict) -> 
                 episodes.append(dict(fields))
         except (*DAMAGE, ValueError) as error:
             raise DatasetError(
-                f"{shard} is damaged ({type(error).__name__}). Delete it and run again: it is made "
-                "anew, and the others are kept."
+                f"{shard} is damaged ({type(error).__name__}). Delete it and run again: only it is "
+                "made again."
             ) from None
     versions = {name: version(name) for name in source.packages}
     with write_atomically(provenance_path(path)) as file:

@@ -1,4 +1,4 @@
-"""What was recorded: episodes end to end, in one small type that all formats end in."""
+"""Recorded data: episodes end to end, in one small type that all formats convert to."""
 
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ _FLAT = {"rewards", "masks", "terminals", "terminated", "episode_end"}
 
 
 def check_shapes(source: object, shapes: _Shapes, *, end: str) -> None:
-    """**Raises:** `DatasetError` naming the field that has not the axes or rows of a dataset.
+    """**Raises:** `DatasetError` naming a field without the axes or rows of a dataset.
 
     **Arguments:** `source` is what the error names; `end` is the field that the others are as
     long as.

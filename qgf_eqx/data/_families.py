@@ -6,8 +6,8 @@ from typing import Any
 
 
 def family_of(text: str) -> tuple[Any, str]:
-    """The module that knows a name, and what it calls it: `metaworld:push-v3` is `push-v3` of the
-    module `metaworld` beside this one; a name without a colon is OGBench's.
+    """The module of a name, and the name inside it: `metaworld:push-v3` is `push-v3` of the
+    module `metaworld` next to this one; a name without a colon is OGBench's.
 
     A family may have `task(name)`, the arguments of a `qgf_eqx.evaluate.Task` in a dict, and
     `source(name)`, the `Source` of its episodes. None if there is no such module.

@@ -13,7 +13,7 @@ _WHOLE = 1 << 29
 def fingerprint(dataset: Dataset) -> dict[str, str]:
     """The type, shape and sha256 of every field, wherever its numbers lie.
 
-    Of a field above 512 MiB, 8192 blocks of 64 KiB are read, evenly spaced from the first byte to
+    For a field above 512 MiB it reads 8192 blocks of 64 KiB, evenly spaced from the first byte to
     the last: a second or two for all fields, whatever their size.
     """
     return {name: _of_field(np.asarray(field)) for name, field in by_name(dataset).items()}
@@ -23,11 +23,11 @@ _OLD = {"observations": "obs", "terminals": "episode_end", "masks": "terminated"
 
 
 def differing(found: object, now: dict[str, str]) -> list[str]:
-    """The fields in which two fingerprints differ, by their names of today.
+    """The fields in which two fingerprints differ, by their current names.
 
-    **Arguments:** `found` is what a checkpoint says, under the names of today or of version 0.1
-    (`observations`, `masks`, `terminals`); `now` is the `fingerprint` of a dataset. `masks` were
-    stored the other way round than `terminated`, so these two are not compared.
+    **Arguments:** `found` is a checkpoint's fingerprint, with current names or those of version
+    0.1 (`observations`, `masks`, `terminals`); `now` is the `fingerprint` of a dataset. `masks`
+    are the inverse of `terminated`, so these two are not compared.
     """
     known = {_OLD.get(n, n): text for n, text in found.items()} if isinstance(found, dict) else {}
     if isinstance(found, dict) and "masks" in found:

@@ -1,4 +1,4 @@
-"""One door to all formats: the adapter is found by looking at the source."""
+"""Opens any supported format; the source determines the adapter."""
 
 import importlib
 import inspect
@@ -25,8 +25,8 @@ def open_dataset(source: Any, *, cache_dir: str | Path | None = None) -> tuple[D
 
     **Returns:** the `Dataset`, and the text that says how it was read.
 
-    **Raises:** `DatasetError` if no format recognises the source, or what it holds would train
-    silently wrong; `ImportError` naming the extra, if the format needs a library.
+    **Raises:** `DatasetError` if no format recognises the source, or if its data would silently
+    train wrongly; `ImportError` naming the extra, if a library is missing.
     """
     known = _formats()
     for module in known.values():

@@ -48,8 +48,8 @@ def from_transitions(
     - `terminated`: 1 where the task ended, so that nothing is bootstrapped.
     - `truncated`: 1 where only the recording stopped. The last row always ends an episode.
 
-    **Raises:** `DatasetError` if lengths differ, a number is not finite, an episode goes on after a
-    jump, a time column loses its precision in float32, or no chunk can see a reward or an end.
+    **Raises:** `DatasetError` if lengths differ, a number is not finite, an episode has a jump, a
+    time column loses its precision in float32, or no chunk contains a reward or an end.
     """
     rows = len(np.asarray(actions))
     data = {"actions": actions, "rewards": rewards, "terminated": terminated}
@@ -195,8 +195,8 @@ def _assemble(obs, next_obs, actions, rewards, terminated, ends, known) -> Datas
 
 
 def check_seen(dataset: Dataset) -> None:
-    """**Raises:** `DatasetError` if no chunk can see a reward that is not 0, or an end. Warns if
-    all rewards are the same and nothing ends, so that every action has the same value."""
+    """**Raises:** `DatasetError` if no chunk contains a nonzero reward, or an end. Warns if all
+    rewards are the same and nothing ends, so that every action has the same value."""
     fields = by_name(dataset)
     unseen = np.asarray(fields["episode_end"]) != 0
     paid = (np.asarray(fields["rewards"]) != 0) | (np.asarray(fields["terminated"]) != 0)

@@ -11,8 +11,8 @@ from ._dataset import is_picture
 
 
 def random_crop(tree: Any, key: Key, *, pixels: int = 3) -> Any:
-    """Every picture shifted by up to `pixels` up, down, left or right, all by the same; the row of
-    pixels at an edge is repeated into what comes free.
+    """Every picture shifted by up to `pixels` in each direction, all by the same amount; edge
+    pixels are repeated to fill the gap.
 
     **Arguments:**
 

@@ -1,7 +1,7 @@
-"""Hindsight goals: states, taken for what a recording was meant to reach, whether it did or not.
+"""Hindsight goals: states treated as if the recorded episode had been meant to reach them.
 
-Everything here is a pure function of a key and the rows that it is asked for, so that the goals of
-an update are a function of the seed and its number, as its chunks are.
+Everything here is a pure function of a key and the requested rows, so the goals of an update, like
+its chunks, depend only on the seed and the update's number.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def itself(state: Obs) -> Obs:
 
 
 class Hindsight(NamedTuple):
-    """What a goal is, in hindsight. By default a state, reached in that state alone."""
+    """What a goal is. By default a state, which only that state reaches."""
 
     of: Callable[[Obs], Obs] = itself
     """The part of a state that a goal is about, such as a position."""
@@ -56,7 +56,7 @@ class GoalDraw:
     def __post_init__(self):
         if not (self.current >= 0 and self.future >= 0 and self.current + self.future <= 1 + 1e-9):
             raise ValueError(
-                "`current` and `future` must be shares that are 1 together at most, got "
+                "`current` and `future` must be shares with a sum of at most 1, got "
                 f"{self.current} and {self.future}."
             )
 
@@ -158,9 +158,9 @@ def with_goal(
 ) -> Rows:
     """The rows of a chunk, without leading axes, whose task is to reach a goal.
 
-    The reward is -1 a step until the goal is reached, and 0 from there, where the task ends: as in
-    OGBench, that of the state in which an action is taken. A chunk that reaches the goal, its last
-    state included, is whole though its episode ends inside it, since nothing after counts.
+    The reward is -1 per step until the goal is reached, then 0, and the task ends. As in OGBench,
+    it belongs to the state in which an action is taken. A chunk that reaches the goal, even in its
+    last state, counts in full though its episode ends inside it: nothing after it matters.
 
     **Arguments:**
 

@@ -1,4 +1,4 @@
-"""Features of any size become features of size one, and back, by what was found in the data.
+"""Scales features to size one, and back, with statistics of the data.
 
 A normaliser is a value. It is fitted once, to the data that are trained on, and belongs to the
 networks from then on: whoever calls them applies the same one.
@@ -54,12 +54,12 @@ def standardise(tree: Any) -> Normaliser:
 
     **Arguments:**
 
-    - `tree`: any PyTree of arrays with the rows as first axis, in memory or memory-mapped. What
-      should not count, such as the last action of an episode, is to be left out.
+    - `tree`: any PyTree of arrays with the rows as first axis, in memory or memory-mapped. Leave
+      out what should not count, such as the last action of an episode.
 
     **Returns:** a normaliser of NumPy arrays, which is computed in float64. A feature that is
-    constant, but for the rounding of its numbers, is shifted and has scale 1. Pictures, which are
-    bytes of height, width and channels, are divided by 255 and otherwise left alone.
+    constant up to rounding is shifted and has scale 1. Pictures (bytes of height, width and
+    channels) are only divided by 255.
 
     **Raises:** `ValueError` or `TypeError` naming the array that has no rows, numbers that are not
     finite, or no real numbers.

@@ -28,22 +28,21 @@ def _unchanged(action: Action) -> Action:
 class ControlLoop:
     """Calls a guided policy of chunks once a tick: `action = loop(obs)`, a row of a chunk.
 
-    A chunk is executed for `execution_horizon` rows; then the next one begins at the newest
-    observation. With `ahead` it is drawn by a thread while the old one is executed, so that no tick
-    waits: it begins as the old chunk goes on (`steering.Inpainted`, real-time chunking), for as
-    many rows as the latest draws took ticks, and execution changes to it at the row that is due
-    when it arrives.
+    A chunk is executed for `execution_horizon` rows; then the next one starts from the newest
+    observation. With `ahead`, a thread draws it while the old one is executed, so no tick waits.
+    Its first rows continue the old chunk (`steering.Inpainted`, real-time chunking), one per
+    tick that recent draws took. When it arrives, execution switches to it at the row that is due.
 
-    With a `deadline` a tick without a row to execute waits that long at most. Then it takes a chunk
-    of the plain flow, if that is there, and otherwise `hold`. With `ahead` that chunk is begun when
-    the last row is executed and the guided chunk is late, and may itself come some ticks late. Then
-    the next guided chunk is begun as soon as the thread is free.
+    With a `deadline`, a tick without a row to execute waits at most that long. Then it takes a
+    plain-flow chunk if one is ready, and otherwise `hold`. With `ahead`, the plain draw starts at
+    the last row if the guided chunk is late, and may itself arrive some ticks late. After it, the
+    next guided draw starts as soon as the thread is free.
 
-    Where guidance is not finite, or what `to_action` makes of it, the plain flow's chunk takes its
-    place. The same happens, with a `RuntimeWarning`, if a draw raises an error, such as a PyTorch
-    critic that is out of memory; in the first tick the error is raised. `loop.statistics` counts
-    all of it. Making a loop freezes Python's garbage collector (`gc.freeze`), whose full
-    collection would stop a tick for 90 ms.
+    If the guided chunk, or `to_action` of it, is not finite, a plain-flow chunk replaces it. The
+    same happens, with a `RuntimeWarning`, if a draw raises an error, such as a PyTorch critic that
+    is out of memory; in the first tick the error is raised. `loop.statistics` counts all of it.
+    Making a loop freezes Python's garbage collector (`gc.freeze`), whose full collection would
+    stop a tick for 90 ms.
 
     ```python
     with ControlLoop(policy, critic, obs, key, weight=0.1, ahead=True, deadline=0.015) as loop:
@@ -80,22 +79,22 @@ class ControlLoop:
           default all, or half of them with `ahead`.
         - `ahead`: draw the next chunk while this one is executed.
         - `deadline`: of a tick, in seconds; without one it waits for the guided chunk. The first
-          tick always does. A tick may end later by the time the system takes to wake it up.
-        - `hold`: from the last action the next one, if there is nothing else. By default it is the
-          last one, which is right for positions; for velocities use `numpy.zeros_like`.
-        - `to_action`: from the policy's chunk to the robot's, row by row, such as its units. It is
-          compiled in.
+          tick always does. Waking up the thread may delay a tick further.
+        - `hold`: makes the next action from the last one, if there is nothing else. By default it
+          repeats it, which is right for positions; for velocities use `numpy.zeros_like`.
+        - `to_action`: converts the policy's chunk to the robot's, row by row, such as its units.
+          It is compiled.
         - `options`: of `sample`: `weight`, `guidance`, `steps`, `best_of`.
 
-        **Raises:** `TypeError` or `ValueError` that names the argument; in a tick, if the
-        observation is not like the first one, not finite or beyond its dtype, or if neither
-        guidance nor the plain flow gives anything finite and there is no last action to hold.
+        **Raises:** `TypeError` or `ValueError` naming the argument; in a tick, if the observation
+        is unlike the first one, not finite or overflows its dtype, or if neither guidance nor
+        the plain flow gives a finite chunk and there is no last action to hold.
         """
         check_key(key)
         check_finite_weight(options.get("weight", 0.0))
         unknown = sorted(options.keys() - inspect.signature(sample).parameters.keys())
         if unknown:
-            raise TypeError(f"`{unknown[0]}` is no option of a control loop, nor of `sample`.")
+            raise TypeError(f"`{unknown[0]}` is not an option of a control loop or `sample`.")
         if deadline is not None and not isinstance(deadline, float | int):
             raise TypeError(f"`deadline` must be a number of seconds, got {deadline!r}.")
         if deadline is not None and not 0 < deadline < float("inf"):

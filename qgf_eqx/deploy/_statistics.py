@@ -35,7 +35,7 @@ class Statistics(NamedTuple):
     raised: int
     """Draws that raised an error."""
     inference_delay: int
-    """The most calls that one of the latest ten chunks took, where the loop draws ahead."""
+    """The most calls that any of the last ten chunks took, if the loop draws ahead."""
     clipped: float
     """The share of the chunks' numbers that lie on a bound of the critic, locked dimensions left
     out."""

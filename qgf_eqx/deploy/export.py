@@ -35,8 +35,8 @@ def export(
     export(act, obs, "policy.zip", about={"robot": "left arm"})
     ```
 
-    The file is a zip of `program.bin` (StableHLO, by `jax.export`) and `metadata.json`. Nothing of
-    it is Python. Whoever runs it needs `jax` and `flatbuffers`, with which JAX reads the program:
+    The file is a zip of `program.bin` (StableHLO, by `jax.export`) and `metadata.json`, without
+    Python code. To run it you need `jax`, and `flatbuffers`, which JAX uses to read the program:
 
     ```python
     with zipfile.ZipFile("policy.zip") as file:
@@ -59,8 +59,8 @@ def export(
 
     **Returns:** the path.
 
-    A policy or critic by callback cannot be exported: its code is not JAX's. `act` must be made of
-    `sample`, since `jit_sampler` is compiled already.
+    A policy or critic that uses a callback cannot be exported: it is not JAX code. Make `act` with
+    `sample`; `jit_sampler` is already compiled.
 
     **Raises:** `ImportError` without flatbuffers (`pip install 'qgf_eqx[export]'`); `TypeError` or
     `ValueError` if the observation is not of finite numbers.

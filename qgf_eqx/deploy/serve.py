@@ -37,8 +37,8 @@ class PolicyServer:
     """Serves a sampler over websockets, in the protocol of openpi's `WebsocketClientPolicy`.
 
     A client gets `metadata` when it connects. It sends observations, and for each gets
-    `{"actions": ..., "server_timing": {"infer_ms": ...}}`, or a text that says what is wrong; the
-    connection stays open then. Requests that wait together are drawn as one batch. `GET /healthz`
+    `{"actions": ..., "server_timing": {"infer_ms": ...}}`, or an error message as text; the
+    connection stays open. Requests that wait together are drawn as one batch. `GET /healthz`
     answers OK.
 
     ```python
@@ -47,14 +47,13 @@ class PolicyServer:
         server.wait()
     ```
 
-    An observation that is a dict is the message itself. Another one is its entry `obs`, and
-    observations `(state, goal)` are its entries `state` and `goal`. With an integer `seed` in the
-    message the action is that of `jax.random.key(seed)`.
+    A dict observation is the message itself. Any other goes in its entry `obs`, and a pair
+    `(state, goal)` in its entries `state` and `goal`. With an integer `seed` in the message, the
+    action is drawn with `jax.random.key(seed)`.
 
     The server has no passwords: anyone who can reach it can use it. Connections from web pages are
-    refused. It listens on this machine alone
-    unless you give another `host`, which belongs behind a firewall or a tunnel. Messages are
-    data and nothing of them is executed.
+    refused. It listens only on this machine unless you give another `host`, which belongs behind a
+    firewall or a tunnel. Messages are data; nothing in them is executed.
     """
 
     def __init__(
@@ -78,9 +77,9 @@ class PolicyServer:
           `largest_batch` before the server listens.
         - `obs`: an observation like those to come.
         - `key`: of the actions of messages without a `seed`.
-        - `fallback`: drawn where an action of `act` is not finite, such as the plain flow. The
-          reply then has `"fallback": True`, and `server.fallbacks` counts. Without one, and where
-          it is not finite either, the client gets a text.
+        - `fallback`: used if an action of `act` is not finite, such as the plain flow. The reply
+          then has `"fallback": True`, and `server.fallbacks` counts. Without one, or if it is
+          not finite either, the client gets an error text.
         - `host`, `port`: where it listens; port 0 is any that is free, see `server.port`.
         - `metadata`: what clients are told; numbers, texts, arrays and containers of them.
         - `ignored`: entries of a message that the policy does not use.

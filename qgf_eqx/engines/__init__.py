@@ -1,4 +1,4 @@
-"""Where many things run: an engine maps a function over cells. Imports none of the other parts."""
+"""Engines map a function over cells, here or on a cluster. Imports no other part of qgf_eqx."""
 
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -13,7 +13,7 @@ from ._submitit import Slurm as Slurm
 
 @runtime_checkable
 class Engine(Protocol):
-    """Anything with this method: what takes an `engine` can run there."""
+    """Any object with this method works as an `engine` argument."""
 
     def map(
         self, function: Callable[[Any], Any], cells: Iterable[Any]

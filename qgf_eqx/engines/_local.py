@@ -46,10 +46,10 @@ class Local:
     ) -> Generator[tuple[_Cell, _Result], None, None]:
         """Each cell with its result, as they complete, in any order.
 
-        One process, or one cell, is run here. Several start new interpreters, which import the
-        module of `function`: a script needs `if __name__ == "__main__":`. An exception of a cell
-        is raised here as itself. Then, and on SIGTERM, Ctrl-C, the end of the loop or a kill of
-        this process, the workers get SIGTERM, which a cell may catch to save.
+        One process, or one cell, runs here. Several start new interpreters, which import the
+        module of `function`: a script needs `if __name__ == "__main__":`. A cell's exception is
+        raised here. Then, and on SIGTERM, Ctrl-C, the end of the loop or a kill of this process,
+        the workers get SIGTERM, which a cell may catch to save.
 
         **Arguments:**
 

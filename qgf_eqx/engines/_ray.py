@@ -28,7 +28,7 @@ class Ray:
     ) -> Generator[tuple[Any, Any], None, None]:
         """As `Engine.map`. Tasks that are still there are cancelled when the loop ends early.
 
-        **Raises:** `EngineError` if a task's worker died more often than it is tried again.
+        **Raises:** `EngineError` if a task's worker died and no retry is left.
         """
         try:
             import ray

@@ -31,8 +31,8 @@ class Slurm:
     """Of `submitit.AutoExecutor.update_parameters`: `timeout_min`, `cpus_per_task`, `mem_gb`,
     `gpus_per_node`, `slurm_partition`, `slurm_array_parallelism` and others."""
     cluster: str | None = None
-    """`slurm`, or `local` for processes of this machine, with which scripts are tried; by default
-    SLURM if it is here."""
+    """`slurm`, or `local` for processes on this machine, to test scripts; by default SLURM if it
+    is available."""
     retries: int = 2
     """How often a cell whose job died is sent again."""
 

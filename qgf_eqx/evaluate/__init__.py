@@ -1,7 +1,7 @@
 """What a policy is worth on a task: methods as values, roll-outs, intervals, comparisons.
 
-Takes any policy and critic, or an act function; nothing here needs Optax, safetensors or OGBench
-before a training run or one of OGBench's tasks is named.
+Takes any policy and critic, or an act function. Only training runs and OGBench's tasks need
+Optax, safetensors or OGBench.
 Needs `pip install 'qgf_eqx[evaluate]'`.
 """
 

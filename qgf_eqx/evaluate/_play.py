@@ -46,19 +46,19 @@ def evaluate(
     **Arguments:**
 
     - `source`: the folder of a training run; or a policy and its critic, as a tuple; or an act
-      function, of which each sampler is then only a name. The samplers' `reduce` is for runs: your
+      function, for which the samplers only give names. The samplers' `reduce` is for runs: your
       own critic is called as it is.
     - `samplers`: what to compare, on the same episodes.
     - `numbers`: of the episodes.
     - `task`: a `Task`, or a name for `task_of`; of a run by default its own, or its critic's.
     - `seed`: of environments and noise.
-    - `processes`: how many; all cores by default for a run, one for what is in memory, which
-      several processes can only take if it can be pickled.
+    - `processes`: how many; by default all cores for a run, and one for objects in memory, which
+      must be picklable for several.
     - `engine`: where to play, in place of `Local(processes)`.
     - `record`: keep the paths.
     - `progress`, `label`: of the progress bar.
-    - `sha256`: what `checkpoint_sha256` must find; by default, what it finds at the start.
-    - `critic`: of a run, the folder of another one, whose critic guides and ranks in place of its
+    - `sha256`: the checkpoint's expected hash; by default its hash at the start.
+    - `critic`: for a run, the folder of another run, whose critic guides and ranks in place of its
       own: one flow, any reward.
     - `to_action`: of a policy and a critic, from the policy's actions to the environment's, such as
       the inverse of a normaliser. The critic must be `bounded` in the policy's units.
@@ -230,8 +230,8 @@ def forget() -> None:
 def difference(ours: Sequence[Episode], theirs: Sequence[Episode]) -> tuple[float, float, float]:
     """The difference of two success rates on the same episodes of one run, with its 95 % interval.
 
-    The interval is over the episodes: it does not cover other training seeds, that of
-    `statistics.paired_difference` for several runs does.
+    The interval is over the episodes. It does not cover other training seeds; for several runs,
+    `statistics.paired_difference` does.
 
     **Raises:** `ValueError` if the episodes are not the same.
     """

@@ -1,4 +1,4 @@
-"""A trained policy as one function: what `evaluate` plays, for a program of one's own."""
+"""A trained policy as one function, as `evaluate` plays it, for your own program."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -30,9 +30,9 @@ def load_policy(
     chunk = act(obs, jax.random.key(0))  # (horizon, action_size): execute row by row
     ```
 
-    It is what `evaluate` plays with this sampler, but for the key. It is compiled when it is first
-    called. An environment is made once, for the bounds of its actions; the bounds of a run that was
-    trained on recorded data alone, whose `env` names no task, are the range of the data's actions.
+    `evaluate` plays the same function with this sampler, except for the key. It is compiled at the
+    first call. An environment is made once, for its action bounds; for a run trained only on
+    recorded data, whose `env` names no task, the bounds are the range of the data's actions.
 
     **Arguments:**
 

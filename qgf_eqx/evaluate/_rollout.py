@@ -58,9 +58,9 @@ def rollout(
     - `act`: the batched policy. Its actions are clipped to those bounds.
     - `numbers`: of the episodes.
     - `seed`: with an episode's number it seeds its environment.
-    - `outcome`: by what an episode is judged, of `evaluate.task`.
+    - `outcome`: how an episode is judged, from `evaluate.task`.
     - `record`: keep the paths.
-    - `goals`: of a task, which an episode's number chooses from.
+    - `goals`: how many the task has; episode numbers select one.
 
     **Returns:** the episodes, in order. An environment that raises or returns NaN ends its
     episode as a failure, with the error.

@@ -32,8 +32,8 @@ class Row:
     errors: int = 0
     """How many of the episodes broke."""
     outcomes: tuple[tuple[float, ...], ...] = ()
-    """Of each training seed the success or return of every episode; of files from older versions,
-    which kept only sums of tuning episodes, none."""
+    """For each training seed, the success or return of every episode; empty for older files,
+    which kept only sums of tuning episodes."""
 
     @property
     def weight(self) -> Number:

@@ -97,7 +97,7 @@ def seeds_of_one(runs: Sequence[str | Path]) -> SeedsOfOne:
         changes = differing(configs[0], dataclasses.replace(config, seed=configs[0].seed))
         if changes:
             raise ValueError(
-                "`runs` must differ in their training seed only, and differ in "
+                "`runs` must differ in their training seed only, but differ in "
                 f"{', '.join(name for name, *_ in changes)}: compare them one at a time."
             )
     known = {step for step in steps if step is not None}

@@ -3,9 +3,9 @@
 The tasks are fixed: an interval says what other training seeds and other episodes of the same tasks
 would give. It comes from a two-level bootstrap, which draws training seeds within each task, and
 episodes within each seed. Few seeds make a bootstrap too narrow; below five it gives the standard
-error only, widened by `sqrt(n / (n - 1))`, and the interval is Student's t. Of successes it is
-never narrower than the tasks' intervals over their episodes allow (Wilson's, or Bonett and Price's
-for differences), so that it does not collapse where all runs agree by chance.
+error only, widened by `sqrt(n / (n - 1))`, and the interval is Student's t. For successes it is
+never narrower than the tasks' intervals over their episodes allow (Wilson's; Bonett and Price's
+for differences), so it does not collapse when all runs agree by chance.
 
 Sources: Zou and Donner, *Construction of confidence limits about effect measures*, 2008, for the
 interval of a mean from those of its parts; Agarwal et al., *Deep Reinforcement Learning at the Edge
@@ -171,11 +171,10 @@ def budget_curve(
     draws: int = 500,
     seed: int = 0,
 ) -> list[float]:
-    """The score that is reached when a weight is chosen on few episodes: what guidance costs its
-    user.
+    """The score when the weight is chosen on a budget of episodes: the price of tuning.
 
-    In each draw every weight gets its part of the budget from the tuning episodes of each training
-    seed, drawn without replacement. The best weight is scored on the episodes that were not drawn.
+    Each draw gives every weight its share of the budget from the tuning episodes of each training
+    seed, without replacement. The best weight is scored on the episodes that were not drawn.
 
     **Arguments:**
 

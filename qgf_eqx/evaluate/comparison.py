@@ -59,13 +59,12 @@ def compare(
     engine: Engine | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Compares methods on training runs of one task, one a training seed.
+    """Compares methods on training runs of one task, one per training seed.
 
-    Each guided method gets the weight with the most successes on the tuning episodes; if several
-    have as many, the middle one. While the best weight, or the best two, reach an edge of what was
-    tried, the method's grid goes on there by the grid's own ratio. A single weight is used as it
-    is. Then all methods are run on the reported episodes, which are the same for all methods and
-    differ between runs.
+    Each guided method gets the weight with the most successes on the tuning episodes; the middle
+    one if several tie. While the best weight, or the best two, are at an edge of the grid, it is
+    extended there with its own ratio. A single weight is used as it is. Then all methods are run
+    on the reported episodes, which are the same for all methods and differ between runs.
 
     **Arguments:**
 
@@ -78,8 +77,8 @@ def compare(
       run to ten times it.
     - `decays`: further weights to choose from, a grid of its own.
     - `tuning_episodes`: per run and weight.
-    - `tuning_budget`: in place of them, so that no method is tuned more than another: the tuning
-      episodes of each method per run, divided among its weights. A grid does not go on then.
+    - `tuning_budget`: instead, so that no method is tuned more than another: the tuning episodes
+      per method and run, divided among its weights. The grid is then not extended.
     - `episodes`: reported ones, per run.
     - `extensions`: of a method's grid, at most; a row's `edge` says where one more might help. By
       default 3, or 12 where no weights are given.
@@ -166,10 +165,9 @@ def tune_weight(
     engine: Engine | None = None,
     progress: bool = True,
 ) -> Tuned:
-    """Chooses a weight on tuning episodes, those that `compare` never reports, by its rule.
+    """Chooses a weight as `compare` does, on tuning episodes, which it never reports.
 
-    What the weight is worth has to be measured on other episodes: the best of many is best
-    partly by luck.
+    Measure how good the weight is on other episodes: the best of many is best partly by luck.
 
     Arguments as for `compare`, and `method`, a guided one, such as `qgf` or `qgf-best-of-4`.
 

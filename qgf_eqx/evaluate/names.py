@@ -371,8 +371,8 @@ def is_guided(text: str) -> bool:
 
 
 def label(text: str) -> str:
-    """A method's name in figures and tables: `QGF`, `best-of-16`, `QGF + best-of-4`; one's own
-    method is called as it is."""
+    """A method's name in figures and tables: `QGF`, `best-of-16`, `QGF + best-of-4`; your own
+    method keeps its name."""
     try:
         row, best_of = _parse(text)
     except ValueError:
@@ -383,7 +383,7 @@ def label(text: str) -> str:
 
 
 def colour(text: str) -> str:
-    """The colour of a method in figures; green of the best of several, black of one's own."""
+    """The colour of a method in figures; green for best-of-N, black for your own."""
     if split_best_of(text)[1] > 1:
         return "#66a61e"
     row = METHODS.get(text.partition("-on-")[0]) or _row_of_actor(text, {})
@@ -391,8 +391,8 @@ def colour(text: str) -> str:
 
 
 def split_best_of(text: str) -> tuple[str, int]:
-    """The method of which the best of several is taken, and of how many: `qgf-best-of-4` is `qgf`
-    and 4, `best-of-16` is `flow` and 16, any other name is itself and 1."""
+    """The base method and the N of best-of-N: `qgf-best-of-4` is `qgf` and 4, `best-of-16` is
+    `flow` and 16, any other name is itself and 1."""
     match = re.fullmatch(r"(?:(.+)-)?best-of-([1-9][0-9]{0,5})", text)
     return (match[1] or "flow", int(match[2])) if match else (text, 1)
 

@@ -144,8 +144,8 @@ def make_act(
 
 
 def takes_weights(sampler: Sampler) -> bool:
-    """Whether one program draws with every weight of the sampler's kind, which is then its
-    argument. A weight of 0 is a program of its own: it asks no critic."""
+    """Whether one compiled program takes every weight of the sampler's kind as an argument. A
+    weight of 0 has its own program, which calls no critic."""
     weight = sampler.weight
     constant = isinstance(weight, float | int) and weight != 0
     return sampler.draw is sample and (constant or isinstance(weight, LinearDecay))

@@ -89,8 +89,8 @@ def side_by_side(
     noises: int = 8,
     steps: int = 10,
 ) -> SideBySide:
-    """What methods and weights do to the actions, in one table. It plays no episode, so it says how
-    far a weight goes and what the critics think of it, and not whether that helps.
+    """What methods and weights do to the actions, in one table. It plays no episode, so it tells
+    how far a weight goes and how the critics value it, not whether that helps.
 
     ```python
     print(side_by_side(policy, critic, observations, key, judge=other))
@@ -101,14 +101,14 @@ def side_by_side(
     - `policy`, `critic`: as for `sample`; make the critic `bounded`.
     - `observations`: a batch, along the first axis of every leaf.
     - `key`: of the noises, which all rows share.
-    - `methods`: names of `names.METHODS`, or `Sampler`s, of which those with a weight keep it.
-    - `weights`: of the others that take one, a row for each; by default from a tenth of
+    - `methods`: names of `names.METHODS`, or `Sampler`s; a `Sampler` with a weight keeps it.
+    - `weights`: for the other guided methods, a row for each; by default from a tenth of
       `analysis.starting_weight` to ten times it.
-    - `judge`: a critic that did not guide, such as another training seed's: a gain that it does not
-      see is one that guidance has found in the first one's errors. A gain that both see may still
-      be an error, since critics of the same data can be wrong alike away from them.
-    - `data`: actions of the data, for the distance to the nearest: those that fit each observation,
-      `(observations, rows, *action)`, or some for all, `(rows, *action)`.
+    - `judge`: a critic that did not guide, such as another training seed's. If it sees no gain,
+      guidance has exploited the first critic's errors. A gain that both see may still be an error,
+      since critics of the same data can share errors away from it.
+    - `data`: actions of the data, for the distance to the nearest: for each observation,
+      `(observations, rows, *action)`, or for all, `(rows, *action)`.
     - `noises`: at each observation, two or more.
     - `steps`: of the flow.
 

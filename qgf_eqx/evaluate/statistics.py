@@ -1,8 +1,8 @@
 """Success rates, mean returns and their differences, with 95 % intervals.
 
-Each interval says what it is over. A claim about a method is a claim about training it again, so
-the unit is the training seed. Episodes of one run share its networks: more of them say more about
-that run, and nothing about the next.
+Each interval states what it covers. A claim about a method is about training it again,
+so the unit is the training seed. Episodes of one run share its networks: more of them tell more
+about that run, but nothing about the next.
 
 With two or more training seeds an interval is Student's t over the seeds' own rates, and never
 narrower than the interval over all episodes, which keeps it from collapsing when the seeds agree

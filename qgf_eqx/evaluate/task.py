@@ -1,4 +1,4 @@
-"""What a policy is judged on: an environment, and by what an episode of it is judged."""
+"""What a policy is judged on: an environment, and how its episodes are judged."""
 
 import inspect
 import re
@@ -36,7 +36,7 @@ class Success:
         """
         if "success" not in info:
             raise MissingOutcome(
-                'it does not report `info["success"]`, by which an episode is judged. Wrap it so '
+                'it does not report `info["success"]`, which episodes are judged by. Wrap it so '
                 "that its `step` does, or judge the task by `Goal` or `Return`."
             )
         return info["success"]
@@ -82,7 +82,7 @@ class Return:
 
 
 Outcome: TypeAlias = Success | Goal | Return
-"""By what an episode is judged."""
+"""How an episode is judged."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Task:
     outcome: Outcome = field(default_factory=Success)
     """`Success`, `Goal` or `Return`."""
     data: Any = None
-    """A file or an id for `qgf_eqx.data`, or a function that returns a dataset, to train on. Of
-    `data_dir`, `split` (`train` or `val`) and `cache_dir` it is given those that it takes."""
+    """A file or an id for `qgf_eqx.data`, or a function that returns a dataset, to train on. It
+    gets those of `data_dir`, `split` (`train` or `val`) and `cache_dir` that it accepts."""
     new_env_each_episode: bool = False
     """For environments whose start state is a function of how they were made, such as MetaWorld's,
     and not of `reset(seed)`: `make_env` is then called with `seed`, once an episode."""
@@ -151,8 +151,8 @@ def dataset_of(
 ) -> Any:
     """The data of a task: what its function `data` returns, or the file (in `data_dir`, if it is
     there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which takes the `cache_dir`.
-    The validation data of `name.npz` are `name-val.npz` beside it; where there are none, they are
-    those that it is trained on. `instead`, another file or id, is taken in place of both.
+    The validation data of `name.npz` are `name-val.npz` beside it, or the training data if there
+    are none. `instead`, another file or id, replaces both.
 
     **Raises:** `ValueError` if the task names none.
     """
@@ -210,8 +210,8 @@ def check_widths(task: Task, dataset: Any) -> None:
             warnings.warn(
                 f"the data's `actions` go from {used[:, i].min():g} to {used[:, i].max():g} in "
                 f"dimension {i}, and `{task.name}` takes {space.low.flat[i]:g} to "
-                f"{space.high.flat[i]:g}: are they of another scale? Others are clipped when they "
-                "are executed.",
+                f"{space.high.flat[i]:g}: is their scale different? Actions beyond the bounds "
+                "are clipped.",
                 stacklevel=2,
             )
 

@@ -110,9 +110,7 @@ class TrainConfig:
             raise RunError("`actors` must be learners by name, such as {'flow': BC()}.")
         for name, actor in self.actors.items():
             if not isinstance(actor, ActorLearner) or isinstance(actor, CriticLearner):
-                raise RunError(
-                    f"`actors` must be actors by name, such as BC(), and `{name}` is none."
-                )
+                raise RunError(f"`actors` must be actors by name, such as BC(); `{name}` is not.")
         object.__setattr__(self, "actors", dict(self.actors))
         try:
             _ = self.team, self.goal_draw

@@ -15,8 +15,8 @@ from .._run_folder import RunError
 
 @dataclass(frozen=True)
 class Devices:
-    """One device, or several, of this process or of all that `jax.distributed` has brought
-    together. Every process runs the same program; the first one alone writes files."""
+    """One or more devices, of this process or of all processes in `jax.distributed`. Every
+    process runs the same program; only the first one writes files."""
 
     mesh: Mesh | None = None
 

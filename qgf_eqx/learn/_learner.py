@@ -44,9 +44,8 @@ class Spec(NamedTuple):
         return jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
 
     def net(self, make: Callable, key: Key, *, more: int = 0, goal: bool = True) -> Any:
-        """The network `make(obs_size, key=key)`, of `more` numbers than an observation holds; with
-        an encoder of its own for each picture, if there are some; without its `goal`, if it has
-        one."""
+        """The network `make(obs_size, key=key)`, with `more` inputs than an observation has, its
+        own encoder for each picture, if any, and no goal unless `goal`."""
         if self.goal_size and not goal:
             return Encoded(StateOf(self.state_size), make(self.state_size, key=key))
         if not self.pictures:
@@ -149,7 +148,7 @@ class CriticLearner(Protocol):
 
 @runtime_checkable
 class ActorLearner(Protocol):
-    """A learner that is trained against a critic, as that was before the update."""
+    """A learner that is trained against the critic from before the update."""
 
     def init(self, spec: Spec, key: Key) -> Networks: ...
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]: ...

@@ -93,9 +93,9 @@ def _as_tuple(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Trained:
-    """The networks of a run, which take real observations: dicts and other PyTrees are laid end to
-    end, and normalised, if the run does; of a run with goals an observation is `(state, goal)`.
-    Actions are in the flow's units, whose noise has size one; `units.to_action` brings them to the
+    """The networks of a run, which take real observations: dicts and other PyTrees are joined, and
+    normalised if the run does so. In a run with goals, an observation is `(state, goal)`. Actions
+    are in the flow's units, whose noise has size one; `units.to_action` converts them to the
     environment's.
 
     ```python

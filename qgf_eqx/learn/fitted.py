@@ -34,9 +34,9 @@ def fitted_q(
 
     `Q(s, a) <- r + gamma^H Q(s', act(s', key))`
 
-    It knows only states and actions that were logged: where the policy leaves them, it guesses,
-    and most often too high. Compare two policies by it, look at several seeds, and trust it less
-    the further guidance goes (`analysis.flow_distance`).
+    It has seen only logged states and actions: where the policy leaves them, it extrapolates,
+    usually too high. Use it to compare two policies, with several seeds, and trust it less the
+    further guidance goes (`analysis.flow_distance`).
 
     **Arguments:**
 
@@ -45,7 +45,7 @@ def fitted_q(
       `lambda obs, key: sample(policy, critic, obs, key, weight=0.1)`.
     - `gamma`: the discount of one step, that of the critic which guides.
     - `updates`, `batch`, `seed`: of the fit. An update draws `batch` actions of the policy.
-    - `critic`: sizes and settings; `rho` is pessimism, which a comparison of policies wants at 0.
+    - `critic`: sizes and settings; `rho` is pessimism: use 0 to compare policies.
 
     **Returns:** a critic, `(obs, action) -> value`, the mean of the target ensemble. The policy's
     value is its mean over start states and actions of `act`.

@@ -63,12 +63,11 @@ def train(config: TrainConfig, dataset: Dataset, run_dir: str | Path, **options:
     **Returns:** the path of the checkpoint.
 
     **Raises:** `RunError` if the folder or its checkpoint belongs to another config, other data or
-    another process, if a file cannot be written, or if training diverges, and then what was saved
-    before is kept; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data make
-    no chunk, or pictures with their channels first. After some seconds it saves on SIGTERM, and
-    exits with 0, and on Ctrl-C, with `KeyboardInterrupt`; a second Ctrl-C does not wait. A
-    checkpoint of an older version does not say what it was trained on: training goes on, with a
-    warning.
+    another process, if a file cannot be written, or if training diverges, which keeps what was
+    saved before; `CheckpointError` if the checkpoint is damaged; `DatasetError` if the data have
+    no whole chunk, or pictures with channels first. On SIGTERM it saves within seconds and exits
+    with 0; on Ctrl-C it saves and raises `KeyboardInterrupt`; a second Ctrl-C does not wait. If
+    an older version's checkpoint does not record its data, training continues with a warning.
     """
     return _train([(config, Path(run_dir))], dataset, **options)[0]
 
@@ -89,20 +88,20 @@ def train_seeds(
     track: Track | None = None,
     on_save: OnSave | None = None,
 ) -> list[Path]:
-    """Trains several seeds in one program, each as `train` would: in the folder `seed<k>`, up to
-    the last bits, in which a product of many matrices differs from one of a few.
+    """Trains several seeds in one program, in folders `seed<k>`. Each equals a run of `train` up
+    to rounding, since matrix products of other sizes round differently.
 
     **Arguments:** as for `train`, and
 
     - `config`: of all of them, but for its seed.
     - `seeds`: one run each.
     - `folder`: of the runs' folders.
-    - `updates_per_call`: how many updates a line of metrics is the mean of. One compiled call
-      makes them, or several calls of seconds where updates are slow; no bit depends on it.
+    - `updates_per_call`: how many updates a line of metrics averages. One compiled call makes
+      them, or several if updates are slow; the results are the same to the bit.
     - `save_every`: a kill costs at most this many updates.
     - `streamed`: leave the data in their memory-mapped files, for datasets larger than memory, and
-      read the chunks of two lines at a time. The batches are the same to the bit, the networks but
-      for the last ones: it is another compiled program.
+      read the chunks of two lines at a time. The batches are the same to the bit, the networks up
+      to the last bits, as the compiled program differs.
     - `progress`, `position`: of the progress bar.
     - `devices`: among which each batch is divided, such as `jax.devices()`; by default JAX's first.
       After `jax.distributed.initialize` they are those of all processes, each of which makes this

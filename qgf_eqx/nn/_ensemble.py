@@ -78,8 +78,8 @@ class Ensemble(eqx.Module):
 class LeastMember(eqx.Module):
     """The minimum of an ensemble, with a gradient that goes back through the least member only.
 
-    The same values and gradients as of `Ensemble(..., reduce=jnp.min)`. For one action at a time,
-    where a pass is a read of all weights: it spares a quarter of the critics' reads. Not to be used
+    The same values and gradients as `Ensemble(..., reduce=jnp.min)`. For one action at a time,
+    where reading the weights dominates: it saves a quarter of the critics' reads. Do not use it
     under `jax.vmap`, where both branches run on every row, with a copy of the weights for each.
     `jit_sampler` wraps its critic in it.
     """

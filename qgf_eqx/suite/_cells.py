@@ -112,7 +112,7 @@ def sizes_of(plan: Plan) -> dict[str, int]:
 
 
 def spent(plan: Plan, out: str | Path) -> str:
-    """What finished cells took, and by that what is missing will take."""
+    """Time of finished cells, and an estimate for the missing ones."""
     done, left = {}, {}
     for cell in cells_of(plan, out):
         if (

@@ -83,10 +83,10 @@ def read_plan(path: str | Path) -> Plan:
     learners = { width = 256 }
     ```
 
-    What a task sets goes over `[train]`, and that over the preset. Of a preset's actors only those
-    that `methods` need are trained; `actors` of the plan are all trained. A task may also set
-    `seeds`, `methods`, `episodes` and the like for itself, and a `name`, which it needs if another
-    entry is of the same task.
+    A task's settings override `[train]`, which overrides the preset. Only those of a preset's
+    actors that `methods` need are trained; `actors` of the plan are all trained. A task may also
+    set its own `seeds`, `methods`, `episodes` and the like, and a `name`, which it needs if another
+    entry has the same task.
 
     **Raises:** `PlanError` naming the file and the entry that is missing, unknown or wrong.
     """

@@ -20,7 +20,7 @@ from ._plan import Plan
 
 
 class SuiteError(RuntimeError):
-    """Cells that failed; what else could be done is done."""
+    """Some cells failed; all others that could run have."""
 
 
 def run_suite(
@@ -33,8 +33,8 @@ def run_suite(
 ) -> None:
     """Does what is missing: data first, then trainings, then evaluations.
 
-    A cell that fails stops only those that need it. Killed at any time and called again, nothing
-    that was finished is done twice, and a training goes on from its last checkpoint.
+    A cell that fails stops only those that need it. After a kill, a new call skips finished
+    cells, and trainings resume from their last checkpoint.
 
     **Arguments:**
 

@@ -57,8 +57,8 @@ def _check_ends(source: object, terminals: np.ndarray, sure: bool) -> None:
         )
     if not sure:
         warnings.warn(
-            f"{source} has no `timeouts`: all rows up to a terminal are taken for one episode. If "
-            "the clock ended some, write `timeouts`, 1 in their last rows.",
+            f"{source} has no `timeouts`: all rows up to a terminal are one episode. If some "
+            "ended by a time limit, set `timeouts` to 1 in their last rows.",
             stacklevel=4,
         )
 

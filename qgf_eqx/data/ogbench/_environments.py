@@ -24,8 +24,8 @@ def make_env(env_id: str, **options) -> gymnasium.Env:
     """`gymnasium.make(env_id, **options)` for an OGBench environment, without its warnings, its
     temporary files and its open descriptors.
 
-    Where no display is configured, MuJoCo draws by EGL, unless `MUJOCO_GL` says otherwise. Nothing
-    is asked of the graphics library before something is drawn, and `MUJOCO_GL` is left alone.
+    Without a display, MuJoCo renders with EGL, unless `MUJOCO_GL` says otherwise. The graphics
+    library is not used until something is drawn, and `MUJOCO_GL` is not changed.
     """
     gymnasium.logger.min_level = gymnasium.logger.ERROR
     with _MAKING, warnings.catch_warnings(), _temporary_files():

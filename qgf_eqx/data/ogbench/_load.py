@@ -88,8 +88,8 @@ def load(
     for field in needed:
         if field not in fields:
             raise DatasetError(
-                f"{path}: field `{field}` is missing, from which the rewards of `{env_name}` are "
-                "computed. Get the file again, or collect it here with `qgf-eqx collect`."
+                f"{path}: field `{field}` is missing; the rewards of `{env_name}` are computed "
+                "from it. Get the file again, or collect it here with `qgf-eqx collect`."
             )
     fields |= _rewards(path, env, {field: fields[field] for field in needed}, fields)
     return Dataset(

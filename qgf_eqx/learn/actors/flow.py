@@ -14,8 +14,8 @@ from .._learner import Judges, Learner, Networks, Spec
 
 @dataclass(frozen=True)
 class BC(Learner):
-    """A velocity field of the data's actions, by flow matching. The critic is not asked. In a run
-    with goals it sees none: what is likely in a state, whatever the goal."""
+    """A velocity field of the data's actions, by flow matching. It does not use the critic. In a
+    run with goals it does not see them: it models all actions of a state."""
 
     paper_time: bool = False
     """The paper's time embedding and time grid, for parity: ties the flow to T = 10."""

@@ -11,8 +11,8 @@ class SARSA(IQL):
     """`V` is the mean of the target critic over the data's actions, and `Q = r + discount V(s')`:
     the fixed point of SARSA, with the mean over next actions in place of the one that was recorded.
 
-    IQL with an expectile of 0.5. The value of such a critic is reached by no better policy than the
-    behaviour's, so what guidance gains by it is one step of policy improvement.
+    IQL with an expectile of 0.5. Such a critic values the behaviour policy, not a better one, so
+    guidance with it gains one step of policy improvement.
 
     Source: Rummery and Niranjan, *On-Line Q-Learning Using Connectionist Systems*, 1994.
     """
