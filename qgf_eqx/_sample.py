@@ -255,8 +255,8 @@ def best(
 ) -> Action:
     """The action with the highest value `Q(obs, action)`; the first of several equal ones.
 
-    A NaN value ranks last, even below `-inf`. Costs the critic once per action, `batch_size`
-    actions at a time; by default all at once.
+    A NaN value ranks last, even below `-inf`; if all are NaN, the first action is returned. Costs
+    the critic once per action, `batch_size` actions at a time; by default all at once.
 
     **Raises:** `ValueError` if there are no actions.
     """

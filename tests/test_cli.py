@@ -313,7 +313,7 @@ def test_runs_of_two_trainings_are_refused(workplace, tmp_path, capsys):
         cli.main(["evaluate", str(workplace / "run"), str(run)])
     assert stop.value.code == 2
     assert (
-        "must differ in their training seed only, and differ in actors.flow.width, actors.fql-3.width, critic.width"
+        "must differ in their training seed only, but differ in actors.flow.width, actors.fql-3.width, critic.width"
         in capsys.readouterr().err
     )
 

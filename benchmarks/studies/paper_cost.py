@@ -63,7 +63,7 @@ def operations(config: TrainConfig) -> dict[str, int]:
     """The products of one update, by learner: the critic's, and what each actor adds."""
     spec = spec_of(config)
     team, key = config.team, jax.random.key(0)
-    row = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    row: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     rows = {"obs": (spec.obs_size,), "action": spec.action_shape, "next_obs": (spec.obs_size,)}
     chunks = Chunk(*(row((config.batch, *rows.get(name, ()))) for name in Chunk._fields))
     state = eqx.filter_eval_shape(partial(init_team, team, spec), key)

@@ -90,6 +90,11 @@ class Weight:
         a task, and the user is told."""
         from ..weights import LinearDecay
 
+        if self.decay is not None and self.weight is not None:
+            raise ValueError("`weight` and `decay` are two weights: give one of them.")
+        for name, given in (("weight", self.weight), ("decay", self.decay)):
+            if given is not None and not given >= 0:
+                raise ValueError(f"`{name}` must not be negative or NaN, got {given}.")
         if self.decay is not None:
             return LinearDecay(self.decay)
         if self.weight is not None:

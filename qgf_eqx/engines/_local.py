@@ -118,7 +118,14 @@ class _Workers:
                 "several processes need a script that they can import, and this one was read from "
                 "standard input. Save it as a file, or use one process (`processes=1`)."
             )
-        ForkingPickler.dumps((function, cells))  # what cannot be sent is an error before all else
+        try:
+            ForkingPickler.dumps((function, cells))
+        except Exception as error:  # pickle raises almost anything
+            raise EngineError(
+                f"what is to be run cannot be sent to other processes ({error}): use one process "
+                "(`processes=1`), or functions and classes of a module in place of lambdas and "
+                "local ones."
+            ) from error
         executor, _, held = self._started or self._start(processes)
         futures, broken, done = {}, None, False
         try:

@@ -66,17 +66,13 @@ class Judge:
 
 
 def judge_of(outcome: Outcome, compared: Iterable[ByRun]) -> Judge:
-    """The judge of episodes that are compared with each other.
-
-    **Raises:** `ValueError` if all of them broke, and no `References` say what the worst return is.
-    """
+    """The judge of episodes that are compared with each other. If all of them broke, they are
+    equal: the worst return is that of `References`, or the lowest until they broke."""
     if not isinstance(outcome, Return):
         return Judge()
     episodes = [e for by_run in compared for of_run in by_run for e in of_run]
-    returns, broke = [e.total_reward for e in episodes], [e for e in episodes if e.error]
-    if broke and len(broke) == len(episodes):
-        if outcome.references is None:
-            raise ValueError(f"all episodes broke: {broke[0].error}.")
+    returns = [e.total_reward for e in episodes]
+    if outcome.references is not None and all(e.error for e in episodes):
         returns.append(outcome.references.low)
     return Judge(True, outcome.references, min(returns, default=0.0))
 
@@ -88,10 +84,17 @@ def compared(
     episodes: Mapping[str, ByRun],
     **about: Any,
 ) -> Comparison:
-    """A comparison of the outcomes of methods, each with its weight and its flow's steps."""
+    """A comparison of the outcomes of methods, each with its weight and its flow's steps.
+
+    **Raises:** `ValueError` if the methods' episodes differ, or if all of them broke and no
+    `References` say what the worst return is.
+    """
     numbers = [[[e.number for e in es] for es in runs] for runs in episodes.values()]
     if any(other != numbers[0] for other in numbers):
         raise ValueError("`episodes` of the methods are not the same, so they are not paired.")
+    played = [e for runs in episodes.values() for es in runs for e in es]
+    if isinstance(outcome, Return) and outcome.references is None and all(e.error for e in played):
+        raise ValueError(f"all episodes of all methods broke: {played[0].error}.")
     judge = judge_of(outcome, episodes.values())
     ours = "qgf" if "qgf" in methods else next(iter(methods))
     table = [

@@ -33,6 +33,8 @@ class Episode:
     length: int
     """Environment steps."""
     total_reward: float
+    """Of an episode with an `error` that of its steps until then, which says little: without the
+    rest, rewards of -1 a step look better than a success."""
     error: str = ""
     """Why it counts as a failure, if the environment raised or returned NaN."""
     path: list[list[float]] = dataclasses.field(default_factory=list)
@@ -196,8 +198,9 @@ class _Run:
                 return self._fail(error)
             try:
                 self.length += 1
+                reward = _as_number(reward)
                 self._see(obs, reward, success)
-                self.total += float(reward)
+                self.total += reward
                 self.success = self.success or bool(success)
                 self.alive = not (terminated or truncated)
             except Exception as error:
@@ -232,6 +235,12 @@ class _Run:
     def _fail(self, error: Exception) -> None:
         self.alive, self.success = False, False
         self.error = f"{type(error).__name__}: {error}"
+
+
+def _as_number(reward: Any) -> float:
+    if np.size(reward) != 1 or np.asarray(reward).dtype.kind not in "fiub":
+        raise TypeError(f"the environment's reward must be one number, got {reward!r}")
+    return float(np.asarray(reward).item())
 
 
 def action_bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:

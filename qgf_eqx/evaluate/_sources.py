@@ -145,6 +145,8 @@ class InMemory:
         size = np.shape(low)[-1:]  # in the environment
         low, high = self.bounds(low, high)
         act = compile_act(policy, critic, sampler, seed=seed, low=low, high=high)
+        if sampler.best_of > 1 and self.trained is None:
+            act = _warning_of_nan(act, critic, sampler.name)
         to_action = self.to_action
         if getattr(self.units, "actions", None) is not None:
             to_action = self.units.to_action
@@ -159,9 +161,11 @@ class InMemory:
 
         def converted(actions: Action) -> Action:
             found = to_action(actions)
-            if np.shape(found) != (wanted := (*np.shape(actions)[:-1], *size)):
+            if not isinstance(found, jax.Array) or found.dtype.kind != "f":
+                raise TypeError(f"`to_action` must return one array of floats, got {found!r}.")
+            if found.shape != (wanted := (*np.shape(actions)[:-1], *size)):
                 raise ValueError(
-                    f"`to_action` makes {np.shape(found)} of actions of shape "
+                    f"`to_action` makes {found.shape} of actions of shape "
                     f"{np.shape(actions)}; it must make {wanted}: all axes stay, and the last one "
                     "is as long as the environment's action."
                 )
@@ -169,6 +173,25 @@ class InMemory:
 
         compiled = jax.jit(converted)
         return lambda *arguments: compiled(act(*arguments))
+
+
+def _warning_of_nan(act: Callable, critic: Critic, name: str) -> Callable:
+    """The same function, which looks at the values of its first actions: best-of-N of a critic
+    that is NaN everywhere is the first candidate, and nobody would see it."""
+    values = jax.jit(jax.vmap(critic))
+
+    def looked_at(weight: Any, obs: Any, numbers: Any, count: int) -> Any:
+        actions = act(weight, obs, numbers, count)
+        if count == 0 and np.isnan(values(obs, actions)).any():
+            warnings.warn(
+                f"`critic` is NaN at actions that `{name}` has chosen, so they were not chosen by "
+                "their values: evaluate the critic at your data.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return actions
+
+    return looked_at
 
 
 def _warn_of_other_bounds(critic: Any, low: Any, high: Any) -> None:
@@ -201,6 +224,8 @@ def as_source(
     is_pair = isinstance(source, tuple) and len(source) == 2 and all(map(callable, source))
     if to_action is not None and not is_pair:
         raise ValueError("`to_action` is for a policy and a critic, given as a tuple.")
+    if to_action is not None and not callable(to_action):
+        raise TypeError(f"`to_action` must be a function, got {to_action!r}.")
     if isinstance(source, str | Path):
         other = None if critic is None else Run(str(critic), checkpoint_sha256(critic))
         known = checkpoint_sha256(source) if sha256 is None else sha256

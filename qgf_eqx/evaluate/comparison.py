@@ -5,7 +5,6 @@ differently, and the same for all methods. The training seed is the unit: interv
 runs where there are several (`statistics`).
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,9 +32,9 @@ from ._runs import seeds_of_one as _seeds_of_one
 from ._sources import as_source
 from ._tuning import Choice, Number, tune
 from ._tuning import check_weights as check_weights
-from .names import guided, size
+from .names import guided
 from .names import method as named
-from .sampler import Sampler
+from .sampler import Sampler, plain_weight
 from .task import NAME, Task, check_task, task_of
 
 
@@ -238,17 +237,25 @@ def _grid(
 ) -> _Grid:
     if isinstance(weights, float | int | LinearDecay):
         raise TypeError(f"`weights` must be several weights, such as [{weights}], got {weights}.")
-    given = None if weights is None else [_as_number(weight) for weight in weights]
+    given = None if weights is None else [_as_number(weight, "weights") for weight in weights]
     most = (EXTENSIONS if given is None else 3) if extensions is None else extensions
     _check_counts(0, extensions=most)
-    grid = _Grid(given, list(decays), most)
+    grid = _Grid(given, list(map(_as_decay, decays)), most)
     if given is not None or grid.all:
         check_weights(grid.all)
     return grid
 
 
-def _as_number(weight: Number) -> Number:
-    return weight if isinstance(weight, LinearDecay) else float(weight)
+def _as_number(weight: Any, name: str) -> Number:
+    found = plain_weight(weight, name)
+    if not isinstance(found, float | LinearDecay):
+        raise TypeError(f"`{name}` must be numbers or `LinearDecay`s, got {found}.")
+    return found
+
+
+def _as_decay(decay: Any) -> LinearDecay:
+    found = _as_number(decay, "decays")
+    return found if isinstance(found, LinearDecay) else LinearDecay(found)
 
 
 def _fixed(sampler: Sampler) -> Sampler:
@@ -257,12 +264,12 @@ def _fixed(sampler: Sampler) -> Sampler:
     **Raises:** `ValueError` if a results file could not hold it.
     """
     weight = sampler.weight
-    if not isinstance(weight, float | int | LinearDecay) or not math.isfinite(size(weight)):
+    if not isinstance(weight, float | LinearDecay):
         raise ValueError(
-            f"the weight of `{sampler.name}` must be a finite number or a `LinearDecay` in a "
+            f"the weight of `{sampler.name}` must be a number or a `LinearDecay` in a "
             f"comparison, got {weight}; `evaluate` plays other ones."
         )
-    own = not isinstance(weight, float | int) or weight != 0
+    own = isinstance(weight, LinearDecay) or weight != 0
     return replace(sampler, weighted=False) if own and not sampler.choices else sampler
 
 

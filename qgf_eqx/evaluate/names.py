@@ -8,7 +8,6 @@ executed, has no name.
 import dataclasses
 import difflib
 import inspect
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -37,7 +36,7 @@ from ._controls import (
     random_direction,
     spread_matched,
 )
-from .sampler import Draw, Sampler
+from .sampler import Draw, Sampler, plain_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,15 +235,8 @@ def method(
     **Raises:** `ValueError` if there is no such method, or the weight is not finite.
     """
     row, best_of = _parse(text, actors)
-    if isinstance(weight, str):
-        raise TypeError(f"`weight` must be a number or a `LinearDecay`, got {weight!r}.")
-    if not isinstance(weight, LinearDecay):
-        weight = float(weight)  # of an array, such as that of `starting_weight`, too
-    if not row.weighted:
-        weight = 0.0
-    elif not math.isfinite(size(weight)):
-        raise ValueError(f"`weight` must be a finite number, got {weight}.")
-    parts = row.estimator, weight, best_of, steps, reduce, text, row.draw, row.weighted
+    number: Any = plain_weight(weight) if row.weighted else 0.0
+    parts = row.estimator, number, best_of, steps, reduce, text, row.draw, row.weighted
     return Sampler(*parts, actor=row.actor, choices=row.choices)
 
 

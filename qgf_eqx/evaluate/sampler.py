@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Scalar
 
 from .. import guidance
@@ -64,6 +66,9 @@ class Sampler:
     choices: tuple[float, ...] = ()
     """Weights to choose from, in place of those of the comparison."""
 
+    def __post_init__(self):
+        object.__setattr__(self, "weight", plain_weight(self.weight))
+
     @property
     def guidance(self) -> Guidance:
         """The estimator with the sampler's own `steps`, where it walks to the end of the flow
@@ -88,6 +93,28 @@ class Sampler:
             steps=self.steps,
             best_of=self.best_of,
         )
+
+
+def plain_weight(weight: Any, name: str = "weight") -> Any:
+    """A weight whose number is Python's, so that it can be hashed, compared and written to a file:
+    of an array with one number, and of a `LinearDecay` of one. Schedules are left as they are.
+
+    **Raises:** `TypeError` if it is neither a number nor a function, `ValueError` if it is not
+    finite in float32.
+    """
+    number = weight.start if isinstance(weight, LinearDecay) else weight
+    if isinstance(number, Tracer) or (callable(number) and not isinstance(number, type)):
+        return weight
+    if isinstance(number, np.generic | np.ndarray | jax.Array) and np.ndim(number) == 0:
+        number = number.item()
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(
+            f"`{name}` must be a number, a `LinearDecay` or another schedule of `qgf_eqx.weights`, "
+            f"got {weight!r}."
+        )
+    if not abs(float(number)) <= float(np.finfo(np.float32).max):
+        raise ValueError(f"`{name}` must be a finite number in float32, got {number}.")
+    return LinearDecay(float(number)) if isinstance(weight, LinearDecay) else float(number)
 
 
 def _on_the_grid(estimator: Guidance, steps: int) -> Guidance:

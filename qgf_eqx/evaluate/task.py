@@ -39,6 +39,12 @@ class Success:
                 'it does not report `info["success"]`, which episodes are judged by. Wrap it so '
                 "that its `step` does, or judge the task by `Goal` or `Return`."
             )
+        success = np.asarray(info["success"])
+        if success.size != 1 or (np.isfinite(success).all() and success not in (0, 1)):
+            raise MissingOutcome(
+                f'its `info["success"]` is {info["success"]!r}, and must be true or false, or 1 or '
+                "0. Wrap it so that its `step` says it, or judge the task by `Goal` or `Return`."
+            )
         return info["success"]
 
 
@@ -210,8 +216,8 @@ def check_widths(task: Task, dataset: Any) -> None:
             warnings.warn(
                 f"the data's `actions` go from {used[:, i].min():g} to {used[:, i].max():g} in "
                 f"dimension {i}, and `{task.name}` takes {space.low.flat[i]:g} to "
-                f"{space.high.flat[i]:g}: is their scale different? Actions beyond the bounds "
-                "are clipped.",
+                f"{space.high.flat[i]:g}: is their scale different? Others are clipped when they "
+                "are executed.",
                 stacklevel=2,
             )
 

@@ -238,7 +238,7 @@ def test_a_header_that_lies_about_its_size_is_refused(write_npz, tmp_path):
 
 def test_rewards_that_cannot_be_computed_are_explained(write_npz, tmp_path):
     write_npz(drop=["qpos"])
-    with pytest.raises(DatasetError, match="field `qpos` is missing, from which the rewards"):
+    with pytest.raises(DatasetError, match="field `qpos` is missing; the rewards"):
         load(ENV, tmp_path)
 
 

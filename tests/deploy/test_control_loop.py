@@ -446,7 +446,7 @@ def test_an_error_in_the_first_tick_is_raised():
         ({"hold": 0}, TypeError, "`hold` must be a function"),
         ({"hold": lambda action: 0}, ValueError, "`hold` makes .* of an action of shape"),
         ({"deadline": "15ms"}, TypeError, "`deadline` must be a number of seconds"),
-        ({"rate": 50}, TypeError, "`rate` is no option of a control loop"),
+        ({"rate": 50}, TypeError, "`rate` is not an option of a control loop"),
     ],
 )
 def test_what_a_loop_cannot_use_is_refused_before_the_first_tick(

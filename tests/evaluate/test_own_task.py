@@ -29,7 +29,7 @@ from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
 from qgf_eqx.evaluate.comparison import compare, tune_weight
 from qgf_eqx.evaluate.results import format_table, read, write
 from qgf_eqx.evaluate.task import check_widths, dataset_of
-from qgf_eqx.weights import NormMatched
+from qgf_eqx.weights import LinearDecay, NormMatched
 
 pytestmark = pytest.mark.usefixtures("loose_promotion")
 
@@ -237,7 +237,7 @@ def test_actions_beyond_the_tasks_bounds_are_warned_of():
 
     recorded = toy.recorded()
     far = recorded._replace(actions=np.asarray(recorded.actions) * 9)
-    with pytest.warns(UserWarning, match="`array` takes -1 to 1: are they of another scale"):
+    with pytest.warns(UserWarning, match="`array` takes -1 to 1: is their scale different"):
         check_widths(Task("array", toy.Array), far)
     check_widths(Task("array", toy.Array), recorded)
 
@@ -262,7 +262,7 @@ def test_an_engine_that_stays_takes_nothing_of_a_task_for_another_of_its_name(ru
     assert seen[0] == seen[1] and seen[0][0] != seen[0][1]
 
 
-def test_normalised_actions_are_played_in_the_environments_units():
+def test_normalised_actions_are_played_in_the_environments_units(unchecked):
     """The policy's actions are halves of those of `Line`, whose are in [-2, 2]."""
     policy = Flow(lambda obs, a, t: (0.5 - a) / (1 - t), (1, 1))  # it ends at 0.5: a step of 1
     critic = lambda obs, a: jnp.sum(a)  # noqa: E731
@@ -273,6 +273,11 @@ def test_normalised_actions_are_played_in_the_environments_units():
         (short,) = play((policy, bounded(critic)))
     (plain,) = play((policy, critic))  # bounded by the environment
     assert short[0].total_reward == plain[0].total_reward < found[0].total_reward
+    for odd in (lambda a: None, lambda a: a > 0, lambda a: (a, a)):
+        with pytest.raises(TypeError, match="`to_action` must return one array of floats"):
+            play((policy, bounded(critic)), to_action=odd)
+    with pytest.raises(TypeError, match="`to_action` must be a function, got 2"):
+        play((policy, bounded(critic)), to_action=2.0)
     for wrong in (lambda a: a[..., 0], lambda a: jnp.repeat(a, 2, axis=-1), lambda a: a[:1, 0]):
         with pytest.raises(ValueError, match="`to_action` makes .* it must make \\(.*1, 1\\)"):
             play((policy, bounded(critic)), to_action=wrong)
@@ -478,7 +483,7 @@ def test_a_policy_that_is_nan_is_not_the_best():
     found = compare([broken], ["flow"], task="toy:make_task", **options)  # with references
     assert found.row("flow").score.value == 0 and found.row("flow").errors == 2
     plain = Task("line", toy_line(), Return())
-    with pytest.raises(ValueError, match="all episodes broke: .*not finite"):
+    with pytest.raises(ValueError, match="all episodes of all methods broke: .*not finite"):
         compare([broken], ["flow"], task=plain, **options)
 
 
@@ -488,8 +493,74 @@ def toy_line():
     return toy.Line
 
 
-@pytest.mark.parametrize("weight", [NormMatched(0.2), np.nan, jnp.ones(2)])
-def test_a_weight_that_a_file_cannot_hold_is_refused_before_it_is_played(weight, unchecked):
-    sampler = Sampler(name="mine", weight=weight)
-    with pytest.raises(ValueError, match="the weight of `mine` must be a finite number"):
+def test_a_weight_that_a_file_cannot_hold_is_refused_before_it_is_played(unchecked):
+    sampler = Sampler(name="mine", weight=NormMatched(0.2))
+    with pytest.raises(ValueError, match="weight of `mine` must be a number or a `LinearDecay`"):
         compare(networks(0.1), [sampler], task="toy:make_task", episodes=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "weight", [np.nan, -np.inf, 1e39, True, "0.1", None, jnp.ones(2), LinearDecay(jnp.nan)]
+)
+def test_what_is_no_weight_is_refused_wherever_one_is_given(weight, unchecked):
+    options = {"task": "toy:make_task", "episodes": 1, "progress": False}
+    for give in (
+        lambda: Sampler(weight=weight),
+        lambda: method("qgf", weight=weight),
+        lambda: compare(networks(0.1), ["qgf"], weights=[weight], **options),
+        lambda: compare(networks(0.1), ["qgf"], decays=[weight], **options),
+    ):
+        with pytest.raises((TypeError, ValueError), match="must be .*number"):
+            give()
+
+
+def test_weights_of_arrays_are_written_and_read(tmp_path, unchecked):
+    given = [np.float32(0.5), jnp.asarray(0.25), LinearDecay(jnp.asarray(0.5))]
+    samplers = [Sampler(weight=w, name=f"w{i}") for i, w in enumerate(given)]
+    options = {"task": "toy:make_task", "episodes": 2, "tuning_episodes": 2, "progress": False}
+    found = compare(networks(0.1), samplers, **options)
+    chosen = compare(networks(0.1), ["qgf"], weights=given[:2], decays=[0.5], **options)
+    for comparison in (found, chosen):
+        write(comparison, tmp_path / "r.json")
+        assert read(tmp_path / "r.json").table == comparison.table
+    assert [row.choice.weight for row in found.table] == [0.5, 0.25, LinearDecay(0.5)]
+    assert {row.weight for row in chosen.tuning} >= {0.5, 0.25, LinearDecay(0.5)}
+
+
+def test_a_method_that_breaks_in_every_tuning_episode_is_in_the_table():
+    good = Flow(lambda obs, a, t: (0.5 - a) / (1 - t), (1, 1))
+    broken = good, lambda obs, action: jnp.nan * jnp.sum(action)
+    options = {"episodes": 2, "tuning_episodes": 2, "weights": [0.1, 1.0], "progress": False}
+    found = compare([broken], ["flow", "qgf"], task=Task("line", toy_line(), Return()), **options)
+    assert found.row("qgf").errors == 2 and found.row("flow").errors == 0
+    assert found.row("qgf").estimate.value <= found.row("flow").estimate.value
+    with pytest.warns(RuntimeWarning, match="NaN at actions that `best-of-4` has chosen"):
+        compare([broken], ["best-of-4"], task="toy:make_task", **options)
+
+
+@pytest.mark.parametrize(
+    ("reward", "success", "error", "message"),
+    [
+        (None, True, "", "the environment's reward must be one number, got None"),
+        (np.array([1.0]), True, "", ""),
+        (1.0, 0.5, ValueError, "`info..success..` is 0.5, and must be true or false"),
+        (1.0, np.True_, "", ""),
+    ],
+)
+def test_what_an_environment_says_is_a_number_and_a_truth(reward, success, error, message):
+    import toy
+
+    class Odd(toy.Line):
+        def step(self, action):
+            obs, _, _, truncated, _ = super().step(action)
+            return obs, reward, True, truncated, {"success": success}
+
+    task, act = Task("odd", Odd), lambda obs, numbers, count: jnp.zeros((len(numbers), 1, 1))
+    options = {"task": task, "progress": False}
+    if error:
+        with pytest.raises(error, match=message):
+            evaluate(act, [method("flow")], [0], **options)
+        return
+    ((episode,),) = evaluate(act, [method("flow")], [0], **options)
+    assert message in episode.error and episode.success == (not message)
+    assert episode.total_reward == (0.0 if message else 1.0)
