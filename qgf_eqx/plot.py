@@ -77,7 +77,7 @@ def _heading(results: Comparison) -> str:
     row = results.table[0]
     seeds = len(row.by_run)
     n = f"{row.n // seeds} episodes x {seeds} training seed{'s' * (seeds > 1)}"
-    note = interval_note(row).replace(": ", ":\n")
+    note = interval_note(row).partition(". ")[0].replace(": ", ":\n")
     return f"{results.task}\nn = {n}. 95 % intervals.\n{note}"
 
 

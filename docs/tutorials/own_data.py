@@ -139,3 +139,23 @@ env = task_of("reach:make_task").make_env()
 act = load_policy("reach_runs/seed0", method("qgf", weight=1.0))
 chunk = act(env.reset(seed=1)[0], jax.random.key(0))
 print(chunk.round(2))
+
+# %% [markdown]
+# ## Without an environment
+#
+# With recordings alone, train in Python. `env` is then only a name, and the bounds of actions are
+# the range of the recorded ones. `load_policy`, `export` and `serve` take such a run with a weight
+# that you give; `choose --budget` and `diagnose` take it with `--data FILE`. What plays episodes
+# (`evaluate`, `film`) needs a task.
+
+# %%
+from reach import record
+
+from qgf_eqx.learn import TrainConfig, learners, train
+
+nets = learners(width=64, depth=2)
+units = {"normalise_obs": "standardise", "normalise_actions": "min-max"}
+config = TrainConfig("my robot", updates=200, batch=256, gamma=0.9, **units, **nets)
+train(config, record(), "robot_run", progress=False)
+act = load_policy("robot_run", method("qgf", weight=0.3))
+print(act(env.reset(seed=1)[0], jax.random.key(0)).round(2))

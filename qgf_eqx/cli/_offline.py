@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ..evaluate import Task
 from ..evaluate import _offline as offline
 from ..evaluate.task import dataset_of
 from ._options import DataFiles, Drawing
 
 
-def dataset_for(task: Task, recorded: DataFiles, split: str = "train") -> Any:
+def dataset_for(task: Any, recorded: DataFiles, split: str = "train") -> Any:
     """The data of a task: those that are named, or its own."""
     options = {"cache_dir": recorded.cache_dir, "instead": recorded.data}
     return dataset_of(task, recorded.data_dir, split=split, **options)
@@ -19,5 +18,10 @@ def open_offline(
     run: Path, count: int, flow: Drawing, recorded: DataFiles
 ) -> tuple[offline.Offline, Any]:
     """The networks, and observations of the validation data, or of the data that are named."""
-    found, _ = offline.open_offline(run, flow.reduction)
+    needs_task = recorded.data is None
+    try:
+        found, _ = offline.open_offline(run, flow.reduction, needs_task=needs_task)
+    except ValueError as error:
+        said = f"{error} For a run of recorded data alone, name them: --data FILE."
+        raise ValueError(said if needs_task else str(error)) from None
     return found, offline.observations(dataset_for(found.task, recorded, "val"), count)

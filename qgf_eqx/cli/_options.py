@@ -166,7 +166,7 @@ class DataFiles(CachedData):
     """Recorded data."""
 
     data: MaybeText = None
-    """A file, folder or id of your own data, in any format of `qgf_eqx.data.formats`: an .npz,
+    """A file, folder or id of your own data, in any format that is known: an .npz,
     D4RL's or robomimic's HDF5, a LeRobot folder, a Minari id. Default: the task's own data."""
 
 

@@ -72,11 +72,11 @@ def suite(
         )
         if count := suites.others(plan, out):
             known += (
-                f" {out} also has {count} results of other settings, versions or sources of your "
-                "own modules; they are not used."
+                f" {out} also has {count} results that this plan does not use: of other tasks, "
+                "methods, settings, versions or sources of your own modules."
             )
         missing = suites.unavailable(plan)
-        lines += [f"cannot be made here: {env}: {why}" for env, why in missing.items()]
+        lines += [f"cannot run here: {env}: {why}" for env, why in missing.items()]
         found = [{"stage": s, "title": t, "done": d} for s, t, d in cells]
         text = "\n".join([*lines, f"Cells: {sizes}.{known} {suites.spent(plan, out)}".strip()])
         return common.result({"cells": found, "total": total, "not here": missing}, text)
@@ -87,6 +87,10 @@ def suite(
 
             with as_arguments():
                 options["engine"] = by_name(engine, engine_options, out / "jobs")
-        suites.run_suite(plan, out, **options)
+        try:
+            suites.run_suite(plan, out, **options)
+        except suites.SuiteError:
+            suites.write_report(plan, out)  # of what was finished
+            raise
     path = suites.write_report(plan, out)
     common.result({"report": str(path)}, f"The report is in {path}")

@@ -100,7 +100,10 @@ def interval_note(row: Row) -> str:
             "Intervals are over the episodes of one training run: they do not cover other training "
             "seeds."
         )
-    return f"Intervals are over {len(row.by_run)} training seeds."
+    return (
+        f"Intervals are over {len(row.by_run)} training seeds. They are Student's t, and never "
+        "narrower than over all episodes."
+    )
 
 
 def weight_note(choice: Choice) -> str:

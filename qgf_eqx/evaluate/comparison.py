@@ -71,7 +71,7 @@ def compare(
       own, a tuple `(policy, critic)` for each training seed, which need a `task`. Such a critic is
       called as it is.
     - `methods`: names, as for `names.method`, or `Sampler`s of your own, each with a name. A
-      `Sampler` that has a weight keeps it: none is chosen for it.
+      `Sampler` that has a weight other than 0 keeps it: none is chosen for it.
     - `weights`: to choose from; by default from a tenth of `analysis.starting_weight` of the first
       run to ten times it.
     - `decays`: further weights to choose from, a grid of its own.

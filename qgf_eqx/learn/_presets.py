@@ -31,7 +31,9 @@ def preset(name: str) -> TrainConfig:
     """
     known = presets()
     if name not in known:
-        raise RunError(f"unknown preset `{name}`; known are {', '.join(known)}.")
+        close = difflib.get_close_matches(name, known, 1)
+        guess = f"did you mean `{close[0]}`? Known" if close else "known"
+        raise RunError(f"unknown preset `{name}`; {guess} are {', '.join(known)}.")
     return known[name]
 
 
@@ -88,6 +90,8 @@ def _is_entry(value: Any) -> bool:
 def _config(settings: dict[str, Any]) -> TrainConfig:
     known = CRITICS | ACTORS
     of_one = {name: settings.pop(name) for name in [*settings] if name in known}
+    for name, own in of_one.items():
+        known[name](**own)  # of one that is not trained here, too
     shared = settings.pop("learners", {})
     found = learners(settings.pop("critic"), settings.pop("actors"), **shared)
     every: dict[str, Any] = {"": found["critic"], **found["actors"]}

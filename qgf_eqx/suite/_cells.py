@@ -98,6 +98,11 @@ def is_done(cell: Cell) -> bool:
     return cell.path.exists()
 
 
+def log_of(out: str | Path, cell: Cell) -> Path:
+    """Where the traceback of a failed cell is."""
+    return Path(out) / "errors" / f"{cell.path.stem}.txt"
+
+
 def can_be_done(cell: Cell) -> bool:
     """Whether all that it needs is there: of an evaluation all trainings."""
     return all(map(is_done, cell.trainings)) if isinstance(cell, PlayCell) else True

@@ -34,6 +34,8 @@ class Study:
     """Where the data are, or are collected to."""
     collect: int = 0
     """Transitions that are made on this machine, if the data are not there; 0 for none."""
+    transitions: int = 0
+    """How many the data must have at least; then they are not downloaded. 0 for any number."""
     seeds_per_cell: int = 1
     """Training seeds that one cell trains in one program."""
     weights: tuple[float, ...] = ()
@@ -156,16 +158,32 @@ def _needed(config: TrainConfig, methods: Sequence[str]) -> dict[str, Any]:
 
 
 def unavailable(plan: Plan) -> dict[str, str]:
-    """The tasks that cannot be made on this machine, and why."""
+    """The tasks that cannot be studied on this machine, and why."""
     from ..evaluate import task_of
 
     found = {}
-    for env in dict.fromkeys(study.config.env for study in plan.studies):
+    for study in plan.studies:
         try:
-            task_of(env)
+            task_of(study.config.env)
+            lacks = missing_data(study)
         except Exception as error:  # a module of the user's can raise anything
-            found[env] = str(error)
+            lacks = str(error)
+        if lacks:
+            found[study.config.env] = lacks
     return found
+
+
+def missing_data(study: Study) -> str:
+    """Which of OGBench's files a study needs that is not there, and would be a smaller one if it
+    were downloaded; empty if there is none."""
+    if not study.transitions or study.collect or ":" in study.config.env:
+        return ""
+    from ..data import dataset_name
+
+    file = Path(study.data_dir) / f"{dataset_name(study.config.env)}.npz"
+    if file.exists():
+        return ""
+    return f"{file} is not there: the plan needs its {study.transitions:,} `transitions`."
 
 
 @cache
@@ -177,22 +195,34 @@ def plans() -> dict[str, Path]:
 def _checked(where: str, study: Study) -> Study:
     """The study, whose methods and counts are such."""
     from ..evaluate import method
+    from ..evaluate.comparison import check_weights
 
-    for name in ("episodes", "tuning_budget", "collect", "seeds_per_cell"):
-        count, least = getattr(study, name), 0 if name == "collect" else 1
+    for name in ("episodes", "tuning_budget", "collect", "transitions", "seeds_per_cell"):
+        count, least = getattr(study, name), 0 if name in ("collect", "transitions") else 1
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise PlanError(f"{where}: `{name}` must be an int of at least {least}, got {count!r}.")
     if not isinstance(study.name, str) or not _NAME.fullmatch(study.label):
         raise PlanError(
             f"{where}: `name` must be of letters, digits, spaces and `_-.:`, got {study.name!r}."
         )
-    if len(set(study.seeds)) < len(study.seeds) or len(set(study.methods)) < len(study.methods):
-        raise PlanError(f"{where} names a seed or a method twice.")
+    for each in (*study.seeds, *study.methods):
+        if (*study.seeds, *study.methods).count(each) > 1:
+            raise PlanError(f"{where} names {each} twice.")
+    if study.weights:
+        try:
+            check_weights(study.weights)
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"{where}: {error}") from None
     for name in study.methods:
         try:
             row = method(name, actors=study.config.actors)
         except ValueError as error:
             raise PlanError(f"{where}: {error}") from None
+        if row.actor and not (row.actor in study.config.actors or row.choices):
+            raise PlanError(
+                f"{where}: `methods` has {name}, and none of `actors` is `{row.actor}`; they are "
+                f"{', '.join(study.config.actors)}."
+            )
         weights = len(row.choices or study.weights or FACTORS) if row.weighted else 0
         if study.tuning_budget < weights:
             raise PlanError(

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
 from ..learn._learner import Learner
-from ._cells import PLAY, PlayCell, cells_of, is_done, sizes_of
+from ._cells import PLAY, Cell, PlayCell, cells_of, is_done, log_of, sizes_of
 from ._costs import costs_of
 from ._curves import budget_curves, kept_range, shares_by_factor, tried
 from ._plan import Plan, Study
@@ -36,9 +37,14 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     out = Path(out)
     cells = cells_of(plan, out)
     found = comparisons(plan, out)
-    lines = [f"# {plan.name}", "", *_progress(plan, cells), ""]
+    lines = [f"# {plan.name}", "", *_progress(plan, cells, out), ""]
     studies = {study.label: study for study in plan.studies}
     content: dict[str, Any] = {"plan": plan.name, "versions": versions(), "tasks": {}}
+    content["settings"] = {
+        name: {f.name: getattr(study, f.name) for f in fields(study)}
+        | {"config": study.config.as_dict()}
+        for name, study in studies.items()
+    }
     for name, comparison in found.items():
         lines += [f"## {name}", "", _settings(studies[name]), ""]
         lines += ["```", format_table(comparison), "```", ""]
@@ -64,6 +70,7 @@ def write_report(plan: Plan, out: str | Path) -> Path:
         picture.unlink()  # of results that may not be there any more
     _draw(found, curves, costs, out)
     lines += [f"![{path.stem}]({path.name})" for path in sorted(out.glob("*.png"))]
+    lines += ["", f"Versions: {', '.join(f'{n} {v}' for n, v in content['versions'].items())}."]
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
     _write(out / "report.md", "\n".join(lines).rstrip() + "\n")
     return out / "report.md"
@@ -138,7 +145,11 @@ def _merged(parts: Sequence[Comparison]) -> Comparison:
     return compared(first.task, first.outcome, rows, episodes, **about)
 
 
-def _progress(plan: Plan, cells: Sequence[Any]) -> list[str]:
+def _failed(out: Path, cell: Cell) -> bool:
+    return not is_done(cell) and log_of(out, cell).exists()
+
+
+def _progress(plan: Plan, cells: Sequence[Cell], out: Path) -> list[str]:
     lines = []
     for stage, total in sizes_of(plan).items():
         done = sum(is_done(cell) for cell in cells if cell.stage == stage)
@@ -146,6 +157,9 @@ def _progress(plan: Plan, cells: Sequence[Any]) -> list[str]:
         if stage == PLAY and done < total:
             waiting = [c.title for c in cells if c.stage == PLAY and not is_done(c)]
             lines += [f"Missing: {'; '.join(waiting)}."] if waiting else []
+    lines += [
+        f"Failed: {c.title}; see errors/{log_of(out, c).name}." for c in cells if _failed(out, c)
+    ]
     return lines
 
 
@@ -175,8 +189,12 @@ def _settings(study: Study) -> str:
     said += f"{config.horizon}, "
     if isinstance(config.critic, Learner):  # one's own may have no size
         said += f"networks of {config.critic.depth} x {config.critic.width}, "
-    said += f"{study.tuning_budget} tuning episodes of each method and training seed, "
-    return said + f"{study.episodes} reported."
+    said += (
+        f"{study.tuning_budget} tuning episodes of each method with a weight and training seed, "
+    )
+    said += f"{study.episodes} reported. Critic: {config.as_dict()['critic']['kind']}, "
+    said += f"gamma {config.gamma:g}. "
+    return said + f"Actors: {', '.join(config.actors)}. Seeds: {', '.join(map(str, study.seeds))}."
 
 
 def _ranges(found: Comparison) -> list[str]:
@@ -194,19 +212,28 @@ def _ranges(found: Comparison) -> list[str]:
     if not lines:
         return []
     lines = ["| method | keeps 90 % of its best at | highest / lowest |", "|---|---|---|", *lines]
-    return [*lines, "", "By the tuning episodes, between the weights that were tried.", ""]
+    return [
+        *lines,
+        "",
+        "By the tuning episodes, interpolated between the weights that were tried.",
+        "",
+    ]
 
 
 def _budgets(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
     lines = ["## What choosing a weight costs", ""]
-    lines += ["| method | score in %, by tuning episodes per training seed |", "|---|---|"]
+    lines += [
+        "| method | score in %, after so many tuning episodes per training seed |",
+        "|---|---|",
+    ]
     for name, points in curves.items():
-        said = ", ".join(f"{budget}: {100 * score:.0f}" for budget, score in points)
+        said = ", ".join(f"{100 * score:.0f} after {budget}" for budget, score in points)
         lines.append(f"| {label(name)} | {said} |")
     return [
         *lines,
         "",
-        "The mean over tasks, on tuning episodes that did not choose the weight.",
+        "The mean over tasks, on the tuning episodes that did not choose the weight. The tables "
+        "above are of the reported ones.",
         "",
     ]
 

@@ -15,8 +15,18 @@ from .._files import hold_lock, write_atomically
 from .._progress import SECONDS, bar
 from .._run_folder import RunError, read_metrics
 from ..engines import Engine, Local
-from ._cells import STAGES, Cell, DataCell, PlayCell, TrainCell, can_be_done, cells_of, is_done
-from ._plan import Plan
+from ._cells import (
+    STAGES,
+    Cell,
+    DataCell,
+    PlayCell,
+    TrainCell,
+    can_be_done,
+    cells_of,
+    is_done,
+    log_of,
+)
+from ._plan import Plan, missing_data
 
 
 class SuiteError(RuntimeError):
@@ -55,7 +65,7 @@ def run_suite(
         cell, error = failed[0]
         raise SuiteError(
             f"{len(failed)} cell{'s' * (len(failed) > 1)} failed, such as {cell.title}: {error} "
-            f"The traceback is in {_log(out, cell)}. The same command goes on with what is missing."
+            f"The traceback is in {log_of(out, cell)}. The same command resumes."
         )
 
 
@@ -112,13 +122,9 @@ def _clean(out: Path) -> None:
                 path.unlink()
 
 
-def _log(out: Path, cell: Cell) -> Path:
-    return out / "errors" / f"{cell.path.stem}.txt"
-
-
 def do(out: Path, cell: Cell) -> str:
     """Does one cell and writes its result; returns the error's sentence if it fails."""
-    log = _log(out, cell)
+    log = log_of(out, cell)
     if is_done(cell):  # by another worker
         return ""
     try:
@@ -139,11 +145,16 @@ def _data(cell: DataCell) -> dict[str, Any]:
     from ..data._fingerprint import fingerprint
 
     study = cell.study
+    if lacks := missing_data(study):
+        raise SuiteError(lacks)
     if study.collect:
         name = study.config.env
         name = name if ":" in name else dataset_name(name)
         collect(name, study.data_dir, transitions=study.collect, processes=1, progress=False)
     dataset = _dataset(cell)
+    if len(dataset.episode_end) < study.transitions:
+        rows = f"{len(dataset.episode_end):,} rows"
+        raise SuiteError(f"{rows}, and the plan needs {study.transitions:,} `transitions`.")
     return {"fingerprint": fingerprint(dataset), "transitions": len(dataset.episode_end)}
 
 

@@ -119,7 +119,7 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
         ("updates = 6", "update = 6", "task 1: unknown setting `update`; did you mean `updates`"),
         ("seeds = [0, 1]", "seeds = 2", "task 1: `seeds` must be a list, got 2"),
         ("tuning_budget = 4", "tuning_budget = 1", "task 1: `tuning_budget` must be at least 2"),
-        ("seeds = [0, 1]", "seeds = [0, 0]", "task 1 names a seed or a method twice"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "task 1 names 0 twice"),
         ('env = "toy:make_array_task"', "", "task 1: there is no `env`"),
         ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice: give each a"),
         ("updates = 4", 'name = "a/b"', "task 2: `name` must be of letters, digits, spaces"),
@@ -128,6 +128,13 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
             'nmae = "small"',
             "unknown `nmae`; did you mean `name`\\? Known are collect",
         ),
+        ("[0.1, 1.0]", "[-0.1, 1.0]", "task 1: `weights` must be positive and finite, got -0.1"),
+        (
+            '"qgf"]',
+            '"fql"]',
+            "task 1: `methods` has fql, and none of `actors` is `fql`; they are flow",
+        ),
+        ("updates = 6", "updates = 6\nfql = { alhpa = 3 }", "task 1: unknown setting `alhpa`; did"),
         ("[[tasks]]", "[[task]]", "has no `\\[\\[tasks\\]\\]`"),
         ("seeds = [", "seeds = [[", "is not TOML"),
     ],
@@ -171,7 +178,7 @@ def test_the_report_is_of_what_is_there_and_always_the_same(file, done, tmp_path
     assert "best_of.png" not in write_report(plan, done).read_text()
     assert not (done / "best_of.png").exists() and others(plan, done) == 0
     assert "play: 4 of 4 done." in text and "## Over 2 tasks" in text
-    assert "## What choosing a weight costs" in text and "| QGF | 2: " in text
+    assert "## What choosing a weight costs" in text and " after 2" in text
     content = json.loads((done / "report.json").read_text())
     found = comparisons(plan, done)
     scores = [outcomes_of(found[name])["qgf"] for name in found]
@@ -337,11 +344,28 @@ def test_beside_the_bar_stands_how_far_a_training_has_come(done, tmp_path, monke
     assert _run._updates_of(first) == ""
 
 
+def test_data_that_are_too_few_are_neither_downloaded_nor_trained_on(file, tmp_path, capsys):
+    text = 'seeds = [0]\nmethods = ["flow"]\ntransitions = 100_000_000\n[[tasks]]\n'
+    file.write_text(f'{text}data_dir = "{tmp_path}"\npreset = "cpu/pointmaze-medium"\n')
+    cli.main(["suite", "plan", str(file), "--out", str(tmp_path / "out")])
+    assert (
+        "cannot run here: pointmaze-medium-navigate-singletask-task1-v0" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["suite", "run", str(file), "--out", str(tmp_path / "out"), "--quiet"])
+    assert "pointmaze-medium-navigate-v0.npz is not there" in capsys.readouterr().err
+    report = (tmp_path / "out" / "report.md").read_text()  # also of a run that failed
+    assert "Failed: data of pointmaze" in report and "Versions: python" in report
+    file.write_text(PLAN.replace("episodes = 3", "episodes = 3\ntransitions = 1_000_000"))
+    with pytest.raises(SuiteError, match="rows, and the plan needs 1,000,000 `transitions`"):
+        run_suite(read_plan(file), tmp_path / "own", processes=1, progress=False)
+
+
 def test_a_plan_says_which_tasks_cannot_be_made_here(file, capsys):
     file.write_text(PLAN.replace("toy:make_room", "no_such_module:task"))
     cli.main(["suite", "plan", str(file)])
     printed = capsys.readouterr().out
-    assert "cannot be made here: no_such_module:task: `no_such_module:task`: there is no" in printed
+    assert "cannot run here: no_such_module:task: `no_such_module:task`: there is no" in printed
     assert "toy:make_array_task: " not in printed
 
 
