@@ -3,6 +3,8 @@
 import json
 import queue
 import shutil
+import signal
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -359,6 +361,13 @@ def test_data_that_are_too_few_are_neither_downloaded_nor_trained_on(file, tmp_p
     file.write_text(PLAN.replace("episodes = 3", "episodes = 3\ntransitions = 1_000_000"))
     with pytest.raises(SuiteError, match="rows, and the plan needs 1,000,000 `transitions`"):
         run_suite(read_plan(file), tmp_path / "own", processes=1, progress=False)
+
+
+def test_a_command_that_sigterm_ends_says_how_to_resume(file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("qgf_eqx.suite.run_suite", lambda *_, **__: sys.exit(128 + signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["suite", "run", str(file), "--out", str(tmp_path)])
+    assert stop.value.code == 143 and "stopped by SIGTERM. The same" in capsys.readouterr().err
 
 
 def test_a_plan_says_which_tasks_cannot_be_made_here(file, capsys):
