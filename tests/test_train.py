@@ -602,7 +602,7 @@ def test_too_few_transitions_for_a_chunk_are_refused(tmp_path):
         ({"env": "e", "critic": {"kind": "iql", "x": 3}}, "unknown setting `x` of `iql`; known"),
         ({"env": "e", "critic": {"kind": "x"}}, "unknown learner `x`; known are dqc, iql"),
         ({"env": "e", "critic": {"kind": "flow"}}, "`critic` must be a critic"),
-        ({"env": "e", "actors": {"a": {"kind": "iql"}}}, "`actors` .* `a` is none"),
+        ({"env": "e", "actors": {"a": {"kind": "iql"}}}, "`actors` .* `a` is not"),
         ({"env": "e", "critic": 5}, "holds no learner"),
         ({"env": "e", "actors": 5}, "holds no actors"),
         ({"env": "e", "actors": {"a": {"kind": "no.such:Thing"}}}, "no module `no`"),

@@ -145,8 +145,8 @@ print(chunk.round(2))
 #
 # With recordings alone, train in Python. `env` is then only a name, and the bounds of actions are
 # the range of the recorded ones. `load_policy`, `export` and `serve` take such a run with a weight
-# that you give; `choose --budget` and `diagnose` take it with `--data FILE`. What plays episodes
-# (`evaluate`, `film`) needs a task.
+# that you give; `choose --budget` and `diagnose` take it with `--data FILE`, a file with such
+# observations. What plays episodes (`evaluate`, `film`) needs a task.
 
 # %%
 from reach import record

@@ -82,7 +82,6 @@ def serve(
     check_folders(run)
     at_least(1, steps=flow.steps, largest_batch=largest_batch)
     at_least(0, seed=seed, port=port)
-    common.say("Compiling the policy for batches of several sizes ...")
     common.begin()
     import jax
 
@@ -91,6 +90,7 @@ def serve(
     opened, about = _open(run, method, weight, flow, task, common)
     key, options = jax.random.key(seed), {"host": host, "port": port, "metadata": about}
     options |= {"fallback": opened.plain, "largest_batch": largest_batch}
+    common.say("Compiling the policy for batches of several sizes ...")
     with PolicyServer(opened.draw, opened.obs, key, **options) as server:
         address = f"ws://{host}:{server.port}"
         common.result({"url": address}, f"Serving {run} at {address}; Ctrl-C ends it.")

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from ._options import Common, DataFiles, Drawing, MaybePath, Positional, Weight
+from ._options import Common, DataFiles, Drawing, MaybePath, Positional, Weight, untuned
 from ._refuse import at_least, check_folders, check_new, refuse_own_judge
 
 
@@ -60,8 +60,10 @@ def diagnose(
     from ._offline import open_offline
 
     estimator = estimator_of(method, steps=flow.steps)
-    chosen = guided(method, weight=weight.value(run, flow, None, common))
+    given = weight.given
     (policy, critic, values, *_), obs = open_offline(run, observations, flow, data)
+    first = first_weight(policy, critic, obs)
+    chosen = guided(method, weight=untuned(first, run, common) if given is None else given)
     shape = (observations, noises, *policy.action_shape)
 
     def one(obs, noise):
@@ -76,9 +78,13 @@ def diagnose(
     lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
     warnings = analysis.warnings_of(found)
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor strong"]]
-    first, table = first_weight(policy, critic, obs), []
+    table = []
     if 0 < first < math.inf:
-        other = offline.open_offline(judge, flow.reduction)[0].critic if judge else None
+        other = None
+        if judge:
+            needs_task = data.data is None
+            nets, _ = offline.open_offline(judge, flow.reduction, needs_task=needs_task)
+            other = nets.critic
         options = {"methods": ["flow", method], "judge": other, "steps": flow.steps}
         beside = side_by_side(policy, critic, obs, jax.random.key(0), **options)
         known = lambda row: {k: v for k, v in asdict(row).items() if v == v}  # noqa: E731 (no NaN)

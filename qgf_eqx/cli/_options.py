@@ -85,9 +85,10 @@ class Weight:
     decay: MaybeFloat = None
     """A weight that falls linearly from this to zero, instead of `weight`."""
 
-    def value(self, run: Path, flow: Drawing, env: str | None, common: Common) -> Any:
-        """A number, or a `LinearDecay`. Without either it is 0.3 of the starting weight of a run on
-        a task, and the user is told."""
+    @property
+    def given(self) -> Any:
+        """A number, or a `LinearDecay`; None without either."""
+        from ..evaluate.sampler import plain_weight
         from ..weights import LinearDecay
 
         if self.decay is not None and self.weight is not None:
@@ -95,11 +96,15 @@ class Weight:
         for name, given in (("weight", self.weight), ("decay", self.decay)):
             if given is not None and not given >= 0:
                 raise ValueError(f"`{name}` must not be negative or NaN, got {given}.")
-        if self.decay is not None:
-            return LinearDecay(self.decay)
-        if self.weight is not None:
-            return self.weight
-        from ..evaluate._auto import UNTUNED, start_of
+        if self.weight is None and self.decay is None:
+            return None
+        return plain_weight(self.weight if self.decay is None else LinearDecay(self.decay))
+
+    def value(self, run: Path, flow: Drawing, env: str | None, common: Common) -> Any:
+        """What is given, or else 0.3 of the starting weight of a run on a task, which is said."""
+        if self.given is not None:
+            return self.given
+        from ..evaluate._auto import start_of
         from ..evaluate._sources import as_source
         from ..learn import load_config
 
@@ -108,13 +113,18 @@ class Weight:
             start = start_of(source, env or load_config(run)[0].env, flow.reduction)
         except ValueError as error:  # a run of recorded data alone has no task
             raise ValueError(f"give --weight: guessing it needs the run's task: {error}") from None
-        if not 0 < start < math.inf:
-            raise ValueError(
-                "`weight` is missing, and the critic's gradient is zero or not finite."
-            )
-        found = float(f"{UNTUNED * start:.2g}")
-        common.say(f"Weight {found:g}, a guess; `qgf-eqx choose {run}` finds one on episodes.")
-        return found
+        return untuned(start, run, common)
+
+
+def untuned(start: float, run: Path, common: Common) -> float:
+    """The weight where none is given, by the starting weight; the user is told."""
+    from ..evaluate._auto import UNTUNED
+
+    if not 0 < start < math.inf:
+        raise ValueError("`weight` is missing, and the critic's gradient is zero or not finite.")
+    found = float(f"{UNTUNED * start:.2g}")
+    common.say(f"Weight {found:g}, a guess; `qgf-eqx choose {run}` finds one on episodes.")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,8 +97,9 @@ def _of_outcomes(row: Row) -> dict[str, Any]:
 
 
 def _of_choice(choice: Choice) -> dict[str, Any]:
-    decays = isinstance(choice.weight, LinearDecay)
-    weight = str(choice.weight) if decays else choice.weight
+    weight = choice.weight
+    if isinstance(weight, LinearDecay):
+        weight = f"{weight.start!r} (1-t)"
     return {"weight": weight, "edge": choice.edge, "tied": choice.tied}
 
 

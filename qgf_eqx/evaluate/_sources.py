@@ -176,13 +176,14 @@ class InMemory:
 
 
 def _warning_of_nan(act: Callable, critic: Critic, name: str) -> Callable:
-    """The same function, which looks at the values of its first actions: best-of-N of a critic
-    that is NaN everywhere is the first candidate, and nobody would see it."""
-    values = jax.jit(jax.vmap(critic))
+    """The same function, which looks at the values of its actions until one is NaN: best-of-N of
+    candidates that all are NaN is the first one, and nobody would see it."""
+    values, said = jax.jit(jax.vmap(critic)), []
 
     def looked_at(weight: Any, obs: Any, numbers: Any, count: int) -> Any:
         actions = act(weight, obs, numbers, count)
-        if count == 0 and np.isnan(values(obs, actions)).any():
+        if not said and np.isnan(values(obs, actions)).any():
+            said.append(count)
             warnings.warn(
                 f"`critic` is NaN at actions that `{name}` has chosen, so they were not chosen by "
                 "their values: evaluate the critic at your data.",

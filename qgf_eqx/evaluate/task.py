@@ -25,6 +25,18 @@ class MissingOutcome(ValueError):
     """An environment does not say what its task is judged by."""
 
 
+def _truth(what: str, found: Any) -> Any:
+    """True or false, 1 or 0, or a NaN, which breaks the episode."""
+    value = np.asarray(found)
+    is_number = value.size == 1 and value.dtype.kind in "biuf"
+    if not is_number or (np.isfinite(value).all() and value not in (0, 1)):
+        raise MissingOutcome(
+            f"{what} is {found!r}, and must be true or false, or 1 or 0. Correct that, or judge "
+            "the task by `Return`."
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Success:
     """Judged by `info["success"]`, in any step of the episode."""
@@ -39,13 +51,7 @@ class Success:
                 'it does not report `info["success"]`, which episodes are judged by. Wrap it so '
                 "that its `step` does, or judge the task by `Goal` or `Return`."
             )
-        success = np.asarray(info["success"])
-        if success.size != 1 or (np.isfinite(success).all() and success not in (0, 1)):
-            raise MissingOutcome(
-                f'its `info["success"]` is {info["success"]!r}, and must be true or false, or 1 or '
-                "0. Wrap it so that its `step` says it, or judge the task by `Goal` or `Return`."
-            )
-        return info["success"]
+        return _truth('its `info["success"]`', info["success"])
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,11 @@ class Goal:
     goal: Callable[[Any], Any]
 
     def reached(self, obs: Any, info: dict) -> Any:
-        """Whether this observation is at the goal."""
-        return self.goal(obs)
+        """Whether this observation is at the goal.
+
+        **Raises:** `MissingOutcome` if the function returns neither true nor false.
+        """
+        return _truth("what `goal` returns", self.goal(obs))
 
 
 class References(NamedTuple):
@@ -153,21 +162,16 @@ def dataset_of(
     *,
     split: str = "train",
     cache_dir: str | Path | None = None,
-    instead: str | Path | None = None,
 ) -> Any:
     """The data of a task: what its function `data` returns, or the file (in `data_dir`, if it is
     there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which takes the `cache_dir`.
     The validation data of `name.npz` are `name-val.npz` beside it, or the training data if there
-    are none. `instead`, another file or id, replaces both.
+    are none.
 
     **Raises:** `ValueError` if the task names none.
     """
     if split not in ("train", "val"):
         raise ValueError(f"`split` must be `train` or `val`, got {split!r}.")
-    if instead is not None:
-        from ..data import open_dataset
-
-        return open_dataset(instead, cache_dir=cache_dir)[0]
     if task.data is None:
         raise ValueError(
             f"`{task.name}` names no data: name them with --data, or give its `Task` a file, an "

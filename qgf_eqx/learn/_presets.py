@@ -31,7 +31,7 @@ def preset(name: str) -> TrainConfig:
     """
     known = presets()
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
+        close = difflib.get_close_matches(name, known, 1, 0.8)
         guess = f"did you mean `{close[0]}`? Known" if close else "known"
         raise RunError(f"unknown preset `{name}`; {guess} are {', '.join(known)}.")
     return known[name]
@@ -92,6 +92,13 @@ def _config(settings: dict[str, Any]) -> TrainConfig:
     of_one = {name: settings.pop(name) for name in [*settings] if name in known}
     for name, own in of_one.items():
         known[name](**own)  # of one that is not trained here, too
+    of_nets = {f.name for kind in known.values() for f in dataclasses.fields(kind)}
+    of_run = {f.name for f in dataclasses.fields(TrainConfig)} | {"learners"}
+    if wrong := sorted((of_nets & settings.keys()) - of_run):
+        raise RunError(
+            f"`{wrong[0]}` is a setting of networks: write `learners = {{ {wrong[0]} = ... }}`, or "
+            "the table of one of them."
+        )
     shared = settings.pop("learners", {})
     found = learners(settings.pop("critic"), settings.pop("actors"), **shared)
     every: dict[str, Any] = {"": found["critic"], **found["actors"]}

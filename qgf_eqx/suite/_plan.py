@@ -196,6 +196,7 @@ def _checked(where: str, study: Study) -> Study:
     """The study, whose methods and counts are such."""
     from ..evaluate import method
     from ..evaluate.comparison import check_weights
+    from ..evaluate.sampler import plain_weight
 
     for name in ("episodes", "tuning_budget", "collect", "transitions", "seeds_per_cell"):
         count, least = getattr(study, name), 0 if name in ("collect", "transitions") else 1
@@ -210,7 +211,7 @@ def _checked(where: str, study: Study) -> Study:
             raise PlanError(f"{where} names {each} twice.")
     if study.weights:
         try:
-            check_weights(study.weights)
+            check_weights([plain_weight(weight, "weights") for weight in study.weights])
         except (TypeError, ValueError) as error:
             raise PlanError(f"{where}: {error}") from None
     for name in study.methods:

@@ -64,8 +64,9 @@ def run_suite(
     if failed:
         cell, error = failed[0]
         raise SuiteError(
-            f"{len(failed)} cell{'s' * (len(failed) > 1)} failed, such as {cell.title}: {error} "
-            f"The traceback is in {log_of(out, cell)}. The same command resumes."
+            f"{len(failed)} cell{'s' * (len(failed) > 1)} failed, such as {cell.title}: "
+            f"{error.rstrip('.')}. The traceback is in {log_of(out, cell)}. The same command "
+            "resumes."
         )
 
 

@@ -23,7 +23,16 @@ from qgf_eqx.deploy import ControlLoop
 from qgf_eqx.deploy._wire import pack, unpack
 from qgf_eqx.deploy.serve import PolicyServer
 from qgf_eqx.engines import Local
-from qgf_eqx.evaluate import Return, Sampler, Task, evaluate, load_policy, method, open_policy
+from qgf_eqx.evaluate import (
+    Goal,
+    Return,
+    Sampler,
+    Task,
+    evaluate,
+    load_policy,
+    method,
+    open_policy,
+)
 from qgf_eqx.evaluate._runs import in_memory
 from qgf_eqx.evaluate._sources import Run, checkpoint_sha256
 from qgf_eqx.evaluate.comparison import compare, tune_weight
@@ -473,6 +482,15 @@ def test_a_run_of_recorded_data_alone_is_loaded_and_exported_without_a_task(tmp_
     with pytest.raises(SystemExit):
         cli.main(["export", str(tmp_path / "run"), *options[2:]])
     assert "give --weight" in capsys.readouterr().err
+    np.savez(tmp_path / "own.npz", **data._asdict())
+    seen = ["--data", str(tmp_path / "own.npz"), "--quiet", "--steps", "2"]
+    cli.main(["diagnose", str(tmp_path / "run"), *seen])  # the weight by the data
+    assert "A weight to start a search from" in capsys.readouterr().out
+    cli.main(["choose", str(tmp_path / "run"), "--budget", "10", *seen])
+    assert "The weight: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["choose", str(tmp_path / "run"), "--budget", "10", *seen[2:]])
+    assert "recorded data alone, name them: --data FILE" in capsys.readouterr().err
     with pytest.raises(ValueError, match="`my robot`"):
         evaluate(str(tmp_path / "run"), [sampler], [0], progress=False)
 
@@ -514,8 +532,19 @@ def test_what_is_no_weight_is_refused_wherever_one_is_given(weight, unchecked):
             give()
 
 
+def test_a_goal_is_true_or_false():
+    import toy
+
+    act = lambda obs, numbers, count: jnp.zeros((len(numbers), 1, 1))  # noqa: E731
+    play = partial(evaluate, act, [method("flow")], [0], progress=False)
+    with pytest.raises(ValueError, match="what `goal` returns is 0.5, and must be true or false"):
+        play(task=Task("far", toy.Line, Goal(lambda obs: 0.5)))
+    ((episode,),) = play(task=Task("near", toy.Line, Goal(lambda obs: np.True_)))
+    assert episode.success
+
+
 def test_weights_of_arrays_are_written_and_read(tmp_path, unchecked):
-    given = [np.float32(0.5), jnp.asarray(0.25), LinearDecay(jnp.asarray(0.5))]
+    given = [np.float32(0.5), jnp.asarray(0.25), LinearDecay(jnp.asarray(0.5)), LinearDecay(1 / 3)]
     samplers = [Sampler(weight=w, name=f"w{i}") for i, w in enumerate(given)]
     options = {"task": "toy:make_task", "episodes": 2, "tuning_episodes": 2, "progress": False}
     found = compare(networks(0.1), samplers, **options)
@@ -523,7 +552,7 @@ def test_weights_of_arrays_are_written_and_read(tmp_path, unchecked):
     for comparison in (found, chosen):
         write(comparison, tmp_path / "r.json")
         assert read(tmp_path / "r.json").table == comparison.table
-    assert [row.choice.weight for row in found.table] == [0.5, 0.25, LinearDecay(0.5)]
+    assert [row.choice.weight for row in found.table] == [*given[:2], LinearDecay(0.5), given[3]]
     assert {row.weight for row in chosen.tuning} >= {0.5, 0.25, LinearDecay(0.5)}
 
 
@@ -544,6 +573,7 @@ def test_a_method_that_breaks_in_every_tuning_episode_is_in_the_table():
         (None, True, "", "the environment's reward must be one number, got None"),
         (np.array([1.0]), True, "", ""),
         (1.0, 0.5, ValueError, "`info..success..` is 0.5, and must be true or false"),
+        (1.0, "yes", ValueError, "is 'yes', and must be true or false"),
         (1.0, np.True_, "", ""),
     ],
 )
