@@ -166,7 +166,7 @@ def _percent(outcomes: str) -> float:
 
 def _interval(values: np.ndarray) -> str:
     mean, low, high = interval(values)
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]" if values.std() else f"{mean:.0f}"
+    return f"{round(mean)} [{round(low)}, {round(high)}]" if values.std() else f"{round(mean)}"
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
@@ -174,16 +174,20 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     from qgf_eqx import plot
 
     of = tasks(found)
-    figure, panels = plot._panels(1, len(of), figsize=(2.4 * len(of), 2.6), sharey=True)
-    for axes, (name, each) in zip(np.atleast_1d(panels), of.items(), strict=True):
+    rows = -(-len(of) // 3)
+    figure, grid = plot._panels(rows, 3, figsize=(8, 2.6 * rows), sharey=True)
+    panels = np.ravel(grid)
+    for axes in panels[len(of) :]:
+        axes.set_visible(False)
+    for axes, (name, each) in zip(panels, of.items(), strict=False):
         for arm in ("ood", "qgf-jacobian", "qgf"):
             style = {"color": METHODS[arm].colour, "marker": "o", "markersize": 3}
             axes.plot(FACTORS, rates(each, arm).mean(axis=1), label=named(arm), **style)
         axes.set(xscale="log", title=name, ylim=(0, 103), xlabel="weight / starting weight")
         axes.spines[["top", "right"]].set_visible(False)
-    first = np.atleast_1d(panels)[0]
-    first.set_ylabel("success, %")
-    first.legend(fontsize=8, frameon=False)
+    for axes in panels[::3]:
+        axes.set_ylabel("success, %")
+    panels[0].legend(fontsize=8, frameon=False, loc="lower left")
     plot._save(figure, path)
 
 
