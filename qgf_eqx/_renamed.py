@@ -9,7 +9,7 @@ from typing import Any
 def moved(module: str, new: str) -> None:
     """Warns that a module has another name now."""
     warnings.warn(
-        f"`{module}` is now `qgf_eqx.{new}`; the old name goes with the next version.",
+        f"`{module}` is now `qgf_eqx.{new}`; the next version removes the old name.",
         DeprecationWarning,
         stacklevel=3,
     )
@@ -23,8 +23,8 @@ def old_names(module: str, **new: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         short = module.removeprefix("qgf_eqx.")
         warnings.warn(
-            f"`{short}.{name}` is now `{short}.{new[name]}`; the old name goes with the next "
-            "version.",
+            f"`{short}.{name}` is now `{short}.{new[name]}`; the next version removes "
+            "the old name.",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -122,7 +122,7 @@ def run(
     trained = dict((engine or Local(processes)).map(work, jobs))
     runs = [trained[job] for job in jobs]
     clock.lap("train")
-    say("Step 3 of 3: choose each weight on tuning episodes, then report other episodes.")
+    say("Step 3 of 3: choose each weight on tuning episodes, then report on other episodes.")
     found = compare(
         runs,
         experiment.methods,

@@ -125,7 +125,7 @@ def film(
         if len(panels) > most:
             raise ValueError(
                 f"`{name}` has {len(panels)} panels side by side, {most} fit into a "
-                f"{path.suffix}: film the others apart."
+                f"{path.suffix}: film the others separately."
             )
     source = Run(str(run_dir), checkpoint_sha256(run_dir))
     nets, task = source.load(), source.task() if task is None else task

@@ -269,7 +269,7 @@ def _whole_cost(node: _Node, outputs: set[int]) -> int:
         return max(region.total(outputs) for region in node.regions)
     if node.name == "while" and any(region.total() for region in node.regions):
         raise ValueError(
-            "`while` cannot be counted: its number of rounds is not known. Use a "
+            "`while` cannot be counted: its number of iterations is not known. Use a "
             "`jax.lax.scan` of fixed length (`guided_flow`, not an adaptive or Diffrax solver)."
         )
     if node.name not in _FREE | {"while"}:

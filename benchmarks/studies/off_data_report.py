@@ -170,16 +170,15 @@ def _interval(values: np.ndarray) -> str:
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
-    """Success by the weight: a panel for each task."""
+    """Success by the weight: a panel for each task, and each variant."""
     from qgf_eqx import plot
 
-    of = tasks(found)
-    rows = -(-len(of) // 3)
+    rows = -(-len(found) // 3)
     figure, grid = plot._panels(rows, 3, figsize=(8, 2.6 * rows), sharey=True)
     panels = np.ravel(grid)
-    for axes in panels[len(of) :]:
+    for axes in panels[len(found) :]:
         axes.set_visible(False)
-    for axes, (name, each) in zip(panels, of.items(), strict=False):
+    for axes, (name, each) in zip(panels, found.items(), strict=False):
         for arm in ("ood", "qgf-jacobian", "qgf"):
             style = {"color": METHODS[arm].colour, "marker": "o", "markersize": 3}
             axes.plot(FACTORS, rates(each, arm).mean(axis=1), label=named(arm), **style)

@@ -99,7 +99,7 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
         if re.search("memory|RESOURCE_EXHAUSTED|allocat", str(error), re.IGNORECASE):
             return f"memory ran out ({error}): ask for less at a time, or use smaller networks.", 1
     if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
-        return f"`device` is not there: {error}", 2
+        return f"`device` is not available: {error}", 2
     return None
 
 

@@ -48,8 +48,8 @@ def evaluate(
         grid: Weights to choose from.
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.
-        tuning_budget: Instead of these: episodes per run and method, divided among its weights, so
-            each method is tuned equally.
+        tuning_budget: Instead of tuning_episodes: episodes per run and method, divided among its
+            weights, so all methods get equal tuning.
         flow: How an action is drawn.
         task: Which task to play, if not the one that the runs were trained on.
         critics: Other runs, one for each run, whose critics guide and rank instead: the same flows,
@@ -106,8 +106,8 @@ def choose(
     """Choose the guidance weight: on tuning episodes, or offline with --budget.
 
     On episodes: the weight with the most successes; the middle one if several tie. Offline: the
-    strongest weight within the budget of distance or KL divergence to the plain flow. That steps
-    no environment, so it tells how far guidance goes, not whether it helps. Prints what was spent.
+    strongest weight within the budget of distance or KL divergence to the plain flow. That runs
+    no environment, so it tells how far guidance goes, not whether it helps. Prints the cost.
 
     Args:
         runs: Folders of training runs, which differ in their seed only; offline the first is used.
@@ -165,7 +165,7 @@ def choose(
     spent = f"{found.episodes:,} episodes, {found.environment_steps:,} environment steps"
     common.say(f"Spent: {spent}, {time.perf_counter() - start:.0f} s")
     if note := weight_note(found.choice):
-        common.say(f"Mind: {note}")
+        common.say(f"Note: {note}")
     common.result(as_json(found), f"The weight: {found.weight} (report it on other episodes)")
 
 

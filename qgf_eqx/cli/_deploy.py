@@ -22,8 +22,8 @@ def export(
 ) -> None:
     """Write a run's policy to a file that JAX alone can run, without this library.
 
-    The file is a zip: a program for any number of observations, with the networks and the units of
-    observations and actions in it, and its description as JSON.
+    The file is a zip: a program for any number of observations, which contains the networks and
+    the units of observations and actions, and its description as JSON.
 
     Args:
         run: Folder of a training run.

@@ -26,15 +26,15 @@ def diagnose(
 
     Prints the strength of guidance compared with the flow, its direction, how much is clipped, how
     far the critics disagree and how far actions move. Warns where guidance is far too weak or too
-    strong, and draws everything. Then prints a table of weights around a good starting weight:
-    the value of the actions according to the critic, and to another run's.
+    strong, and plots everything. Then prints a table of weights around a good starting weight:
+    the value of the actions according to the run's critic, and to that of `judge`.
 
     Args:
         run: Folder of a training run.
         method: An estimator that `qgf-eqx methods` lists.
         weight: The guidance weight.
         observations: How many, from the validation data.
-        noises: How many at each observation, two or more.
+        noises: Noise samples per observation, two or more.
         flow: How an action is drawn.
         data: Where the datasets are.
         judge: Folder of another training seed's run, whose critic did not guide. Weights at which
@@ -131,7 +131,7 @@ def analyse(
         data: Where the datasets are.
         weights: For `value`, which weights. Default: from a tenth of the weight that `diagnose`
             starts a search from to ten times it.
-        count: Observations of the validation data.
+        count: How many observations of the validation data.
         reduce: How to combine the critics' values: the minimum (the paper's) or the mean.
         format: The format of the figure.
         common: Options common to all commands.
@@ -162,7 +162,7 @@ def analyse(
         groups = [runs[i : i + size] for i in range(0, len(runs), size)]
         if what == "value":
             if weights and len(groups) > 1:
-                raise ValueError("`weights` are for one run: of several each has its own.")
+                raise ValueError("`weights` is for one pair of runs: each of several has its own.")
             options["weights"] = weights or None
         each = [getattr(figures, what)(*group, data.data_dir, **options) for group in groups]
         found = each[0] if len(each) == 1 else getattr(figures, f"{what}_over_runs")(each)

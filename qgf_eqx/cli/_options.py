@@ -191,9 +191,9 @@ class Watching:
     evaluate_every: MaybeInt = None
     """Play some episodes after every N updates, and after the last: evaluations.jsonl."""
     evaluate_methods: tuple[str, ...] = ("flow", "qgf")
-    """Which methods play them; guided methods use the weight that diagnose starts from."""
+    """The methods that play them; guided ones use the weight that `diagnose` starts from."""
     evaluate_episodes: int = 20
-    """How many of each method."""
+    """Episodes of each method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,14 +209,14 @@ class Devices:
     """The devices among which each batch is divided, on one host or on several."""
 
     devices: int | Literal["all"] = 1
-    """How many, or all of them."""
+    """How many devices, or all."""
     coordinator: MaybeText = None
     """With several hosts: address and port of the first, such as 10.0.0.1:1234. Each host runs the
     same command, with its own --host."""
     hosts: MaybeInt = None
-    """How many there are."""
+    """The number of hosts."""
     host: MaybeInt = None
-    """Which one this is, from 0."""
+    """The number of this host, from 0."""
 
     def begin(self) -> Any:
         """The devices, as `learn.train` takes them; connects to other hosts, if there are some."""

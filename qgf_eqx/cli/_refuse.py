@@ -83,4 +83,4 @@ def complain(sentence: str, code: int) -> int:
 def refuse_own_judge(run: Path, judge: Path | None) -> None:
     """**Raises:** `ValueError` if the judge is the run itself."""
     if judge is not None and run.resolve() == judge.resolve():
-        raise ValueError(f"{judge} is the run itself: its judge must be another training seed's.")
+        raise ValueError(f"{judge} is the run itself: the judge must be of another training seed.")

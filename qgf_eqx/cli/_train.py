@@ -81,8 +81,8 @@ def _group(name: str, settings: list[Option], what: str) -> Any:
 
 
 SHARED = tuple(field.name for field in dataclasses.fields(Learner))
-Run = _group("Run", _settings(TrainConfig), "What is trained, but for its learners.")
-Shared = _group("Shared", _settings(Learner), "What all learners have.")
+Run = _group("Run", _settings(TrainConfig), "What is trained, except its learners.")
+Shared = _group("Shared", _settings(Learner), "Options of all learners.")
 Own = _group(
     "Own",
     [
@@ -90,7 +90,7 @@ Own = _group(
         for name, kind in (CRITICS | ACTORS).items()
         for option in _settings(kind, SHARED, name.replace("-", "_") + "_")
     ],
-    "Of single learners.",
+    "Options of single learners.",
 )
 if TYPE_CHECKING:
     _Run = _Shared = _Own = Any
@@ -138,9 +138,9 @@ def train(
             runs/<env>/seed<seed>. With --seeds: the folder of seed<seed>.
         seeds: Train these seeds, in one program, instead of --seed.
         data: Where the data are.
-        save_every: Updates between checkpoints: what a crash costs at most.
-        stream: Read chunks from the dataset's files, for datasets larger than memory. The same
-            batches to the bit.
+        save_every: Updates between checkpoints; a crash loses at most these.
+        stream: Read chunks from the dataset's files, for datasets larger than memory. The
+            batches are identical to the bit.
         watching: Monitoring during training.
         divided: The devices among which each batch is divided, on one host or on several.
         workers: The number of processes among which the seeds are divided.
@@ -181,7 +181,7 @@ def train(
         if on_save.every % save_every:
             raise ValueError(
                 f"`evaluate_every` must be a multiple of `save_every`, {save_every:,}, got "
-                f"{on_save.every:,}: a checkpoint is evaluated."
+                f"{on_save.every:,}: only checkpoints are evaluated."
             )
         options["on_save"] = on_save
     options |= {"save_every": save_every} | ({} if common.progress else {"progress": False})

@@ -190,8 +190,8 @@ def _merge(source: Source, shards: list[Path], path: Path, provenance: dict) -> 
                 episodes.append(dict(fields))
         except (*DAMAGE, ValueError) as error:
             raise DatasetError(
-                f"{shard} is damaged ({type(error).__name__}). Delete it and run again: only it is "
-                "made again."
+                f"{shard} is damaged ({type(error).__name__}). Delete it and run again: only this "
+                "shard is made again."
             ) from None
     versions = {name: version(name) for name in source.packages}
     with write_atomically(provenance_path(path)) as file:

@@ -131,7 +131,7 @@ def _blocks(leaf: Any) -> Iterator[np.ndarray]:
 def _precision(dtype: Any, place: str = "`tree`") -> np.dtype:
     """That of the normaliser of an array: float64 for its own, else float32."""
     if not (jnp.issubdtype(dtype, jnp.floating) or np.dtype(dtype).kind in "biu"):
-        raise TypeError(f"{place} has the dtype {dtype}: a normaliser is of real numbers only.")
+        raise TypeError(f"{place} has the dtype {dtype}: a normaliser takes only real numbers.")
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 

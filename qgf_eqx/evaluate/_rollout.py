@@ -218,7 +218,7 @@ class _Run:
         extra = chunk.ndim - low.ndim
         if extra not in (0, 1) or chunk.shape[extra:] != low.shape or not chunk.size:
             raise ValueError(
-                f"the policy makes actions of shape {chunk.shape}, and the environment takes "
+                f"the policy makes actions of shape {chunk.shape}, but the environment takes "
                 f"{low.shape}, or chunks of them."
             )
         return np.clip(chunk.reshape(-1, *low.shape), low, high).astype(space.dtype)
@@ -251,7 +251,7 @@ def action_bounds(space: Any) -> tuple[np.ndarray, np.ndarray]:
     low, high = getattr(space, "low", None), getattr(space, "high", None)
     if low is None or high is None:
         raise TypeError(
-            f"the environment's actions are {space}, and a flow makes arrays of numbers: it needs "
+            f"the environment's actions are {space}, but a flow makes arrays of numbers: it needs "
             "a `gymnasium.spaces.Box`."
         )
     return np.asarray(low), np.asarray(high)

@@ -78,7 +78,7 @@ def in_memory(networks: Sequence[Any]) -> tuple[TrainedRun, ...]:
 
 def _check_number(runs: Sequence) -> None:
     if len(runs) * PER_RUN > REPORT_FROM:
-        raise ValueError(f"`runs` has {len(runs)} entries, {REPORT_FROM // PER_RUN} at most.")
+        raise ValueError(f"`runs` has {len(runs)} entries, more than {REPORT_FROM // PER_RUN}.")
 
 
 def seeds_of_one(runs: Sequence[str | Path]) -> SeedsOfOne:

@@ -185,8 +185,8 @@ def _warning_of_nan(act: Callable, critic: Critic, name: str) -> Callable:
         if not said and np.isnan(values(obs, actions)).any():
             said.append(count)
             warnings.warn(
-                f"`critic` is NaN at actions that `{name}` has chosen, so they were not chosen by "
-                "their values: evaluate the critic at your data.",
+                f"`critic` is NaN at actions that `{name}` has chosen, so the choice was not by "
+                "value: check the critic on your data.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -264,7 +264,7 @@ def check_chunks(flow: Any, critic: Any) -> None:
     shapes = [run.saved.spec.action_shape for run in (flow, critic)]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"`critic` takes chunks of shape {shapes[1]}, and the run makes {shapes[0]}: train "
+            f"`critic` takes chunks of shape {shapes[1]}, but the run makes {shapes[0]}: train "
             "both with the same `horizon`, on tasks with the same actions."
         )
 

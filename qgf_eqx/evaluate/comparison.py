@@ -421,7 +421,7 @@ def _study(
     if any(isinstance(run, tuple) for run in runs):
         if task is None:
             raise ValueError(
-                "`task` is missing: give a `Task`, or the name of one. Own networks have none."
+                "`task` is missing: give a `Task`, or its name. Networks of your own have none."
             )
         if critics is not None:
             raise ValueError("`critics` is for training runs: give each pair its own critic.")

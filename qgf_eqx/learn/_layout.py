@@ -50,7 +50,7 @@ def example_of(layout: tuple[Part, ...], size: int) -> Obs:
     for part in layout:
         steps = re.findall(r"\['([^']*)'\]|\[(\d+)\]", part.place)
         if "".join(f"['{n}']" if n else f"[{i}]" for n, i in steps) != part.place:
-            raise ValueError(f"an observation with the part `{part.place}` cannot be made up.")
+            raise ValueError(f"no example can be made of the observation's part `{part.place}`.")
         at = tree
         for name, number in steps[:-1]:
             at = at.setdefault(name or int(number), {})

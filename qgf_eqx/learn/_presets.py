@@ -51,7 +51,7 @@ def config_of(*tables: dict[str, Any]) -> TrainConfig:
             found[key] = {**found[key], **value} if inner else value
     found.pop("preset", None)
     if "env" not in found:
-        raise RunError("there is no `env`, and no `preset` that has one.")
+        raise RunError("`env` is missing: give one, or a `preset` with one.")
     try:
         return _config(found)
     except TypeError as error:

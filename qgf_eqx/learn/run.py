@@ -306,7 +306,7 @@ class _Program:
             if stop:
                 folders = " and ".join(str(run.folder) for run in group)
                 said = f"{folders}: saved at update {done:,} of {self.config.updates:,}."
-                print(f"{said} The same command goes on.", file=sys.stderr)
+                print(f"{said} The same command resumes.", file=sys.stderr)
                 raise KeyboardInterrupt if signal.SIGINT in self.terminated else SystemExit(0)
 
     def evaluate(self, runs: list[_Run]) -> None:
@@ -394,8 +394,8 @@ def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
     refuse_other(path, found.config, config)
     if found.data is None:
         warnings.warn(
-            f"{path} was saved by an older version, which did not record its data: training goes "
-            "on, and whether they are the same data is not checked.",
+            f"{path} was saved by an older version, which did not record its data: training "
+            "resumes without checking that they are the same data.",
             stacklevel=4,
         )
     elif fields := differing(found.data, data):
@@ -408,7 +408,7 @@ def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
     if found.state.step > config.updates:
         raise RunError(
             f"{path} has made {found.state.step} updates, more than `updates` {config.updates}. "
-            "Choose another folder, or ask for as many."
+            "Choose another folder, or raise `updates`."
         )
     return found
 

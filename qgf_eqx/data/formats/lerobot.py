@@ -31,7 +31,7 @@ def load(source: Any) -> tuple[Dataset, str]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(f"{folder}/meta/info.json cannot be read ({error}).") from None
     if not found.startswith("v3"):
-        raise DatasetError(f"{folder} is of LeRobot's format {found}. Convert it to v3.0.")
+        raise DatasetError(f"{folder} has LeRobot's format {found}. Convert it to v3.0.")
     for name in ("action", "next.reward"):
         if name not in features:
             raise DatasetError(f"{folder}: feature `{name}` is missing; it has {sorted(features)}.")

@@ -53,7 +53,7 @@ def load(source: str | Path, *, cache_dir: str | Path | None = None) -> tuple[Da
     if last.sum() == 1 and (ended & ~last).sum() > 1:
         warnings.warn(
             f"{source}: `terminated` is 1 in {(ended & ~last).sum():,} rows, and `episode_end` in "
-            "the last row alone, so that all is one episode: mark the ends of the others too.",
+            "the last row alone, so all rows are one episode: mark the other ends too.",
             RuntimeWarning,
             stacklevel=2,
         )
