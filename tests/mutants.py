@@ -191,7 +191,7 @@ TABLE = [
     ("evaluate/_rollout.py", "self.success or bool(success)", "bool(success) or self.length > 3", "evaluate/test_evaluate.py::test_an_environment_that_breaks_is_a_failure_and_reported"),
     ("evaluate/_rollout.py", "self.success or bool(success)", "bool(success)", "evaluate/test_evaluate.py::test_a_success_counts_though_the_environment_goes_on"),
     ("evaluate/names.py", "match[1] or \"flow\"", "\"flow\"", "evaluate/test_names.py::test_methods_are_known_by_name"),
-    ("evaluate/names.py", "weight, best_of, steps,", "weight, 1, steps,", "evaluate/test_names.py::test_methods_are_known_by_name"),
+    ("evaluate/names.py", "number, best_of, steps,", "number, 1, steps,", "evaluate/test_names.py::test_methods_are_known_by_name"),
     ("evaluate/sampler.py", "return eqx.Partial(estimator, steps=steps)", "return estimator", "evaluate/test_names.py::test_a_method_binds_its_own_steps"),
     ("learn/critics/iql.py", "return Judges(guides, nets.kept.values,", "return Judges(guides, online.values,", "evaluate/test_evaluate.py::test_it_is_the_target_ensemble_that_guides"),
     ("evaluate/sampler.py", "Reduced(values, self.reduce)", "Reduced(values)", "test_cli.py::test_two_ways_to_reduce_the_critics_are_two_evaluations"),

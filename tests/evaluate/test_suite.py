@@ -136,7 +136,7 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
             '"fql"]',
             "task 1: `methods` has fql, and none of `actors` is `fql`; they are flow",
         ),
-        ("updates = 6", "updates = 6\nfql = { alhpa = 3 }", "task 1: unknown setting `alhpa`; did"),
+        ("updates = 6", "updates = 6\nfql = { alphaa = 3 }", "task 1: unknown setting `alphaa`; did"),
         ("[0.1, 1.0]", "[true, 1.0]", "task 1: `weights` must be a number, a `LinearDecay`"),
         ("updates = 6", "width = 8", "`width` is a setting of networks: write `learners = { width"),
         ("[[tasks]]", "[[task]]", "has no `\\[\\[tasks\\]\\]`"),
