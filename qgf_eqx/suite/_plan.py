@@ -122,6 +122,9 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study:
+    from ..evaluate.comparison import check_weights
+    from ..evaluate.sampler import plain_weight
+
     own = {name: value for name, value in task.items() if name in _SHARED}
     settings = {name: value for name, value in task.items() if name not in _SHARED}
     parts = {"data_dir": "data", "tuning_budget": 60, "episodes": 50, **shared, **own}
@@ -133,10 +136,13 @@ def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study
             raise PlanError(f"{where}: `{name}` must be a list, got {parts[name]!r}.")
     parts |= {n: tuple(parts[n]) for n in ("seeds", "methods", "weights") if n in parts}
     try:
+        if "weights" in parts:
+            parts["weights"] = tuple(plain_weight(w, "weights") for w in parts["weights"])
+            check_weights(parts["weights"])
         config = config_of(settings, train)
         for seed in parts["seeds"]:
             replace(config, seed=seed)
-    except (RunError, TypeError) as error:
+    except (RunError, TypeError, ValueError) as error:
         raise PlanError(f"{where}: {error}") from None
     study = _checked(where, Study(config, **parts))
     if "actors" in settings or "actors" in train:
@@ -195,8 +201,6 @@ def plans() -> dict[str, Path]:
 def _checked(where: str, study: Study) -> Study:
     """The study, whose methods and counts are such."""
     from ..evaluate import method
-    from ..evaluate.comparison import check_weights
-    from ..evaluate.sampler import plain_weight
 
     for name in ("episodes", "tuning_budget", "collect", "transitions", "seeds_per_cell"):
         count, least = getattr(study, name), 0 if name in ("collect", "transitions") else 1
@@ -209,11 +213,6 @@ def _checked(where: str, study: Study) -> Study:
     for each in (*study.seeds, *study.methods):
         if (*study.seeds, *study.methods).count(each) > 1:
             raise PlanError(f"{where} names {each} twice.")
-    if study.weights:
-        try:
-            check_weights([plain_weight(weight, "weights") for weight in study.weights])
-        except (TypeError, ValueError) as error:
-            raise PlanError(f"{where}: {error}") from None
     for name in study.methods:
         try:
             row = method(name, actors=study.config.actors)

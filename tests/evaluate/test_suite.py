@@ -122,7 +122,7 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
         ("seeds = [0, 1]", "seeds = 2", "task 1: `seeds` must be a list, got 2"),
         ("tuning_budget = 4", "tuning_budget = 1", "task 1: `tuning_budget` must be at least 2"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "task 1 names 0 twice"),
-        ('env = "toy:make_array_task"', "", "task 1: there is no `env`"),
+        ('env = "toy:make_array_task"', "", "task 1: `env` is missing: give one"),
         ("toy:make_room", "toy:make_array_task", "has `toy:make_array_task` twice: give each a"),
         ("updates = 4", 'name = "a/b"', "task 2: `name` must be of letters, digits, spaces"),
         (
