@@ -61,7 +61,7 @@ def diagnose(
 
     estimator = estimator_of(method, steps=flow.steps)
     given = weight.given
-    (policy, critic, values, *_), obs = open_offline(run, observations, flow, data)
+    (policy, critic, values, task, _), obs = open_offline(run, observations, flow, data)
     first = first_weight(policy, critic, obs)
     chosen = guided(method, weight=untuned(first, run, common) if given is None else given)
     shape = (observations, noises, *policy.action_shape)
@@ -90,7 +90,8 @@ def diagnose(
         known = lambda row: {k: v for k, v in asdict(row).items() if v == v}  # noqa: E731 (no NaN)
         table = [known(row) for row in beside.rows]
         lines += ["", f"A weight to start a search from: {first:.2g}. Around it:", str(beside), ""]
-        lines.append(f"To choose among them on episodes: qgf-eqx choose {run} --episodes 20")
+        if task is not None:
+            lines.append(f"To choose among them on episodes: qgf-eqx choose {run} --episodes 20")
     else:
         lines.append(
             "No weight to start a search from: the critic's gradient is zero or not finite."

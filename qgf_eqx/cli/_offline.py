@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from ..data import open_dataset
 from ..evaluate import _offline as offline
 from ..evaluate.task import dataset_of
 from ._options import DataFiles, Drawing
@@ -11,9 +10,8 @@ from ._options import DataFiles, Drawing
 
 def dataset_for(task: Any, recorded: DataFiles, split: str = "train") -> Any:
     """The data that are named, or those of the task, if there is one."""
-    if recorded.data is not None:
-        return open_dataset(recorded.data, cache_dir=recorded.cache_dir)[0]
-    return dataset_of(task, recorded.data_dir, split=split, cache_dir=recorded.cache_dir)
+    options = {"cache_dir": recorded.cache_dir, "instead": recorded.data}
+    return dataset_of(task, recorded.data_dir, split=split, **options)
 
 
 def open_offline(

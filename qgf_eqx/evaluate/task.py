@@ -157,21 +157,28 @@ def make_seed(seed: int, number: int) -> int:
 
 
 def dataset_of(
-    task: Task,
+    task: Task | None,
     data_dir: str | Path = ".",
     *,
     split: str = "train",
     cache_dir: str | Path | None = None,
+    instead: str | Path | None = None,
 ) -> Any:
     """The data of a task: what its function `data` returns, or the file (in `data_dir`, if it is
     there) or id that it names, opened by `qgf_eqx.data.open_dataset`, which takes the `cache_dir`.
     The validation data of `name.npz` are `name-val.npz` beside it, or the training data if there
-    are none.
+    are none. `instead`, another file or id, replaces both, and then no task is needed.
 
     **Raises:** `ValueError` if the task names none.
     """
     if split not in ("train", "val"):
         raise ValueError(f"`split` must be `train` or `val`, got {split!r}.")
+    if instead is not None:
+        from ..data import open_dataset
+
+        return open_dataset(instead, cache_dir=cache_dir)[0]
+    if task is None:
+        raise ValueError("`task` is missing: give a `Task`, or the data `instead`.")
     if task.data is None:
         raise ValueError(
             f"`{task.name}` names no data: name them with --data, or give its `Task` a file, an "

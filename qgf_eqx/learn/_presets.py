@@ -58,6 +58,11 @@ def config_of(*tables: dict[str, Any]) -> TrainConfig:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
             raise RunError(f"a setting is wrong ({error}).") from None
+        if unknown[1] in _settings():
+            raise RunError(
+                f"`{unknown[1]}` is not a setting of all networks that it is given to: write it in "
+                "the table of one that has it, such as `fql = { alpha = 300.0 }`."
+            ) from None
         close = difflib.get_close_matches(unknown[1], _settings(), 1)
         guess = f"; did you mean `{close[0]}`?" if close else "."
         raise RunError(f"unknown setting `{unknown[1]}`{guess}") from None

@@ -134,6 +134,8 @@ def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study
     for name in ("seeds", "methods", "weights"):
         if name in parts and not isinstance(parts[name], list):
             raise PlanError(f"{where}: `{name}` must be a list, got {parts[name]!r}.")
+    if "seed" in settings or "seed" in train:
+        raise PlanError(f"{where}: `seed` is not a setting of a plan: write `seeds`, a list.")
     parts |= {n: tuple(parts[n]) for n in ("seeds", "methods", "weights") if n in parts}
     try:
         if "weights" in parts:
