@@ -1,9 +1,19 @@
-"""What `module:name` names: tasks and learners of one's own."""
+"""What names mean: `module:name`, for tasks and learners of one's own, and misspelt ones."""
 
+import difflib
 import importlib
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any
+
+
+def one_of(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The end of a sentence about an unknown name: a similar one, if there is one, and all."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, cutoff)
+    guess = f"did you mean `{close[0]}`? Known" if close else "known"
+    return f"{guess} are {', '.join(known)}."
 
 
 def import_named(text: str) -> Any:

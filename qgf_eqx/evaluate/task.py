@@ -44,7 +44,7 @@ class Success:
     def reached(self, obs: Any, info: dict) -> Any:
         """Whether this step succeeded.
 
-        **Raises:** `MissingOutcome` if the environment does not say it.
+        **Raises:** `MissingOutcome` if the environment does not say it, or neither true nor false.
         """
         if "success" not in info:
             raise MissingOutcome(

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from .._named import one_of
 from .._run_folder import RunError
 from ._config import TrainConfig
 from ._kinds import ACTORS, CRITICS, learners
@@ -31,9 +32,7 @@ def preset(name: str) -> TrainConfig:
     """
     known = presets()
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1, 0.8)
-        guess = f"did you mean `{close[0]}`? Known" if close else "known"
-        raise RunError(f"unknown preset `{name}`; {guess} are {', '.join(known)}.")
+        raise RunError(f"unknown preset `{name}`; {one_of(name, known, 0.8)}")
     return known[name]
 
 

@@ -1,6 +1,5 @@
 """A plan: tasks, settings, training seeds and methods, as data."""
 
-import difflib
 import re
 import tomllib
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .._named import one_of
 from ..evaluate._auto import FACTORS
 from ..learn import RunError, TrainConfig
 from ..learn._presets import config_of
@@ -109,10 +109,8 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(tasks, list) or not tasks or not all(isinstance(t, dict) for t in tasks):
         raise PlanError(f"{path} has no `[[tasks]]`.")
     if unknown := found.keys() - _SHARED:
-        known = sorted({"name", "train", "tasks", *_SHARED})
-        close = difflib.get_close_matches(min(unknown), known, 1)
-        guess = f"did you mean `{close[0]}`? Known" if close else "known"
-        raise PlanError(f"{path} has an unknown `{min(unknown)}`; {guess} are {', '.join(known)}.")
+        known = one_of(min(unknown), sorted({"name", "train", "tasks", *_SHARED}))
+        raise PlanError(f"{path} has an unknown `{min(unknown)}`; {known}")
     studies = [_study(f"{path}, task {i}", found, train, task) for i, task in enumerate(tasks, 1)]
     names = [study.label for study in studies]
     for label in names:

@@ -56,7 +56,7 @@ def test_an_exception_that_cannot_be_sent_is_named_too():
 
 
 def test_a_function_that_cannot_be_sent_is_an_error_and_no_hang():
-    with pytest.raises(Exception, match=r"lambda"):
+    with pytest.raises(EngineError, match=r"cannot be sent .*lambda.* use one process"):
         list(Local(2).map(lambda cell: cell, "ab"))
     assert not multiprocessing.active_children()
 
