@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from qgf_eqx._jit_sampler import for_one
+from qgf_eqx._jit_sampler import CONSTANT, for_one
 from qgf_eqx.flops import count
 
 from .methods import METHODS, OBS, SHAPE, STEPS, Method, Nets, bytes_read, make_nets
@@ -39,10 +39,11 @@ class Program(NamedTuple):
     bytes: int  # that XLA plans for temporaries, arguments and results
 
 
-def control_step(act: Callable, nets: Nets, batch: int) -> Program:
+def control_step(act: Callable, nets: Nets, batch: int, constant: bool = False) -> Program:
     """Compiles a step of the control loop.
 
     The nets are flattened once, and the key is split inside: both cost more than the dispatch.
+    `constant`: small nets are constants of the program, as `jit_sampler` has them.
     """
     arrays, static = eqx.partition(nets, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
@@ -55,8 +56,11 @@ def control_step(act: Callable, nets: Nets, batch: int) -> Program:
         keys = jax.random.split(drawn, batch)
         return jax.vmap(lambda o, k: act(nets, o, k))(obs, keys), key
 
+    given = (leaves,)
+    if constant and sum(leaf.nbytes for leaf in leaves) <= CONSTANT:
+        step, given = partial(step, leaves), ()
     started = time.perf_counter()
-    lowered = jax.jit(step).lower(leaves, observations(batch), jax.random.key(0))
+    lowered = jax.jit(step).lower(*given, observations(batch), jax.random.key(0))
     traced = time.perf_counter()
     compiled = lowered.compile()
     facts = {"trace (s)": traced - started, "compile (s)": time.perf_counter() - traced}
@@ -64,7 +68,7 @@ def control_step(act: Callable, nets: Nets, batch: int) -> Program:
     parts = ("temp_size_in_bytes", "argument_size_in_bytes", "output_size_in_bytes")
     planned = sum(getattr(plan, part) for part in parts)
     return Program(
-        partial(compiled, leaves), facts | {"planned memory (MB)": planned / 1e6}, planned
+        partial(compiled, *given), facts | {"planned memory (MB)": planned / 1e6}, planned
     )
 
 
@@ -219,7 +223,7 @@ def measure(job: Job) -> Found:
     jax.block_until_ready(eqx.filter(nets, eqx.is_array))
     built = time.time()
     act = partial(method.act, unroll=job["unroll"])
-    first = control_step(alone(act, method), nets, 1)
+    first = control_step(alone(act, method), nets, 1, constant=True)
     np.asarray(first.step(observations(1), jax.random.key(0))[0])
     acted = time.time()
     row: Found = {

@@ -284,7 +284,7 @@ class _Program:
                 done += n
                 shown(n)
             if sums is not None:
-                rate = round((done - first) / (time.perf_counter() - started), 1)
+                rate = float(f"{(done - first) / (time.perf_counter() - started):.4g}")
                 means = {name: np.asarray(total) / (done - first) for name, total in sums.items()}
                 for i, run in enumerate(group):
                     metrics = {name: float(mean[i]) for name, mean in means.items()}

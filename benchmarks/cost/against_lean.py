@@ -1,0 +1,95 @@
+"""How many times faster than the lean formulation, by method, width and batch; in two runs.
+
+    python -m benchmarks.cost.against_lean       # two cores: an hour; resumes
+
+Ours is as the documentation has it, `jit_sampler` or a jitted `vmap` around networks of its own,
+which below 4 MB are constants of the program; the lean formulation is one jitted function of its
+parameters. The two alternate in one process, a fresh one for each run and width: where the memory
+of a process lies changes a ratio by some per cent. Writes `benchmarks/results/cost_cpu_lean.json`
+after every cell, and does only what is missing there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+from qgf_eqx._provenance import machine, versions, write_json
+
+from .. import RESULTS
+from . import lean, plain
+from .measure import alone, control_step, ratio, ticks
+from .methods import METHODS, make_nets
+from .report import markdown, shown
+
+PATH = RESULTS / "cost_cpu_lean.json"
+WIDTHS, BATCHES, RUNS = (128, 512, 1024), (1, 2, 4, 8, 16, 50, 256), (1, 2)
+JOB = {"rounds": 11, "seconds": 4.0}
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.cost.against_lean", description=__doc__)
+    parser.add_argument("--only", nargs=2, type=int, metavar=("RUN", "WIDTH"))
+    only = parser.parse_args().only
+    if only:
+        return measure(*only)
+    for run in RUNS:
+        for width in WIDTHS:
+            command = [sys.executable, "-m", __spec__.name, "--only", str(run), str(width)]
+            subprocess.run(command, check=True, env=os.environ)
+    print("\n\n".join(tables(read())))
+
+
+def measure(run: int, width: int) -> None:
+    found = read()
+    done = {(c["run"], c["width"], c["method"], c["batch"]) for c in found["cells"]}
+    cells = [(name, batch) for name in lean.SAMPLERS for batch in BATCHES]
+    for name, batch in tqdm(cells, desc=f"run {run}, 4 x {width}", unit=" cells"):
+        if (run, width, name, batch) in done:
+            continue
+        nets = make_nets(METHODS[name].passes, width, False)
+        stacked = nets._replace(critic=nets.critic and plain.stack(nets.critic))
+        act, theirs = partial(METHODS[name].act, unroll=False), lean.SAMPLERS[name]
+        act = alone(act, METHODS[name]) if batch == 1 else act
+        ours = control_step(act, nets, batch, constant=True)
+        other = control_step(lambda n, o, k, f=theirs: f(*n[:2], o, k), stacked, batch)
+        for program in (ours, other):
+            ticks(program.step, batch, 3, 1)  # warms up
+        cell = {"run": run, "width": width, "method": name, "batch": batch}
+        found["cells"].append(cell | ratio(ours, other, batch, JOB, "lean"))
+        write_json(PATH, found)
+
+
+def read() -> dict[str, Any]:
+    """What is there of this machine and these versions."""
+    now = {"machine": machine(), "versions": versions()}
+    found = json.loads(PATH.read_text()) if PATH.exists() else now | {"cells": []}
+    if any(found[name] != value for name, value in now.items()):
+        raise SystemExit(f"{PATH} is of another machine, versions or commit: move it away first.")
+    return found
+
+
+def tables(found: dict[str, Any]) -> Iterator[str]:
+    """For each width, the lean formulation's CPU time over ours: the lower of the two runs."""
+    for width in WIDTHS:
+        lines = [[f"4 x {width}", *(f"batch {b}" for b in BATCHES)], ["---"] * (1 + len(BATCHES))]
+        for name in lean.SAMPLERS:
+            lines.append([shown(name), *(f"{speedup(found, width, name, b):.2f}" for b in BATCHES)])
+        yield markdown(lines)
+
+
+def speedup(found: dict[str, Any], width: int, method: str, batch: int) -> float:
+    """The lower of the two runs' ratios, of CPU time."""
+    at = {"width": width, "method": method, "batch": batch}
+    cells = [c for c in found["cells"] if at.items() <= c.items()]
+    return min(1 / cell["ours / lean, CPU"] for cell in cells)
+
+
+if __name__ == "__main__":
+    main()
