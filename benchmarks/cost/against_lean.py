@@ -69,9 +69,12 @@ def measure(run: int, width: int) -> None:
 def read() -> dict[str, Any]:
     """What is there of this machine and these versions."""
     now = {"machine": machine(), "versions": versions()}
-    found = json.loads(PATH.read_text()) if PATH.exists() else now | {"cells": []}
+    if not PATH.exists():
+        return now | {"cells": []}
+    found = json.loads(PATH.read_text())
+    now["versions"]["commit"] = found["versions"]["commit"]
     if any(found[name] != value for name, value in now.items()):
-        raise SystemExit(f"{PATH} is of another machine, versions or commit: move it away first.")
+        raise SystemExit(f"{PATH} is of another machine or other versions: move it away first.")
     return found
 
 
