@@ -18,8 +18,6 @@ from .nn import Ensemble, LeastMember
 
 CONSTANT = 4_000_000
 """Bytes of networks that are constants of the program, at most."""
-FEW = 4
-"""Candidates that are drawn one after another if the networks are large."""
 
 
 def jit_sampler(
@@ -29,8 +27,7 @@ def jit_sampler(
 
     `act` splits the key, draws the action of `sample` with one half and returns the other for the
     next call. The minimum of an `nn.Ensemble` becomes `nn.LeastMember`, which is faster for one
-    action. On a CPU, up to four candidates of wide networks (above 4 x 700) are drawn one after
-    another. For new parameters, make a new sampler; for batches, `jax.vmap` `sample`.
+    action. For new parameters, make a new sampler; for batches, `jax.vmap` `sample`.
 
     Small networks are constants of the compiled program, so a call flattens only the observation.
     Networks above 4 MB (three of 4 x 512 have 10 MB) are its arguments: the program is then the
@@ -61,7 +58,7 @@ def jit_sampler(
         key, draw = jax.random.split(key)
         return sound_sample(policy, critic, options, obs, draw), key
 
-    draw = compiled(run, for_one(policy, critic, options))
+    draw = compiled(run, (policy, for_one(critic, options), options))
 
     def act(obs: Obs, key: Key) -> tuple[Action, Key]:
         check_readable(obs)
@@ -117,21 +114,10 @@ def compiled(run: Callable, nets: Any) -> Callable:
     return jax.jit(partial(flat, leaves))
 
 
-def for_one(policy: Policy, critic: Critic, options: dict) -> tuple[Policy, Critic, dict]:
-    """What draws the same action faster where no `jax.vmap` is around."""
-    one_by_one = options.get("batch_size") is None and _reads_dominate((policy, critic))
-    if one_by_one and 1 < options.get("best_of", 1) <= FEW:
-        options = options | {"batch_size": 1}
-    if 1 in (options.get("best_of", 1), options.get("batch_size")):
-        critic = _least(critic)
-    return policy, critic, options
-
-
-def _reads_dominate(nets: Any) -> bool:
-    """Whether a product of a few rows takes longer than as many products of one: on a CPU, with
-    kernels that are larger than its cache."""
-    largest = max((x.nbytes for x in jax.tree.leaves(nets) if eqx.is_array(x)), default=0)
-    return jax.default_backend() == "cpu" and largest > 2_000_000
+def for_one(critic: Critic, options: dict) -> Critic:
+    """The critic that is faster where `options` ask it for one action at a time."""
+    one = 1 in (options.get("best_of", 1), options.get("batch_size"))
+    return _least(critic) if one else critic
 
 
 def _least(critic: Critic) -> Critic:

@@ -168,7 +168,7 @@ TABLE = [
     ("learn/_goals.py", "(actors, found.rows)", "(actors, found.rows._replace(episode_end=0 * found.rows.episode_end))", "learn/test_goal_runs.py::test_actors_do_not_imitate_what_comes_after_an_episode"),
     ("learn/actors/flow.py", "goal=self.sees_goal", "goal=True", "learn/test_goal_runs.py::test_the_flow_knows_no_goal_and_all_others_do"),
     ("evaluate/_rollout.py", "1 + number % goals", "1 + (number + 1) % goals", "evaluate/test_goal_tasks.py::test_an_episodes_number_chooses_its_goal"),
-    ("_jit_sampler.py", "<= FEW", "< FEW", "test_jit_sampler.py::test_few_candidates_of_wide_networks_are_drawn_one_by_one_through_the_least_member"),
+    ("_jit_sampler.py", "one = 1 in (", "one = 2 in (", "test_jit_sampler.py::test_the_least_member_is_asked_where_actions_come_one_at_a_time"),
     ("data/_chunks.py", "gamma ** len(rows.rewards)", "gamma", "data/test_chunks.py::test_a_chunk_inside_an_episode_by_hand"),
     ("data/_chunks.py", "jnp.max(rows.terminated)", "rows.terminated[0]", "data/test_chunks.py::test_a_chunk_in_which_the_task_is_solved_does_not_bootstrap"),
     ("data/_chunks.py", "jnp.all(rows.episode_end == 0)", "jnp.all(rows.episode_end[:-1] == 0)", "data/test_chunks.py::test_all_weights_at_once"),

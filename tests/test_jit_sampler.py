@@ -206,21 +206,16 @@ def test_a_weight_that_is_not_finite_is_refused(weight):
         jit_sampler(*nets(), weight=weight)
 
 
-def test_few_candidates_of_wide_networks_are_drawn_one_by_one_through_the_least_member():
-    """Each reads the kernels alone, which is faster than a product of four rows."""
+def test_the_least_member_is_asked_where_actions_come_one_at_a_time():
     policy, critic = nets()
-    wide = eqx.tree_at(lambda p: p.mlp.head.bias, policy, jnp.zeros(600_000))
-    for net, best_of, one_by_one in (
-        (wide, 4, True),
-        (wide, 1, False),
-        (wide, 5, False),
-        (policy, 4, False),
+    for options, one in (
+        ({}, True),
+        ({"best_of": 4}, False),
+        ({"best_of": 4, "batch_size": 1}, True),
+        ({"best_of": 4, "batch_size": 2}, False),
     ):
-        _, asked, options = _jit_sampler.for_one(net, critic, {"best_of": best_of})
-        assert options.get("batch_size") == (1 if one_by_one else None)
-        assert isinstance(asked.critic, LeastMember) == (one_by_one or best_of == 1)
-    given = _jit_sampler.for_one(wide, critic, {"best_of": 4, "batch_size": 2})
-    assert given[2]["batch_size"] == 2 and given[1] is critic
+        asked = _jit_sampler.for_one(critic, options)
+        assert isinstance(asked.critic, LeastMember) if one else asked is critic
     options = {"weight": 0.5, "best_of": 4}
     _, draw = jax.random.split(KEY)
     action, _ = jit_sampler(policy, critic, **options, batch_size=1)(OBS, KEY)

@@ -193,7 +193,8 @@ def parse() -> Namespace:
     names = [*METHODS, "training"]
     parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--widths", nargs="+", type=int, default=[512, 1024])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 50, 256, 4096])
+    batches = "default: 1, 50 and 256, and on a GPU 4096"
+    parser.add_argument("--batches", nargs="+", type=int, help=batches)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, metavar="NAME")
     parser.add_argument("--device-variants", action="store_true", help="all of them, on a CPU too")
     parser.add_argument("--ticks", type=int, default=2000, help="at batch 1")
@@ -214,6 +215,7 @@ def parse() -> Namespace:
 def main() -> None:
     options = parse()
     platform, device = find_device()
+    options.batches = options.batches or [1, 50, 256] + [4096] * (platform != "cpu")
     name = f"cost_{device.lower().replace(' ', '_')}{'_quick' if options.quick else ''}.json"
     path = options.out or RESULTS / name
     if not options.only_show:

@@ -26,7 +26,7 @@ from .. import RESULTS
 from . import lean, plain
 from .measure import alone, control_step, ratio, ticks
 from .methods import METHODS, make_nets
-from .report import markdown, shown
+from .report import markdown, ruled, shown
 
 PATH = RESULTS / "cost_cpu_lean.json"
 WIDTHS, BATCHES, RUNS = (128, 512, 1024), (1, 2, 4, 8, 16, 50, 256), (1, 2)
@@ -81,7 +81,7 @@ def read() -> dict[str, Any]:
 def tables(found: dict[str, Any]) -> Iterator[str]:
     """For each width, the lean formulation's CPU time over ours: the lower of the two runs."""
     for width in WIDTHS:
-        lines = [[f"4 x {width}", *(f"batch {b}" for b in BATCHES)], ["---"] * (1 + len(BATCHES))]
+        lines = ruled([f"4 x {width}", *(f"batch {b}" for b in BATCHES)])
         for name in lean.SAMPLERS:
             lines.append([shown(name), *(f"{speedup(found, width, name, b):.2f}" for b in BATCHES)])
         yield markdown(lines)

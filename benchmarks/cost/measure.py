@@ -78,9 +78,8 @@ def alone(act: Callable, method: Method) -> Callable:
     def alone(nets, obs, key):
         if nets.critic is None:
             return act(nets, obs, key)
-        found = for_one(nets.policy, nets.critic, {"best_of": method.best_of})
-        more = {"batch_size": 1} if "batch_size" in found[2] else {}
-        return act(nets._replace(critic=found[1]), obs, key, **more)
+        critic = for_one(nets.critic, {"best_of": method.best_of})
+        return act(nets._replace(critic=critic), obs, key)
 
     return alone
 
@@ -246,7 +245,7 @@ def measure(job: Job) -> Found:
 def measure_batches(
     job: Job, method: Method, act: Callable, nets: Nets, first: Program, flop: int
 ) -> dict[int, Found]:
-    """The other formulations come last: the peak of memory is the process's, and only grows."""
+    """The plain formulation comes last: the peak of memory is the process's, and only grows."""
     found: dict[int, Found] = {}
     ran: dict[int, tuple[Program, float]] = {}
     for batch in job["batches"]:
@@ -265,20 +264,18 @@ def measure_batches(
         found[batch] |= latency(clock, cpu) if batch == 1 else throughput(clock, cpu, batch)
         found[batch]["multiple of the floor"] = float(np.median(clock)) / estimate
         found[batch] |= peak_memory()
-    from . import lean, plain  # only here: they are no part of a cold start
+    from . import plain  # only here: it is no part of a cold start
 
     stacked = nets if nets.critic is None else nets._replace(critic=plain.stack(nets.critic))
-    for other in (plain, lean):
-        name = other.__name__.rpartition(".")[2]
-        sampler = other.SAMPLERS.get(job["method"])
-        if sampler is None or job["half"]:  # as written, it would promote bfloat16 to float32
-            continue
-        written = lambda nets, obs, key, f=sampler: f(nets.policy, nets.critic, obs, key)  # noqa: E731
-        for batch, (program, estimate) in ran.items():
-            theirs = control_step(written, stacked, batch)
-            reason = refusal(theirs, estimate, job["seconds"])
-            times = {"skipped": reason} if reason else ratio(program, theirs, batch, job, name)
-            found[batch][name] = theirs.facts | times
+    sampler = plain.SAMPLERS.get(job["method"])
+    if sampler is None or job["half"]:  # as written, it would promote bfloat16 to float32
+        return found
+    for batch, (program, estimate) in ran.items():
+        written = lambda nets, obs, key: sampler(nets.policy, nets.critic, obs, key)  # noqa: E731
+        theirs = control_step(written, stacked, batch)
+        reason = refusal(theirs, estimate, job["seconds"])
+        times = {"skipped": reason} if reason else ratio(program, theirs, batch, job, "plain")
+        found[batch]["plain"] = theirs.facts | times
     return found
 
 

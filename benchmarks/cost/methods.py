@@ -72,10 +72,8 @@ def cfgrl(nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
     return chain(nets._replace(policy=free), obs, key, unroll, weight=0)
 
 
-def best_of(
-    options: dict, nets: Nets, obs: Obs, key: Key, unroll: bool, batch_size: int | None = None
-) -> Action:
-    return chain(nets, obs, key, False, **options, batch_size=batch_size)
+def best_of(options: dict, nets: Nets, obs: Obs, key: Key, unroll: bool) -> Action:
+    return chain(nets, obs, key, False, **options)
 
 
 def best_of_flow(n: int) -> Method:

@@ -7,9 +7,6 @@ from qgf_eqx.evaluate.names import label
 
 from .methods import METHODS
 
-OTHERS = ("plain", "lean")
-"""The formulations that the library is run against."""
-
 UNNAMED = ("robust", "cfgrl")  # these take networks of their own, and are not in the table
 
 
@@ -35,15 +32,15 @@ def table(results: dict[str, Any]) -> str:
     batches = [(r, b, m) for r in results["rows"] for b, m in r.get("batches", {}).items()]
     columns = {k: v for k, v in columns.items() if any(k in m for _, _, m in batches)}
     first = ["method", "width", "variant", "batch", "GFLOP", "weights (MB)"]
-    last = [f"ours / {other}, {by}" for other in OTHERS for by in ("clock", "CPU")]
+    last = [f"ours / plain, {by}" for by in ("clock", "CPU")]
     header = [*first, *columns.values(), *last]
-    lines = [header, ["---"] * len(header)]
+    lines = ruled(header)
     for row, batch, found in batches:
         cells = [row["method"], str(row["width"]), row["variant"], str(batch)]
         cells += [number(row.get(k)) for k in GIVEN]
         measured = [number(found.get(k)) for k in columns]
         cells += [found["skipped"], *measured[1:]] if "skipped" in found else measured
-        cells += [share(found, other, by) for other in OTHERS for by in ("clock", "CPU")]
+        cells += [share(found, "plain", by) for by in ("clock", "CPU")]
         lines.append(cells)
     return "\n".join([markdown(lines), "", starts(results)])
 
@@ -59,7 +56,7 @@ def starts(results: dict[str, Any]) -> str:
     """Seconds from the start of a process to its first action."""
     parts = ("import (s)", "build (s)", "first action (s)", "total (s)")
     header = ["method", "width", *parts, "total, cached (s)"]
-    lines = [header, ["---"] * len(header)]
+    lines = ruled(header)
     for row in results["rows"]:
         if row.get("cold start, cached"):
             times = [row["cold start"][part] for part in parts]
@@ -69,39 +66,41 @@ def starts(results: dict[str, Any]) -> str:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Short tables for the documentation: latency, throughput, and ratios to plain and to lean."""
+    """For the documentation, two tables a width: what an action takes, and ratios to plain."""
     rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
-    widths = sorted({width for name, width in rows if name != "training"})
-    names = list(dict.fromkeys(name for name, _ in rows if name != "training"))
-    names.sort(key=list(METHODS).index)
+    names = [name for name in METHODS if any(method == name for method, _ in rows)]
+    widths = sorted({width for name, width in rows if name in METHODS})
     batches = sorted({int(b) for r in rows.values() for b in r.get("batches", {})} - {1})
-    heads = [f"4 x {width}" for width in widths]
+    parts = [_costs(rows, names, w, batches) for w in widths]
+    parts += [_ratios(rows, names, w, [1, *batches]) for w in widths]
+    return "\n\n".join(map(markdown, parts))
 
-    def found(name, width, batch):
-        return rows.get((name, width), {}).get("batches", {}).get(str(batch), {})
 
-    latency = [["method", *(f"GFLOP, {h}" for h in heads), *(f"ms, {h}: p50, p95" for h in heads)]]
-    throughput = [["actions per second", *(f"{b}, {h}" for h in heads for b in batches)]]
-    header = ["method", "nets", *(f"batch {batch}" for batch in [1, *batches])]
-    ratios = {other: [header] for other in OTHERS}
+def _costs(rows: dict, names: list[str], width: int, batches: list[int]) -> list[list[str]]:
+    head = [f"4 x {width}", "GFLOP", "batch 1, p50 (ms)", "batch 1, p95 (ms)"]
+    lines = ruled([*head, *(f"batch {b}, actions/s" for b in batches)])
     for name in names:
-        flop = [rows.get((name, w), {}).get("GFLOP per action") for w in widths]
-        times = [
-            [found(name, w, 1).get(f"latency {p} (us)") for p in ("p50", "p95")] for w in widths
-        ]
-        both = [", ".join(f"{1e-3 * x:.2f}" for x in pair if x) for pair in times]
-        latency.append([shown(name), *("" if x is None else f"{x:.3f}" for x in flop), *both])
-        key = "throughput (actions/s)"
-        rates = [found(name, w, b).get(key) for w in widths for b in batches]
-        throughput.append([shown(name), *("" if x is None else f"{x:.0f}" for x in rates)])
-        for width, head in zip(widths, heads, strict=True):
-            for other, lines in ratios.items():
-                cells = [speedups(found(name, width, b), other) for b in [1, *batches]]
-                if any(cells):
-                    lines.append([shown(name), head, *cells])
-    parts = (latency, throughput, *ratios.values())
-    ruled = ([t[0], ["---"] * len(t[0]), *t[1:]] for t in parts)
-    return "\n\n".join(map(markdown, ruled))
+        row = rows.get((name, width), {})
+        found = row.get("batches", {})
+        one = found.get("1", {})
+        times = [one.get(f"latency {p} (us)") for p in ("p50", "p95")]
+        rates = [found.get(str(b), {}).get("throughput (actions/s)") for b in batches]
+        cells = [f"{row['GFLOP per action']:.3f}", *(f"{1e-3 * x:.2f}" if x else "" for x in times)]
+        lines.append([shown(name), *cells, *(f"{x:.0f}" if x else "" for x in rates)])
+    return lines
+
+
+def _ratios(rows: dict, names: list[str], width: int, batches: list[int]) -> list[list[str]]:
+    lines = ruled([f"4 x {width}", *(f"batch {batch}" for batch in batches)])
+    for name in names:
+        found = rows.get((name, width), {}).get("batches", {})
+        cells = [speedups(found.get(str(b), {}), "plain") for b in batches]
+        lines += [[shown(name), *cells]] if any(cells) else []
+    return lines
+
+
+def ruled(header: list[str]) -> list[list[str]]:
+    return [header, ["---"] * len(header)]
 
 
 def speedups(found: dict[str, Any], other: str) -> str:
@@ -124,6 +123,17 @@ def share(found: dict[str, Any], other: str, clock: str) -> str:
     return f"{of[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
+FAMILIES = {
+    "the flow": ("#666666", ("flow", "cfgrl")),
+    "a gradient in each step": ("#d95f02", ("qgf", "ood", "qgf-jacobian", "robust")),
+    "steps of the flow ahead": ("#7570b3", ("look-ahead-2", "look-ahead-4", "qgf-chain", "bptt")),
+    "gradients after the flow": ("#e6ab02", ("grad-step",)),
+    "best-of-N": ("#66a61e", ("best-of-4", "best-of-16", "best-of-32")),
+    "QGF with best-of-N": ("#1b9e77", ("qgf-best-of-4", "qgf-best-of-16")),
+}
+"""Of the figure: a colour, and the methods that have it."""
+
+
 def figure(results: dict[str, Any], path: Path) -> None:
     """GFLOP per action, and latency at batch 1 with its 95th percentile; of the widest networks."""
     import matplotlib
@@ -134,23 +144,25 @@ def figure(results: dict[str, Any], path: Path) -> None:
     rows = [r for r in results["rows"] if r["variant"] == "default"]
     rows = [r for r in rows if "latency p50 (us)" in r.get("batches", {}).get("1", {})]
     width = max(r["width"] for r in rows)
-    rows = [r for r in rows if r["width"] == width]
-    rows.sort(key=lambda r: list(METHODS).index(r["method"]), reverse=True)
-    names = [shown(r["method"]) for r in rows]
+    found = {r["method"]: r for r in rows if r["width"] == width}
     cpu = f"{results['machine']['cores']} cores, {results['machine']['processor']}"
     title = cpu if results["platform"] == "cpu" else results["device"]
     pyplot.rcParams["svg.hashsalt"] = "cost"
-    size = (9, 1 + 0.28 * len(rows))
+    size = (9, 1.4 + 0.28 * len(found))
     drawn, (left, right) = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
-    left.barh(names, [r["GFLOP per action"] for r in rows])
+    for family, (colour, names) in FAMILIES.items():
+        for name in filter(found.__contains__, names):
+            one = found[name]["batches"]["1"]
+            p50, p95 = (1e-3 * one[f"latency {p} (us)"] for p in ("p50", "p95"))
+            left.barh(shown(name), found[name]["GFLOP per action"], color=colour, label=family)
+            right.barh(shown(name), p50, xerr=[[0], [p95 - p50]], color=colour, ecolor="black")
+    left.invert_yaxis()
     left.set(xlabel="GFLOP per action", title=f"networks 4 x {width}, T = 10")
-    p50, p95 = (
-        [1e-3 * r["batches"]["1"][f"latency {p} (us)"] for r in rows] for p in ("p50", "p95")
-    )
-    spread = [[0] * len(rows), [b - a for a, b in zip(p50, p95, strict=True)]]
-    right.barh(names, p50, xerr=spread, ecolor="grey")
     right.set(xlabel="latency at batch 1 (ms), p50 and p95", title=title)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = left.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    drawn.legend(once.values(), once, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, metadata={"Date": None})

@@ -50,7 +50,7 @@ def make_draws(
     - `options`: of `sample`.
     - `to_action`: from an action of the policy to one of the robot.
     """
-    nets = for_one(policy, critic, options)
+    nets = policy, for_one(critic, options), options
 
     def end(critic: Critic, drawn: tuple) -> tuple:
         action, sound, finite = drawn
