@@ -228,6 +228,7 @@ def test_no_page_names_a_machine_or_an_index():
     [
         ("studies.closed_form", "closed_form", "estimators"),
         ("cost.report", "cost_cpu", "costs"),
+        ("cost.against_lean", "cost_cpu_lean", "costs"),
         ("studies.worth", "worth_cube", "costs"),
     ],
 )

@@ -14,10 +14,10 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from qgf_eqx._provenance import machine, versions, write_json
@@ -43,7 +43,7 @@ def main() -> None:
         for width in WIDTHS:
             command = [sys.executable, "-m", __spec__.name, "--only", str(run), str(width)]
             subprocess.run(command, check=True, env=os.environ)
-    print("\n\n".join(tables(read())))
+    print(tables(read()))
 
 
 def measure(run: int, width: int) -> None:
@@ -78,20 +78,36 @@ def read() -> dict[str, Any]:
     return found
 
 
-def tables(found: dict[str, Any]) -> Iterator[str]:
-    """For each width, the lean formulation's CPU time over ours: the lower of the two runs."""
+def tables(found: dict[str, Any]) -> str:
+    """A table for each width: the lean formulation's CPU time over ours, the mean of the runs."""
+    parts = []
     for width in WIDTHS:
         lines = ruled([f"4 x {width}", *(f"batch {b}" for b in BATCHES)])
         for name in lean.SAMPLERS:
-            lines.append([shown(name), *(f"{speedup(found, width, name, b):.2f}" for b in BATCHES)])
-        yield markdown(lines)
+            means = (np.mean(speedups(found, width, name, batch)) for batch in BATCHES)
+            lines.append([shown(name), *(f"{mean:.2f}" for mean in means)])
+        parts.append(markdown(lines))
+    return "\n\n".join(parts)
 
 
-def speedup(found: dict[str, Any], width: int, method: str, batch: int) -> float:
-    """The lower of the two runs' ratios, of CPU time."""
+def speedups(found: dict[str, Any], width: int, method: str, batch: int) -> list[float]:
+    """Of each run the lean formulation's CPU time over ours."""
+    return [1 / cell["ours / lean, CPU"] for cell in _cells(found, width, method, batch)]
+
+
+def growth(found: dict[str, Any], width: int, method: str, few: int, many: int) -> float:
+    """By the clock, how many times more than its rows the time of the larger batch is."""
+
+    def time(batch: int) -> float:
+        cells = _cells(found, width, method, batch)
+        return float(np.mean([c["lean time, clock (ms)"] * c["ours / lean, clock"] for c in cells]))
+
+    return time(many) / time(few) * few / many
+
+
+def _cells(found: dict[str, Any], width: int, method: str, batch: int) -> list[dict[str, Any]]:
     at = {"width": width, "method": method, "batch": batch}
-    cells = [c for c in found["cells"] if at.items() <= c.items()]
-    return min(1 / cell["ours / lean, CPU"] for cell in cells)
+    return [cell for cell in found["cells"] if at.items() <= cell.items()]
 
 
 if __name__ == "__main__":

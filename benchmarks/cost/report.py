@@ -67,9 +67,10 @@ def starts(results: dict[str, Any]) -> str:
 
 def tables(results: dict[str, Any]) -> str:
     """For the documentation, two tables a width: what an action takes, and ratios to plain."""
-    rows = {(r["method"], r["width"]): r for r in results["rows"] if r["variant"] == "default"}
+    found = (r for r in results["rows"] if r["variant"] == "default" and r["method"] in METHODS)
+    rows = {(r["method"], r["width"]): r for r in found}
     names = [name for name in METHODS if any(method == name for method, _ in rows)]
-    widths = sorted({width for name, width in rows if name in METHODS})
+    widths = sorted({width for _, width in rows})
     batches = sorted({int(b) for r in rows.values() for b in r.get("batches", {})} - {1})
     parts = [_costs(rows, names, w, batches) for w in widths]
     parts += [_ratios(rows, names, w, [1, *batches]) for w in widths]
