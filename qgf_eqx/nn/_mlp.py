@@ -171,7 +171,7 @@ class ValueMLP(eqx.Module):
 
 class Dense(eqx.Module):
     """`x @ kernel + bias`: what `eqx.nn.Linear` computes. That stores (out, in), and products of
-    two to eight rows then take about 1.5 times as long on a CPU."""
+    two to eight rows then take up to 1.5 times as long on some CPUs."""
 
     kernel: Float[Array, "in out"]
     bias: Float[Array, " out"]
