@@ -56,11 +56,11 @@ def control_step(act: Callable, nets: Nets, batch: int, constant: bool = False) 
         keys = jax.random.split(drawn, batch)
         return jax.vmap(lambda o, k: act(nets, o, k))(obs, keys), key
 
-    given = (leaves,)
+    run, given = step, (leaves,)
     if constant and sum(leaf.nbytes for leaf in leaves) <= CONSTANT:
-        step, given = partial(step, leaves), ()
+        run, given = partial(step, leaves), ()
     started = time.perf_counter()
-    lowered = jax.jit(step).lower(*given, observations(batch), jax.random.key(0))
+    lowered = jax.jit(run).lower(*given, observations(batch), jax.random.key(0))
     traced = time.perf_counter()
     compiled = lowered.compile()
     facts = {"trace (s)": traced - started, "compile (s)": time.perf_counter() - traced}

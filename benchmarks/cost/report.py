@@ -152,7 +152,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
     size = (9, 1.4 + 0.28 * len(found))
     drawn, (left, right) = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
     for family, (colour, names) in FAMILIES.items():
-        for name in filter(found.__contains__, names):
+        for name in [name for name in names if name in found]:
             one = found[name]["batches"]["1"]
             p50, p95 = (1e-3 * one[f"latency {p} (us)"] for p in ("p50", "p95"))
             left.barh(shown(name), found[name]["GFLOP per action"], color=colour, label=family)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from ..evaluate._outcomes import source_of
 from ._plan import Plan, Study
 
-DATA, TRAIN, PLAY = STAGES = ("data", "train", "play")
+DATA, TRAIN, PLAY, ANALYSE = STAGES = ("data", "train", "play", "analyse")
 """Each needs what stands before it."""
 
 
@@ -72,7 +72,22 @@ class PlayCell:
         return f"{self.study.label}, {self.method}"
 
 
-Cell: TypeAlias = DataCell | TrainCell | PlayCell
+@dataclass(frozen=True)
+class AnalysisCell:
+    """The paper's analyses of gradients and values, of all training seeds of a task."""
+
+    study: Study
+    trainings: tuple[TrainCell, ...]
+    path: Path
+    stage: str = ANALYSE
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"analyses of {self.study.label}"
+
+
+Cell: TypeAlias = DataCell | TrainCell | PlayCell | AnalysisCell
 
 
 def cells_of(plan: Plan, out: str | Path) -> list[Cell]:
@@ -90,6 +105,7 @@ def cells_of(plan: Plan, out: str | Path) -> list[Cell]:
     trained = [(study, _trainings(out, study, identity)) for study, identity in known]
     found += [cell for _, trainings in trained for cell in trainings]
     found += [cell for study, trainings in trained for cell in _plays(out, study, trainings)]
+    found += [_analysis(out, *one) for one in trained if one[0].analyses]
     return found
 
 
@@ -104,16 +120,18 @@ def log_of(out: str | Path, cell: Cell) -> Path:
 
 
 def can_be_done(cell: Cell) -> bool:
-    """Whether all that it needs is there: of an evaluation all trainings."""
-    return all(map(is_done, cell.trainings)) if isinstance(cell, PlayCell) else True
+    """Whether all that it needs is there: of evaluations and analyses all trainings."""
+    return all(map(is_done, getattr(cell, "trainings", ())))
 
 
 def sizes_of(plan: Plan) -> dict[str, int]:
-    """How many cells each stage has."""
+    """How many cells each stage has; without the analyses, if the plan asks for none."""
     trainings = sum(len(_groups(study)) for study in plan.studies)
     methods = sum(len(study.methods) for study in plan.studies)
     data = len({str(_data(study)) for study in plan.studies})
-    return dict(zip(STAGES, (data, trainings, methods), strict=True))
+    counts = dict(zip(STAGES, (data, trainings, methods), strict=False))
+    analyses = sum(study.analyses for study in plan.studies)
+    return counts | ({ANALYSE: analyses} if analyses else {})
 
 
 def spent(plan: Plan, out: str | Path) -> str:
@@ -179,6 +197,11 @@ def _plays(out: Path, study: Study, trainings: Sequence[TrainCell]) -> list[Play
         PlayCell(study, name, tuple(trainings), _named(out, PLAY, f"{study.label}.{name}", shared))
         for name in study.methods
     ]
+
+
+def _analysis(out: Path, study: Study, trainings: Sequence[TrainCell]) -> AnalysisCell:
+    runs = {"runs": [cell.folder.name for cell in trainings]}
+    return AnalysisCell(study, tuple(trainings), _named(out, ANALYSE, study.label, runs))
 
 
 def _data(study: Study) -> dict[str, Any]:

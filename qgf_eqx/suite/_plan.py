@@ -40,6 +40,8 @@ class Study:
     """Training seeds that one cell trains in one program."""
     weights: tuple[float, ...] = ()
     """Of guidance, to choose from; by default around `starting_weight`."""
+    analyses: bool = False
+    """Whether to make the paper's analyses of its gradients and values."""
     name: str = ""
     """In tables; by default the task's. Two studies of one task, of two widths say, need names."""
 
@@ -132,6 +134,8 @@ def _study(where: str, shared: dict, train: dict, task: dict[str, Any]) -> Study
     for name in ("seeds", "methods", "weights"):
         if name in parts and not isinstance(parts[name], list):
             raise PlanError(f"{where}: `{name}` must be a list, got {parts[name]!r}.")
+    if not isinstance(wanted := parts.get("analyses", False), bool):
+        raise PlanError(f"{where}: `analyses` must be true or false, got {wanted!r}.")
     if "seed" in settings or "seed" in train:
         raise PlanError(f"{where}: `seed` is not a setting of a plan: write `seeds`, a list.")
     parts |= {n: tuple(parts[n]) for n in ("seeds", "methods", "weights") if n in parts}
@@ -210,6 +214,8 @@ def _checked(where: str, study: Study) -> Study:
         raise PlanError(
             f"{where}: `name` must be of letters, digits, spaces and `_-.:`, got {study.name!r}."
         )
+    if study.analyses and "flow" not in study.config.actors:
+        raise PlanError(f"{where}: `analyses` are of the actor `flow`, which `actors` lacks.")
     for each in (*study.seeds, *study.methods):
         if (*study.seeds, *study.methods).count(each) > 1:
             raise PlanError(f"{where} names {each} twice.")

@@ -19,7 +19,7 @@ from ..evaluate.results import format_table, read
 from ..evaluate.statistics import Estimate
 from ..evaluate.task import References, Return
 from ..learn._learner import Learner
-from ._cells import PLAY, Cell, PlayCell, cells_of, is_done, log_of, sizes_of
+from ._cells import PLAY, AnalysisCell, Cell, PlayCell, cells_of, is_done, log_of, sizes_of
 from ._costs import costs_of
 from ._curves import budget_curves, kept_range, shares_by_factor, tried
 from ._plan import Plan, Study
@@ -29,8 +29,9 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     """Writes `report.md` and `report.json` to the folder of results; the same results give the
     same bytes. With Matplotlib it draws `success.png` (each task), `over_tasks.png`, `profile.png`,
     `budgets.png` (score by tuning episodes), `cost.png` (score by MFLOP of an action), and, where
-    the plan has them, `best_of.png` (score by N) and `entries.png` (tasks that are studied several
-    times, say with two critics or networks of several widths).
+    the plan has them, `best_of.png` (score by N), `entries.png` (tasks that are studied several
+    times, say with two critics or networks of several widths), `noise.png` and `value.png` (the
+    analyses of all runs).
 
     **Returns:** the path of `report.md`.
     """
@@ -66,9 +67,12 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     if costs := costs_of(cells):
         lines += _costs(costs)
         content["MFLOP of an action"] = costs
+    if analyses := _analyses(cells):
+        lines += _looked_at(analyses)
+        content["analyses"] = analyses
     for picture in out.glob("*.png"):
         picture.unlink()  # of results that may not be there any more
-    _draw(found, curves, costs, out)
+    _draw(found, curves, costs, analyses, out)
     lines += [f"![{path.stem}]({path.name})" for path in sorted(out.glob("*.png"))]
     lines += ["", f"Versions: {', '.join(f'{n} {v}' for n, v in content['versions'].items())}."]
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
@@ -264,18 +268,49 @@ def _costs(costs: Mapping[str, float]) -> list[str]:
     return [*lines, "", "The mean over the tasks' networks.", ""]
 
 
+def _analyses(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Those of all runs as one, by name."""
+    from .. import figures
+
+    done = [cell for cell in cells if isinstance(cell, AnalysisCell) and is_done(cell)]
+    each = [json.loads(cell.path.read_bytes()) for cell in done]
+    found = {}
+    for name in ("noise", "value") if done else ():
+        if runs := [one for of in each for one in of[name]]:
+            mean = getattr(figures, f"{name}_over_runs")
+            found[name] = mean(runs) if len(runs) > 1 else runs[0]
+    return found
+
+
+def _looked_at(analyses: Mapping[str, Any]) -> list[str]:
+    runs = analyses["noise"].get("runs", 1)
+    said = f"Means over {runs} runs, with standard errors over the runs. " if runs > 1 else ""
+    said += "`noise.png`: the cosine of a gradient with that at a noisy point."
+    if "value" in analyses:
+        said += (
+            " `value.png`: Q of the actions by their distance to the data, by the critic that "
+            "guides and by the next training seed's."
+        )
+    return ["## Gradients and values", "", said, ""]
+
+
 def _draw(
     found: Mapping[str, Comparison],
     curves: Mapping[str, Any],
     costs: Mapping[str, float],
+    analyses: Mapping[str, Any],
     out: Path,
 ) -> None:
     """The figures that `write_report` names."""
-    if not found:
+    if not found and not analyses:
         return
     try:
         from .. import plot
     except ImportError:
+        return
+    for name, of in analyses.items():
+        getattr(plot, f"draw_{name}")(of, out / f"{name}.png")
+    if not found:
         return
     scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
     plot.task_bars(found, out / "success.png")

@@ -17,6 +17,7 @@ from .._run_folder import RunError, read_metrics
 from ..engines import Engine, Local
 from ._cells import (
     STAGES,
+    AnalysisCell,
     Cell,
     DataCell,
     PlayCell,
@@ -41,7 +42,7 @@ def run_suite(
     processes: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Does what is missing: data first, then trainings, then evaluations.
+    """Does what is missing: data first, then trainings, then evaluations and analyses.
 
     A cell that fails stops only those that need it. After a kill, a new call skips finished
     cells, and trainings resume from their last checkpoint.
@@ -190,7 +191,26 @@ def _play(cell: PlayCell) -> None:
     write(replace(found, about=about), cell.path)
 
 
-_RESULTS = {DataCell: _data, TrainCell: _train, PlayCell: _play}
+def _analyse(cell: AnalysisCell) -> dict[str, Any]:
+    """Of every run its sensitivity to noise, and its values, judged by the next seed's critic."""
+    from ..evaluate import task_of
+    from ..figures import noise, value
+
+    if task_of(cell.study.config.env).goals:
+        raise SuiteError(
+            "there are no analyses of tasks with goals: write `analyses = false` in its entry of "
+            "the plan."
+        )
+    runs = [run for training in cell.trainings for run in training.runs]
+    pairs = zip(runs, [*runs[1:], runs[0]], strict=True) if len(runs) > 1 else ()
+    where = cell.study.data_dir
+    return {
+        "noise": [noise(run, where) for run in runs],
+        "value": [value(run, judge, where) for run, judge in pairs],
+    }
+
+
+_RESULTS = {DataCell: _data, TrainCell: _train, PlayCell: _play, AnalysisCell: _analyse}
 
 
 def _dataset(cell: DataCell | TrainCell) -> Any:

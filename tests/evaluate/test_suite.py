@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qgf_eqx import bounded, cli, flops, sample
+from qgf_eqx import bounded, cli, figures, flops, sample
 from qgf_eqx.engines import Local, Ray, Slurm, by_name
 from qgf_eqx.evaluate import across
 from qgf_eqx.evaluate.results import read
@@ -128,7 +128,13 @@ def test_a_plan_is_read_and_what_a_task_sets_goes_over_all(file):
         (
             'name = "small"',
             'nmae = "small"',
-            "unknown `nmae`; did you mean `name`\\? Known are collect",
+            "unknown `nmae`; did you mean `name`\\? Known are analyses",
+        ),
+        ("episodes = 3", "episodes = 3\nanalyses = 1", "task 1: `analyses` must be true or false"),
+        (
+            "[train]",
+            "analyses = true\n[train]\nactors = ['edp']",
+            "task 1: `analyses` are of the actor `flow`, which `actors` lacks",
         ),
         ("[0.1, 1.0]", "[-0.1, 1.0]", "task 1: `weights` must be positive and finite, got -0.1"),
         (
@@ -256,6 +262,31 @@ class Stops:
             yield cell, function(cell)
 
 
+def test_the_analyses_of_all_runs_are_one_figure_each(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "ESTIMATORS", {"QGF": figures.ESTIMATORS["QGF"]})
+    monkeypatch.setattr(figures, "noise", partial(figures.noise, count=2))
+    options = {"count": 2, "noises": 4, "candidates": (1, 4)}
+    monkeypatch.setattr(figures, "value", partial(figures.value, **options))
+    text = PLAN.replace("episodes = 3", "episodes = 3\nanalyses = true")
+    file.write_text(text.replace('methods = ["flow", "qgf"]', 'methods = ["flow"]'))
+    plan, out = read_plan(file), tmp_path / "out"
+    assert sizes_of(plan) == {"data": 2, "train": 4, "play": 2, "analyse": 2}
+    with pytest.raises(SuiteError, match="no analyses of tasks with goals: write `analyses = fal"):
+        run_suite(plan, out, processes=1, progress=False)
+    file.write_text(file.read_text() + "analyses = false\n")
+    plan = read_plan(file)
+    run_suite(plan, out, processes=1, progress=False)
+    text = write_report(plan, out).read_text()
+    assert "analyse: 1 of 1 done." in text and "Means over 2 runs" in text
+    assert "![noise](noise.png)" in text and "![value](value.png)" in text
+    (each,) = (json.loads(path.read_text()) for path in (out / "analyse").glob("*.json"))
+    said = json.loads((out / "report.json").read_text())["analyses"]
+    cosines = [run["methods"]["QGF"]["cosine"] for run in each["noise"]]
+    mean = said["noise"]["methods"]["QGF"]["cosine"]
+    np.testing.assert_allclose(mean, np.mean(cosines, axis=0), atol=1e-5)
+    assert said["value"]["runs"] == len(each["value"]) == 2
+
+
 def test_interrupted_after_every_cell_it_goes_on_and_ends_with_the_same(file, done, tmp_path):
     plan, out = read_plan(file), tmp_path / "out"
     for _ in range(30):
@@ -309,9 +340,9 @@ def test_engines_are_made_of_options():
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
-        ("paper", {"data": 20, "train": 200, "play": 320}),
+        ("paper", {"data": 20, "train": 200, "play": 320, "analyse": 20}),
         ("goals", {"data": 5, "train": 50, "play": 25}),
-        ("cpu", {"data": 6, "train": 6, "play": 126}),
+        ("cpu", {"data": 6, "train": 6, "play": 126, "analyse": 6}),
         ("model_size", {"data": 1, "train": 12, "play": 9}),
         ("best_of", {"data": 4, "train": 16, "play": 48}),
         ("critics", {"data": 4, "train": 32, "play": 24}),
