@@ -1,6 +1,7 @@
 import importlib
 import itertools
 import re
+import sys
 import warnings
 from multiprocessing.reduction import ForkingPickler
 
@@ -187,7 +188,9 @@ def test_what_has_no_best_of_several_says_so():
     ("module", "name"),
     [("names", "method"), ("statistics", "wilson"), ("results", "read"), ("comparison", "compare")],
 )
-def test_the_old_names_of_the_modules_still_work_and_say_the_new_ones(module, name):
+def test_the_old_names_of_the_modules_still_work_and_say_the_new_ones(module, name, monkeypatch):
+    # Another test of this process may have imported it.
+    monkeypatch.delitem(sys.modules, f"qgf_eqx.{module}", raising=False)
     with pytest.warns(
         DeprecationWarning, match=f"`qgf_eqx.{module}` is now `qgf_eqx.evaluate.{module}`"
     ):
