@@ -6,17 +6,18 @@ Ours is as the documentation has it, `jit_sampler` or a jitted `vmap` around net
 which below 4 MB are constants of the program; the lean formulation is one jitted function of its
 parameters. The two alternate in one process, a fresh one for each run and width: where the memory
 of a process lies changes a ratio by some per cent. Writes `benchmarks/results/cost_cpu_lean.json`
-after every cell, and does only what is missing there.
+(of a GPU `cost_gpu_lean.json`) after every cell, and does only what is missing there.
 """
 
 import json
-import os
 import subprocess
 import sys
 from argparse import ArgumentParser
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -28,7 +29,6 @@ from .measure import alone, control_step, ratio, ticks
 from .methods import METHODS, make_nets
 from .report import markdown, ruled, shown
 
-PATH = RESULTS / "cost_cpu_lean.json"
 WIDTHS, BATCHES, RUNS = (128, 512, 1024), (1, 2, 4, 8, 16, 50, 256), (1, 2)
 JOB = {"rounds": 11, "seconds": 4.0}
 
@@ -42,7 +42,7 @@ def main() -> None:
     for run in RUNS:
         for width in WIDTHS:
             command = [sys.executable, "-m", __spec__.name, "--only", str(run), str(width)]
-            subprocess.run(command, check=True, env=os.environ)
+            subprocess.run(command, check=True)
     print(tables(read()))
 
 
@@ -63,19 +63,25 @@ def measure(run: int, width: int) -> None:
             ticks(program.step, batch, 3, 1)  # warms up
         cell = {"run": run, "width": width, "method": name, "batch": batch}
         found["cells"].append(cell | ratio(ours, other, batch, JOB, "lean"))
-        write_json(PATH, found)
+        write_json(_path(), found)
 
 
 def read() -> dict[str, Any]:
     """What is there of this machine and these versions."""
     now = {"machine": machine(), "versions": versions()}
-    if not PATH.exists():
+    path = _path()
+    if not path.exists():
         return now | {"cells": []}
-    found = json.loads(PATH.read_text())
+    found = json.loads(path.read_text())
     now["versions"]["commit"] = found["versions"]["commit"]
     if any(found[name] != value for name, value in now.items()):
-        raise SystemExit(f"{PATH} is of another machine or other versions: move it away first.")
+        raise SystemExit(f"{path} is of another machine or other versions: move it away first.")
     return found
+
+
+def _path() -> Path:
+    # Asked late: a process that knows its device holds the device's memory.
+    return RESULTS / f"cost_{jax.default_backend()}_lean.json"
 
 
 def tables(found: dict[str, Any]) -> str:

@@ -86,9 +86,14 @@ def _costs(rows: dict, names: list[str], width: int, batches: list[int]) -> list
         one = found.get("1", {})
         times = [one.get(f"latency {p} (us)") for p in ("p50", "p95")]
         rates = [found.get(str(b), {}).get("throughput (actions/s)") for b in batches]
-        cells = [f"{row['GFLOP per action']:.3f}", *(f"{1e-3 * x:.2f}" if x else "" for x in times)]
-        lines.append([shown(name), *cells, *(f"{x:.0f}" if x else "" for x in rates)])
+        cells = [_to(3, row.get("GFLOP per action"))]
+        cells += [_to(2, x and 1e-3 * x) for x in times]
+        lines.append([shown(name), *cells, *(_to(0, x) for x in rates)])
     return lines
+
+
+def _to(digits: int, x: float | None) -> str:
+    return "" if x is None else f"{x:.{digits}f}"
 
 
 def _ratios(rows: dict, names: list[str], width: int, batches: list[int]) -> list[list[str]]:
