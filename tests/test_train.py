@@ -182,6 +182,15 @@ def halfway(half, tmp_path):
     return Path(shutil.copytree(half, tmp_path / "halfway"))
 
 
+def test_the_rate_of_a_slow_training_keeps_its_digits(tmp_path, monkeypatch):
+    """Rounded to a tenth, a third of an update a second would plan a suite with 0.3."""
+    ticks = iter(np.arange(0.0, 100, 2).tolist())
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    train(changed(CONFIG, updates=2), data(), tmp_path / "run", updates_per_call=2, progress=False)
+    (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert line["updates_per_second"] == 0.3333  # two updates in three ticks
+
+
 def test_a_run_is_a_folder_of_three_files(finished):
     assert {p.name for p in finished.iterdir()} == {
         ".lock",

@@ -1,6 +1,6 @@
 """How many times faster than the lean formulation, by method, width and batch; in two runs.
 
-    python -m benchmarks.cost.against_lean       # two cores: an hour; resumes
+    python -m benchmarks.cost.against_lean       # half an hour on two cores; resumes
 
 Ours is as the documentation has it, `jit_sampler` or a jitted `vmap` around networks of its own,
 which below 4 MB are constants of the program; the lean formulation is one jitted function of its

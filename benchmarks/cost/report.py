@@ -40,7 +40,7 @@ def table(results: dict[str, Any]) -> str:
         cells += [number(row.get(k)) for k in GIVEN]
         measured = [number(found.get(k)) for k in columns]
         cells += [found["skipped"], *measured[1:]] if "skipped" in found else measured
-        cells += [share(found, "plain", by) for by in ("clock", "CPU")]
+        cells += [share(found.get("plain", {}), f"ours / plain, {by}") for by in ("clock", "CPU")]
         lines.append(cells)
     return "\n".join([markdown(lines), "", starts(results)])
 
@@ -100,7 +100,7 @@ def _ratios(rows: dict, names: list[str], width: int, batches: list[int]) -> lis
     lines = ruled([f"4 x {width}", *(f"batch {batch}" for batch in batches)])
     for name in names:
         found = rows.get((name, width), {}).get("batches", {})
-        cells = [speedups(found.get(str(b), {}), "plain") for b in batches]
+        cells = [_speedups(found.get(str(b), {}).get("plain", {})) for b in batches]
         lines += [[shown(name), *cells]] if any(cells) else []
     return lines
 
@@ -109,24 +109,21 @@ def ruled(header: list[str]) -> list[list[str]]:
     return [header, ["---"] * len(header)]
 
 
-def speedups(found: dict[str, Any], other: str) -> str:
-    """How many times faster than another formulation: by the clock, and by CPU time."""
-    of = found.get(other, {})
-    if f"ours / {other}, clock" not in of:
-        return ""
-    return ", ".join(f"{1 / of[f'ours / {other}, {by}']:.2f}" for by in ("clock", "CPU"))
+def _speedups(plain: dict[str, Any]) -> str:
+    """How many times faster than the plain formulation: by the clock, and by CPU time."""
+    shares = [plain.get(f"ours / plain, {by}") for by in ("clock", "CPU")]
+    return ", ".join(f"{1 / share:.2f}" for share in shares if share)
 
 
 def number(x: float | None) -> str:
     return "" if x is None else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
 
 
-def share(found: dict[str, Any], other: str, clock: str) -> str:
-    of, name = found.get(other, {}), f"ours / {other}, {clock}"
-    if name not in of:
+def share(plain: dict[str, Any], name: str) -> str:
+    if name not in plain:
         return ""
-    low, high = of[f"{name}, quartiles"]
-    return f"{of[name]:.2f} [{low:.2f}, {high:.2f}]"
+    low, high = plain[f"{name}, quartiles"]
+    return f"{plain[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 FAMILIES = {

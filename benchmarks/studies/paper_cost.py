@@ -4,7 +4,7 @@
 
 One task of each of the plan's environments is trained for some updates and played for two
 episodes (`qgf_eqx.suite.measure`), on data that are random numbers; the others are of the same
-sizes. Writes `benchmarks/results/paper_cost.json`, about 20 minutes on two cores, and prints a
+sizes. Writes `benchmarks/results/paper_cost.json`, about ten minutes on two cores, and prints a
 table. Run it on an idle machine: other work makes its hours longer.
 """
 
