@@ -184,11 +184,12 @@ def halfway(half, tmp_path):
 
 def test_the_rate_of_a_slow_training_keeps_its_digits(tmp_path, monkeypatch):
     """Rounded to a tenth, a third of an update a second would plan a suite with 0.3."""
-    ticks = iter(np.arange(0.0, 100, 2).tolist())
+    ticks = iter(np.arange(0.0, 100, 3).tolist())
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    train(changed(CONFIG, updates=2), data(), tmp_path / "run", updates_per_call=2, progress=False)
+    monkeypatch.setattr(module, "_next_count", lambda count, seconds: 1)
+    train(changed(CONFIG, updates=2), data(), tmp_path / "run", updates_per_call=2)
     (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert line["updates_per_second"] == 0.3333  # two updates in three ticks
+    assert line["updates_per_second"] == 0.1333  # two updates in five steps of the clock
 
 
 def test_a_run_is_a_folder_of_three_files(finished):
