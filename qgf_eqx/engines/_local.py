@@ -28,18 +28,24 @@ class EngineError(RuntimeError):
 class Local:
     """Runs cells on this machine's cores.
 
-    **Raises:** `TypeError` or `ValueError` if `processes` is not an int of at least 1.
+    **Raises:** `TypeError` or `ValueError` if a field is not an int of at least 1.
     """
 
     processes: int | None = None
     """How many; all cores by default. A process takes seconds to start, and memory of its own."""
+    threads: int | None = None
+    """Of XLA in each process, unless the variable `NPROC` says how many; by default as many as
+    there are cores. The last bits of a training depend on it. A cell that runs here, in a process
+    that has computed before, takes the threads that are there."""
 
     def __post_init__(self):
-        count = 1 if self.processes is None else self.processes
-        if isinstance(count, bool) or not isinstance(count, Integral):
-            raise TypeError(f"`processes` must be an int, got {count!r}.")
-        if count < 1:
-            raise ValueError(f"`processes` must be at least 1, got {count}.")
+        for name in ("processes", "threads"):
+            count = getattr(self, name)
+            count = 1 if count is None else count
+            if isinstance(count, bool) or not isinstance(count, Integral):
+                raise TypeError(f"`{name}` must be an int, got {count!r}.")
+            if count < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {count}.")
 
     def map(
         self, function: Callable[[_Cell], _Result], cells: Iterable[_Cell]
@@ -58,13 +64,13 @@ class Local:
 
         **Raises:** `EngineError` if a worker dies; what was finished is given out before.
         """
-        return _Workers(self.processes).map(function, cells, last=True)
+        return _Workers(self.processes, self.threads).map(function, cells, last=True)
 
     @contextmanager
     def kept(self) -> "Iterator[_Workers]":
         """The same engine for several maps, between which its workers stay: a new one takes seconds
         to start, and has to compile again. They end with the block, and with an exception."""
-        workers = _Workers(self.processes)
+        workers = _Workers(self.processes, self.threads)
         try:
             yield workers
         finally:
@@ -74,8 +80,8 @@ class Local:
 class _Workers:
     """Worker processes, started when they are first needed."""
 
-    def __init__(self, processes: int | None):
-        self.processes = processes or _cores()
+    def __init__(self, processes: int | None, threads: int | None):
+        self.processes, self.threads = processes or _cores(), threads
         self._started: tuple[ProcessPoolExecutor, Connection, Connection] | None = None
 
     def map(
@@ -90,8 +96,18 @@ class _Workers:
             sys.exit(1)  # a worker that imports a script without its guard: the parent reports it
         fewer = min(self.processes, len(cells))
         if self._started is None and fewer < 2:
-            return ((cell, function(cell)) for cell in cells)
+            return self._here(function, cells)
         return self._spread(function, cells, fewer if last else self.processes, last)
+
+    def _here(self, function, cells):
+        told = os.environ.get("NPROC")
+        limit_threads(self.threads)
+        try:
+            for cell in cells:
+                yield cell, function(cell)
+        finally:
+            if told is None:
+                os.environ.pop("NPROC", None)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -105,7 +121,7 @@ class _Workers:
     def _start(self, processes: int) -> tuple[ProcessPoolExecutor, Connection, Connection]:
         context = multiprocessing.get_context("spawn")
         leash, held = context.Pipe(duplex=False)
-        options = (leash, processes)
+        options = (leash, processes, self.threads)
         executor = ProcessPoolExecutor(processes, context, _start_worker, options)
         self._started = executor, leash, held
         return self._started
@@ -165,6 +181,13 @@ def _died(broken: BrokenProcessPool) -> str:
     )
 
 
+def limit_threads(count: int | None) -> None:
+    """So many threads for XLA, unless `NPROC` already says how many. It is read when JAX first
+    computes."""
+    if count is not None:
+        os.environ.setdefault("NPROC", str(count))
+
+
 def _cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -184,12 +207,13 @@ def _on_sigterm(act: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _start_worker(leash: Connection, processes: int) -> None:
+def _start_worker(leash: Connection, processes: int, threads: int | None) -> None:
     """Leaves Ctrl-C to the parent, takes its share of a GPU and not more, and ends when the leash
     does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Before JAX looks at them. What the parent was told holds for its workers.
+    limit_threads(threads)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / processes:.3f}")
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()

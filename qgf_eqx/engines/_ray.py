@@ -4,14 +4,15 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._local import EngineError
+from ._local import EngineError, limit_threads
 
 
 @dataclass(frozen=True)
 class Ray:
     """Runs each cell as a task of Ray. Needs `pip install 'qgf_eqx[ray]'`.
 
-    A task whose worker or node dies is tried again; cells that save what they have done, as
+    XLA has as many threads as a task has CPUs (one by default), unless `NPROC` says how many. A
+    task whose worker or node dies is tried again; cells that save what they have done, as
     trainings do, go on from there.
 
     **Raises:** `ImportError` without Ray.
@@ -43,7 +44,8 @@ class Ray:
             ray.init(address=self.address, log_to_driver=False)
         options = {"num_cpus": 1, "max_retries": self.retries, **self.options}
         task = ray.remote(**options)(call)
-        tasks = {task.remote(function, cell): cell for cell in cells}
+        threads = max(1, int(options["num_cpus"]))
+        tasks = {task.remote(function, cell, threads): cell for cell in cells}
         try:
             while tasks:
                 (reference,), _ = ray.wait(list(tasks), num_returns=1)
@@ -64,6 +66,7 @@ class Ray:
                 ray.shutdown()
 
 
-def call(function: Callable[[Any], Any], cell: Any) -> Any:
+def call(function: Callable[[Any], Any], cell: Any, threads: int) -> Any:
     """A plain function of a module, which `ray.remote` takes; a partial is none."""
+    limit_threads(threads)
     return function(cell)

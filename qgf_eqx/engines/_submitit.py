@@ -1,5 +1,6 @@
 """Cells as jobs of a SLURM cluster, by submitit."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._local import EngineError
+from ._local import EngineError, limit_threads
 
 _WAIT = 2.0  # seconds between two looks at the queue
 _GRACE = 20.0  # until the result of a job that has left the queue can be seen from here
@@ -19,8 +20,9 @@ _GRACE = 20.0  # until the result of a job that has left the queue can be seen f
 class Slurm:
     """Runs each cell as a job of an array. Needs `pip install 'qgf_eqx[slurm]'`.
 
-    A job that is preempted or reaches its time limit is put in the queue again, and one that dies
-    is sent again; cells that save what they have done, as trainings do, go on from there.
+    XLA has as many threads as a job has CPUs (`cpus_per_task`, one by default), unless `NPROC` says
+    how many. A job that is preempted or reaches its time limit is put in the queue again, and one
+    that dies is sent again; cells that save what they have done, as trainings do, go on from there.
 
     **Raises:** `ImportError` without submitit.
     """
@@ -114,6 +116,7 @@ class Requeued:
 
     def __call__(self, cell: Any) -> Any:
         """The function's result."""
+        limit_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
         return self.function(cell)
 
     def checkpoint(self, cell: Any) -> Any:

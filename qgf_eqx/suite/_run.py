@@ -51,13 +51,14 @@ def run_suite(
 
     - `plan`: see `read_plan`.
     - `out`: the folder of all results, which all workers must reach under this name.
-    - `engine`: where cells run; by default `Local(processes)`.
+    - `engine`: where cells run; by default `Local(processes, threads=1)`: so the bits of
+      a result depend neither on the machine's cores nor on how many cells run at once.
     - `processes`: of the default engine.
     - `progress`: show a bar for each stage.
 
     **Raises:** `SuiteError` if cells failed, naming the first and where its traceback is.
     """
-    engine, out = engine or Local(processes), Path(out)
+    engine, out = engine or Local(processes, threads=1), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with hold_lock(out, "runs the suite in", SuiteError):
         _clean(out)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cells
@@ -17,6 +18,8 @@ import qgf_eqx
 HERE, PACKAGE = str(Path(__file__).parent), str(Path(qgf_eqx.__file__).parent)
 sys.path.append(PACKAGE)
 from engines import EngineError, Local  # noqa: E402
+from engines._ray import call  # noqa: E402
+from engines._submitit import Requeued  # noqa: E402
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -190,3 +193,37 @@ def test_kept_workers_end_with_an_exception_and_new_ones_take_their_place():
         assert not multiprocessing.active_children()
         assert not before & {pid for _, pid in engine.map(cells.pid, range(40))}
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize(("threads", "told", "expected"), [(3, None, 3), (3, "5", 5)])
+def test_workers_have_the_threads_of_xla_that_were_asked_for(monkeypatch, threads, told, expected):
+    monkeypatch.delenv("NPROC", raising=False)
+    if told:
+        monkeypatch.setenv("NPROC", told)
+    found = Local(2, threads).map(cells.threads_of_xla, "ab")
+    assert sorted(found) == [("a", expected), ("b", expected)]
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, None), (1, "1")])
+def test_a_cell_in_this_process_has_them_too_and_nothing_stays(monkeypatch, threads, expected):
+    monkeypatch.delenv("NPROC", raising=False)
+    assert list(Local(1, threads).map(cells.environment, ["NPROC"])) == [("NPROC", expected)]
+    assert "NPROC" not in os.environ
+    monkeypatch.setenv("NPROC", "7")
+    assert list(Local(1, threads).map(cells.environment, ["NPROC"])) == [("NPROC", "7")]
+    assert os.environ["NPROC"] == "7"
+
+
+def test_cells_on_clusters_have_a_thread_for_each_of_their_cpus(monkeypatch):
+    monkeypatch.setenv("NPROC", "9")  # is put back as it was
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+
+    def seen(work):
+        os.environ.pop("NPROC")
+        return work("NPROC")
+
+    assert seen(Requeued(cells.environment)) == "1"
+    assert seen(partial(call, cells.environment, threads=3)) == "3"
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert seen(Requeued(cells.environment)) == "4"

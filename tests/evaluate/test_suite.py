@@ -1,6 +1,7 @@
 """Suites: a plan from a file, run in pieces and on several engines, and its report."""
 
 import json
+import os
 import queue
 import shutil
 import signal
@@ -420,6 +421,15 @@ def test_a_plan_says_which_tasks_cannot_be_made_here(file, capsys):
 def test_a_plan_that_is_not_there_says_which_are(tmp_path):
     with pytest.raises(PlanError, match="come with this package: best_of, cpu, critics"):
         read_plan(tmp_path / "papier.toml")
+
+
+def test_cells_compute_on_one_thread(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "")
+    monkeypatch.delenv("NPROC")
+    seen = []
+    monkeypatch.setattr(_run, "do", lambda out, cell: seen.append(os.environ["NPROC"]) or "")
+    run_suite(read_plan(file), tmp_path / "out", processes=1, progress=False)
+    assert seen and set(seen) == {"1"} and "NPROC" not in os.environ
 
 
 def test_what_a_plan_will_take_is_measured_before_its_first_cell(file, capsys):
