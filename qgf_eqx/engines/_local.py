@@ -148,7 +148,7 @@ class _Workers:
             with _on_sigterm(held.close):
                 try:
                     for cell in cells:
-                        futures[executor.submit(function, cell)] = cell
+                        futures[executor.submit(_begin, function, cell)] = cell
                 except BrokenProcessPool as error:
                     broken = error
                 for future in as_completed(futures):
@@ -219,9 +219,20 @@ def _start_worker(leash: Connection, processes: int, threads: int | None) -> Non
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
 
 
+_ended = threading.Event()  # of this worker
+
+
+def _begin(function: Callable[[_Cell], _Result], cell: _Cell) -> _Result:
+    """A cell, unless the worker was told to end: then it is one that lay in the queue."""
+    if _ended.is_set():
+        sys.exit(128 + signal.SIGTERM)
+    return function(cell)
+
+
 def _end_with(leash: Connection) -> None:
     with suppress(EOFError, OSError):
         leash.recv_bytes()  # blocks until the parent closes its end, or has ended
+    _ended.set()
     while True:  # again and again: a cell that catches the first signal to save is not the last
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1.0)

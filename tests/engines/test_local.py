@@ -145,16 +145,23 @@ def test_a_script_from_standard_input_ends_with_the_sentence():
     ],
 )
 def test_no_worker_outlives_its_parent_and_each_may_save(tmp_path, function, kill, code):
-    code_text = script(function, [str(tmp_path)] * 3) + "main()\n"
-    command = [sys.executable, "-c", code_text]
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    command = [sys.executable, "-c", script(function, [*map(str, folders)]) + "main()\n"]
+
+    def begun():
+        return [path for path in tmp_path.glob("*/*") if not path.suffix]
+
     with started(command) as parent:
-        names = wait_until(lambda: len(found := os.listdir(tmp_path)) == 2 and found)
+        names = wait_until(lambda: len(found := [p.name for p in begun()]) == 2 and found)
         assert all(map(is_running, names))
         parent.send_signal(kill)
         assert parent.wait(300) == code
     wait_until(lambda: not any(map(is_running, names)))
+    assert len(begun()) == 2, "a cell began after the end"
     saved = {f"{name}.saved" for name in names} if function == "save_when_told" else set()
-    assert {p for p in os.listdir(tmp_path) if p.endswith(".saved")} >= saved
+    assert {path.name for path in tmp_path.glob("*/*.saved")} >= saved
 
 
 def test_ctrl_c_in_a_terminal_reaches_all_processes_and_is_said_once(tmp_path):
