@@ -44,7 +44,7 @@ def evaluate(
 
     Args:
         runs: Folders of training runs, which differ in their seed only; one or more.
-        methods: Names that `qgf-eqx methods` lists; best-of-N, qgf-best-of-N.
+        methods: Names that `qgf-eqx methods` lists; best-of-N, qgf-best-of-N; qgf-untuned.
         grid: Weights to choose from.
         episodes: Reported episodes, per run.
         tuning_episodes: Episodes per run and weight for choosing the weight.

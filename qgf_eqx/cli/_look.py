@@ -203,7 +203,8 @@ def plot(
 def methods(common: Common = Common()) -> None:  # noqa: B008 (frozen)
     """List the methods that `evaluate` compares: at test time, and the actors of a run.
 
-    Every method except `fk-steering` also has a best-of-N variant: best-of-16, qgf-best-of-4.
+    Every method except `fk-steering` also has a best-of-N variant: best-of-16, qgf-best-of-4. A
+    guided one has a variant whose weight is not tuned, but 0.3 of the starting weight: qgf-untuned.
 
     Args:
         common: Options common to all commands.

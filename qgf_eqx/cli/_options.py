@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -118,11 +117,9 @@ class Weight:
 
 def untuned(start: float, run: Path, common: Common) -> float:
     """The weight where none is given, by the starting weight; the user is told."""
-    from ..evaluate._auto import UNTUNED
+    from ..evaluate import _auto
 
-    if not 0 < start < math.inf:
-        raise ValueError("`weight` is missing, and the critic's gradient is zero or not finite.")
-    found = float(f"{UNTUNED * start:.2g}")
+    found = _auto.untuned(start)
     common.say(f"Weight {found:g}, a guess; `qgf-eqx choose {run}` finds one on episodes.")
     return found
 

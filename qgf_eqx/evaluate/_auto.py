@@ -25,13 +25,6 @@ EXTENSIONS = 12
 """How often such a grid goes on, at most: six orders of magnitude."""
 
 
-def weights_around(
-    run: Run | InMemory, task: Task | str, reduce: Callable, *, seed: int = 0
-) -> list[float]:
-    """The grid of a run on its task, to two digits."""
-    return grid_around(start_of(run, task, reduce, seed=seed))
-
-
 def start_of(run: Run | InMemory, task: Task | str, reduce: Callable, *, seed: int = 0) -> float:
     """`starting_weight` of a run on its task. No episode is played: it is asked in the start states
     of the first tuning episodes."""
@@ -43,6 +36,16 @@ def start_of(run: Run | InMemory, task: Task | str, reduce: Callable, *, seed: i
     nets = run.load()
     low, high = nets.bounds(low, high)
     return first_weight(nets.policy, nets.one_critic(reduce, low, high), obs, seed)
+
+
+def untuned(start: float) -> float:
+    """The weight where no episodes choose one, by the starting weight, to two digits.
+
+    **Raises:** `ValueError` if the critic has no gradient that says it.
+    """
+    if not 0 < start < math.inf:
+        raise ValueError("`weight` is missing, and the critic's gradient is zero or not finite.")
+    return float(f"{UNTUNED * start:.2g}")
 
 
 def first_weight(policy: Any, critic: Any, obs: Any, seed: int = 0) -> float:

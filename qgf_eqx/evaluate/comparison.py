@@ -8,6 +8,7 @@ runs where there are several (`statistics`).
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -20,7 +21,7 @@ from .._renamed import old_names
 from .._types import Action, Critic, Policy
 from ..engines import Engine, Local
 from ..weights import LinearDecay
-from ._auto import EXTENSIONS, weights_around
+from ._auto import EXTENSIONS, grid_around, start_of, untuned
 from ._auto import WEIGHTS as WEIGHTS
 from ._judge import ByRun, compared, judge_of
 from ._play import evaluate, forget
@@ -373,17 +374,18 @@ class _Study:
         self, samplers: Sequence[Sampler], grid: _Grid
     ) -> Iterator[tuple[list[Sampler], list[Number], int]]:
         """Methods that choose from the same weights, and how often those go on."""
-        shared = [m for m in samplers if not m.choices]
+        first = self.runs[0]
+        run: Any = as_source(first.source, first.sha256, first.critic)
+        start = cache(partial(start_of, run, self.task))
+        shared = [m for m in samplers if not (m.choices or m.untuned)]
         if shared:
             weights = grid.all
             if grid.weights is None:
-                first = self.runs[0]
-                run: Any = as_source(first.source, first.sha256, first.critic)
-                weights = [*weights_around(run, self.task, shared[0].reduce), *grid.decays]
+                weights = [*grid_around(start(shared[0].reduce)), *grid.decays]
             yield shared, weights, grid.extensions
         for m in samplers:
-            if m.choices:
-                yield [m], list(m.choices), 0
+            if m.choices or m.untuned:
+                yield [m], list(m.choices) or [untuned(start(m.reduce))], 0
 
     def _tune(
         self, group: Sequence[Sampler], weights: list[Number], extensions: int, episodes: int

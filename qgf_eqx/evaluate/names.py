@@ -225,7 +225,8 @@ def method(
 ) -> Sampler:
     """A method from its name: one of `METHODS`, `best-of-16` of the plain flow, or
     `qgf-best-of-4`; an actor, such as `fql`; or a method on the flow of an actor, such as
-    `qgf-on-gcbc`. Those that take no weight ignore it.
+    `qgf-on-gcbc`. Those that take no weight ignore it. A guided one followed by `-untuned` takes
+    0.3 of the starting weight in a comparison, where others have their weight chosen on episodes.
 
     **Arguments:** the name, the sampler's, and
 
@@ -237,13 +238,14 @@ def method(
     row, best_of = _parse(text, actors)
     number: Any = plain_weight(weight) if row.weighted else 0.0
     parts = row.estimator, number, best_of, steps, reduce, text, row.draw, row.weighted
-    return Sampler(*parts, actor=row.actor, choices=row.choices)
+    own = {"actor": row.actor, "choices": row.choices, "untuned": split_untuned(text)[1]}
+    return Sampler(*parts, **own)
 
 
 def check_weight(sampler: Sampler) -> None:
     """**Raises:** `ValueError` for a named guided method without a weight, which would be the plain
     flow under another name."""
-    row = METHODS.get(split_best_of(sampler.name)[0])
+    row = METHODS.get(split_best_of(split_untuned(sampler.name)[0])[0])
     if row is None or not (row.weighted and sampler.weighted) or sampler.draw is not row.draw:
         return
     if isinstance(sampler.weight, float | int) and sampler.weight == 0:
@@ -255,7 +257,8 @@ def check_weight(sampler: Sampler) -> None:
 
 def _parse(text: str, actors: Mapping[str, Any] = MappingProxyType({})) -> tuple[Named, int]:
     """The row of a name, and of how many the best is taken."""
-    plain, best_of = split_best_of(text)
+    tuned, untuned = split_untuned(text)
+    plain, best_of = split_best_of(tuned)
     row = METHODS.get(plain) or _row_on_actor(plain, actors) or _row_of_actor(plain, actors)
     if row is None:
         known = [*METHODS, *learned()]
@@ -267,7 +270,9 @@ def _parse(text: str, actors: Mapping[str, Any] = MappingProxyType({})) -> tuple
             f"unknown method `{text}`; {guess}known are {', '.join(known)}, "
             "and of each the best of several, such as best-of-16 or qgf-best-of-4."
         )
-    if plain != text and not row.takes_best_of:
+    if untuned and (row.choices or not row.weighted):
+        raise ValueError(f"unknown method `{text}`: `{tuned}` has no weight of guidance.")
+    if plain != tuned and not row.takes_best_of:
         raise ValueError(f"unknown method `{text}`: there is no best of several of `{plain}`.")
     return row, best_of
 
@@ -369,13 +374,15 @@ def label(text: str) -> str:
         row, best_of = _parse(text)
     except ValueError:
         return text
+    end = ", untuned" if split_untuned(text)[1] else ""
     if best_of == 1:
-        return row.label
-    return f"best-of-{best_of}" if row.name == "flow" else f"{row.label} + best-of-{best_of}"
+        return row.label + end
+    return f"best-of-{best_of}" if row.name == "flow" else f"{row.label} + best-of-{best_of}{end}"
 
 
 def colour(text: str) -> str:
     """The colour of a method in figures; green for best-of-N, black for your own."""
+    text = split_untuned(text)[0]
     if split_best_of(text)[1] > 1:
         return "#66a61e"
     row = METHODS.get(text.partition("-on-")[0]) or _row_of_actor(text, {})
@@ -387,6 +394,12 @@ def split_best_of(text: str) -> tuple[str, int]:
     `flow` and 16, any other name is itself and 1."""
     match = re.fullmatch(r"(?:(.+)-)?best-of-([1-9][0-9]{0,5})", text)
     return (match[1] or "flow", int(match[2])) if match else (text, 1)
+
+
+def split_untuned(text: str) -> tuple[str, bool]:
+    """The method without `-untuned` at the end of its name, and whether that was there."""
+    plain = text.removesuffix("-untuned")
+    return plain, plain != text
 
 
 def size(weight: float | LinearDecay) -> float:

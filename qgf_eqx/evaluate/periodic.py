@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .._checks import check_count
-from ._auto import start_of
+from ._auto import UNTUNED, start_of
 from ._judge import judge_of
 from ._play import evaluate
 from ._sources import as_source
@@ -21,8 +21,8 @@ FIRST = 1_000_000
 class Periodic:
     """The `on_save` of `learn.train` that plays some methods, always on the same episodes.
 
-    Guided methods get the one weight that `diagnose` would start from, `analysis.starting_weight`
-    of the checkpoint. For what is reported, choose weights by `comparison.compare` afterwards.
+    Guided methods get one weight, 0.3 of the checkpoint's `analysis.starting_weight`, as where a
+    command is given none. For what is reported, choose weights by `comparison.compare` afterwards.
     """
 
     every: int
@@ -49,7 +49,7 @@ class Periodic:
         plain = [method(name) for name in self.methods]
         weight = 0.0
         if any(sampler.weighted for sampler in plain):
-            weight = start_of(source, task, plain[0].reduce)
+            weight = UNTUNED * start_of(source, task, plain[0].reduce)
         samplers = [replace(m, weight=weight) if m.weighted else m for m in plain]
         numbers = range(FIRST, FIRST + self.episodes)
         found = evaluate(run, samplers, numbers, processes=self.processes, progress=False)

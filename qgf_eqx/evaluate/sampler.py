@@ -65,6 +65,8 @@ class Sampler:
     the flow."""
     choices: tuple[float, ...] = ()
     """Weights to choose from, in place of those of the comparison."""
+    untuned: bool = False
+    """Whether a comparison gives it 0.3 of the starting weight, and plays no episodes to choose."""
 
     def __post_init__(self):
         object.__setattr__(self, "weight", plain_weight(self.weight))

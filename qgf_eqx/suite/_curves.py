@@ -67,6 +67,25 @@ def shares_by_factor(found: Mapping[str, Comparison], method: str = "qgf") -> di
     return dict(zip(FACTORS, np.mean(shares, axis=0).tolist(), strict=True)) if shares else {}
 
 
+def shares_untuned(
+    found: Mapping[str, Comparison], scores: Mapping[str, Mapping[str, Any]], best: str = "qgf"
+) -> dict[str, float]:
+    """Of the methods for which no episodes choose anything: the score over that of a tuned one, on
+    reported episodes, and its mean over the tasks on which that one succeeds. The best comes first.
+
+    **Arguments:** the comparisons by task; of each the outcomes of every method; and the tuned one.
+    """
+    tuned = {row.method for comparison in found.values() for row in comparison.tuning}
+    tasks = [of for of in scores.values() if np.mean(of.get(best, 0.0)) > 0]
+    if best not in tuned or not tasks:
+        return {}
+    names = [name for name in tasks[0] if name not in tuned and all(name in of for of in tasks)]
+    shares = {
+        n: float(np.mean([np.mean(of[n]) / np.mean(of[best]) for of in tasks])) for n in names
+    }
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
 def _weight(row: Row) -> float:
     return float(row.weight)  # type: ignore[arg-type]
 

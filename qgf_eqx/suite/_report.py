@@ -21,7 +21,7 @@ from ..evaluate.task import References, Return
 from ..learn._learner import Learner
 from ._cells import PLAY, AnalysisCell, Cell, PlayCell, cells_of, is_done, log_of, sizes_of
 from ._costs import costs_of
-from ._curves import budget_curves, kept_range, shares_by_factor, tried
+from ._curves import budget_curves, kept_range, shares_by_factor, shares_untuned, tried
 from ._plan import Plan, Study
 
 
@@ -57,9 +57,12 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     if curves := budget_curves(found, _scored):
         lines += _budgets(curves)
         content["tuning budgets"] = curves
-    if shares := shares_by_factor(found):
-        lines += _untuned(shares)
+    shares = shares_by_factor(found)
+    rules = shares_untuned(found, {name: outcomes_of(one) for name, one in found.items()})
+    if shares or rules:
+        lines += _untuned(shares, rules)
         content["shares of the tuned best by factor of the starting weight"] = shares
+        content["shares of tuned QGF by methods without tuning"] = rules
     if len(found) > 1:
         together = over_tasks(found)
         lines += _together(together, found)
@@ -242,15 +245,25 @@ def _budgets(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
     ]
 
 
-def _untuned(shares: Mapping[float, float]) -> list[str]:
-    lines = ["## Without tuning", "", "| QGF at | share of the best weight's score |", "|---|---|"]
-    lines += [f"| {f:g} x the starting weight | {100 * s:.0f} % |" for f, s in shares.items()]
-    return [
-        *lines,
-        "",
-        "On tuning episodes, the mean over tasks; the best is best partly by luck.",
-        "",
-    ]
+def _untuned(shares: Mapping[float, float], rules: Mapping[str, float]) -> list[str]:
+    lines = ["## Without tuning", ""]
+    if rules:
+        lines += ["| method | share of tuned QGF's score |", "|---|---|"]
+        lines += [f"| {label(name)} | {100 * share:.0f} % |" for name, share in rules.items()]
+        lines += [
+            "",
+            "On the reported episodes: the mean over the tasks on which QGF succeeds.",
+            "",
+        ]
+    if shares:
+        lines += ["| QGF at | share of the best weight's score |", "|---|---|"]
+        lines += [f"| {f:g} x the starting weight | {100 * s:.0f} % |" for f, s in shares.items()]
+        lines += [
+            "",
+            "On tuning episodes, the mean over tasks; the best is best partly by luck.",
+            "",
+        ]
+    return lines
 
 
 def _percent(found: Mapping[str, Any]) -> str:

@@ -37,7 +37,8 @@ class Held(Run):
 
 
 def test_the_grid_follows_the_scale_of_the_critic():
-    small, large = (_auto.weights_around(Held(s), make_array_task(), jnp.min) for s in (0.01, 1.0))
+    starts = (_auto.start_of(Held(scale), make_array_task(), jnp.min) for scale in (0.01, 1.0))
+    small, large = map(_auto.grid_around, starts)
     assert len(small) == 5 and small == sorted(small)
     for a, b in zip(small, large, strict=True):
         assert a / b == pytest.approx(100, rel=0.1)
@@ -67,7 +68,7 @@ def test_a_grid_that_nobody_gave_goes_on_until_its_best_is_inside(monkeypatch, p
     monkeypatch.setattr(
         comparison, "_seeds_of_one", lambda _: (task, (TrainedRun("a", 0, 1, ""),), {})
     )
-    monkeypatch.setattr(comparison, "weights_around", lambda *_: _auto.grid_around(0.1))
+    monkeypatch.setattr(comparison, "start_of", lambda *_: 0.1)
     found = comparison.tune_weight(["a"], "qgf", episodes=20, progress=False)
     assert found.choice.edge is None and 1 / 4 < found.weight / peak < 4
     given = comparison.tune_weight(["a"], "qgf", weights=(0.1, 0.3), episodes=20, extensions=0)

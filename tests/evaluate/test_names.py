@@ -15,7 +15,16 @@ from qgf_eqx import bounded, guidance, sample
 from qgf_eqx.analysis import starting_weight
 from qgf_eqx.analytic import GaussianFlow
 from qgf_eqx.evaluate import comparison, make_act
-from qgf_eqx.evaluate.names import METHODS, estimator_of, guided, is_guided, label, learned, method
+from qgf_eqx.evaluate.names import (
+    METHODS,
+    colour,
+    estimator_of,
+    guided,
+    is_guided,
+    label,
+    learned,
+    method,
+)
 from qgf_eqx.evaluate.sampler import Sampler
 from qgf_eqx.weights import LinearDecay, NormMatched
 
@@ -60,10 +69,25 @@ def test_a_misspelt_method_is_answered_with_a_suggestion(typed, meant):
         ("best-of-16", "best-of-16"),
         ("flow-best-of-4", "best-of-4"),
         ("qgf-best-of-4", "QGF + best-of-4"),
+        ("qgf-untuned", "QGF, untuned"),
+        ("qgf-best-of-4-untuned", "QGF + best-of-4, untuned"),
     ],
 )
 def test_every_method_has_a_label(name, shown):
     assert label(name) == shown
+
+
+def test_an_untuned_method_is_the_guided_one_and_nothing_else_has_such_a_name():
+    found = method("qgf-best-of-4-untuned", weight=0.2)
+    assert found == Sampler(
+        guidance.qgf, 0.2, 4, name="qgf-best-of-4-untuned", untuned=True
+    ) and is_guided("qgf-untuned")
+    assert colour("ood-untuned") == colour("ood")
+    for name in ("flow", "best-of-4", "fql", "norm-matched"):
+        with pytest.raises(ValueError, match=f"`{name}-untuned`: `{name}` has no weight of guid"):
+            method(f"{name}-untuned")
+    with pytest.raises(ValueError, match="did you mean qgf-untuned"):
+        method("qfg-untuned")
 
 
 def test_both_kinds_of_ood_have_a_name():

@@ -372,6 +372,22 @@ def test_a_sampler_with_a_weight_keeps_it_and_prints_as_a_table():
         compare(networks(0.1), [method("qgf", weight=w) for w in (1.0, 2.0)], **quiet)
 
 
+def test_an_untuned_method_has_a_part_of_the_starting_weight_and_costs_no_episode(run):
+    from qgf_eqx.evaluate._auto import start_of
+    from qgf_eqx.evaluate._sources import as_source
+
+    quiet = {"steps": 2, "progress": False, "episodes": 2, "weights": [0.5, 5.0]}
+    found = compare([run], ["flow", "qgf", "qgf-untuned"], tuning_episodes=2, **quiet)
+    start = start_of(as_source(run), "toy:make_array_task", jnp.min)
+    assert found.row("qgf-untuned").weight == float(f"{0.3 * start:.2g}")
+    assert {row.method for row in found.tuning} == {"qgf"}
+    with pytest.raises(ValueError, match="`qgf-untuned` has no weight"):
+        evaluate(run, [method("qgf-untuned")], [0], progress=False)
+    flat = networks(0.1)[0][0], lambda obs, action: jnp.zeros(())
+    with pytest.raises(ValueError, match="critic's gradient is zero or not finite"):
+        compare([flat], ["qgf-untuned"], task="toy:make_task", episodes=2, progress=False)
+
+
 def test_an_own_critic_is_called_as_it_is():
     """And not made of its members' values by another reduction than its own."""
     policy, options = networks(0.1)[0][0], {"task": "toy:make_task", "progress": False}

@@ -106,7 +106,7 @@ def test_every_part_of_a_sampler_is_in_its_description():
         "draw": METHODS["keep-best"].draw,
         "actor": "edp",
     }
-    assert {*changes, "name", "weighted", "choices"} == {
+    assert {*changes, "name", "weighted", "choices", "untuned"} == {
         field.name for field in dataclasses.fields(Sampler)
     }
     found = [described(base)] + [

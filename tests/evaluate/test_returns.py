@@ -155,7 +155,8 @@ def test_decays_are_tried_beside_a_grid_that_nobody_gave(monkeypatch):
     runs = (TrainedRun("a", 0, 1, ""),)
     monkeypatch.setattr(comparison, "evaluate", played)
     monkeypatch.setattr(comparison, "_seeds_of_one", lambda _: ("toy:make_task", runs, {}))
-    monkeypatch.setattr(comparison, "weights_around", lambda *_: [2.0, 4.0])
+    monkeypatch.setattr(comparison, "start_of", lambda *_: 1.0)
+    monkeypatch.setattr(comparison, "grid_around", lambda _: [2.0, 4.0])
     decays = [LinearDecay(0.3)]
     comparison.tune_weight(["a"], "qgf", decays=decays, episodes=2, extensions=0)
     assert tried == [2.0, 4.0, LinearDecay(0.3)]

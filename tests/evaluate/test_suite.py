@@ -343,7 +343,7 @@ def test_engines_are_made_of_options():
     [
         ("paper", {"data": 20, "train": 200, "play": 320, "analyse": 20}),
         ("goals", {"data": 5, "train": 50, "play": 25}),
-        ("cpu", {"data": 6, "train": 6, "play": 126, "analyse": 6}),
+        ("cpu", {"data": 6, "train": 6, "play": 144, "analyse": 6}),
         ("model_size", {"data": 1, "train": 12, "play": 9}),
         ("best_of", {"data": 4, "train": 16, "play": 48}),
         ("critics", {"data": 4, "train": 32, "play": 24}),

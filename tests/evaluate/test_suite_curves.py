@@ -11,7 +11,13 @@ from qgf_eqx.evaluate._judge import judge_of
 from qgf_eqx.evaluate._rollout import Episode
 from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.task import Success
-from qgf_eqx.suite._curves import budget_curves, kept_range, shares_by_factor, tried
+from qgf_eqx.suite._curves import (
+    budget_curves,
+    kept_range,
+    shares_by_factor,
+    shares_untuned,
+    tried,
+)
 from qgf_eqx.suite._report import _together, over_tasks
 from qgf_eqx.weights import LinearDecay
 
@@ -73,6 +79,20 @@ def test_single_weights_and_older_files_have_no_curve():
     found = with_tuning(*old, row("ood", 0.1, 0.5))
     assert list(tried(found)) == ["qgf"] and found.task == TASK
     assert budget_curves({"a": found}, lambda _: float) == {}
+
+
+def test_the_share_without_tuning_is_the_mean_over_tasks_where_the_tuned_one_succeeds():
+    found = dict.fromkeys("abc", with_tuning(row("qgf", 0.1, 0.5), row("qgf", 1.0, 0.5)))
+    scores = {
+        "a": {"qgf": [[1, 1], [1, 1]], "flow": [[1, 0], [0, 0]], "qgf-untuned": [[1, 1], [1, 0]]},
+        "b": {"qgf": [[1, 0], [0, 0]], "flow": [[1, 0], [0, 0]], "qgf-untuned": [[1, 1], [0, 0]]},
+        "c": {"qgf": [[0, 0], [0, 0]], "flow": [[1, 0], [0, 0]], "qgf-untuned": [[0, 0], [0, 0]]},
+    }
+    shares = shares_untuned(found, scores)
+    assert list(shares.items()) == [("qgf-untuned", (0.75 + 2) / 2), ("flow", (0.25 + 1) / 2)]
+    assert shares_untuned(dict.fromkeys("abc", small()), scores) == {}, "nothing was tuned"
+    assert shares_untuned(found, {"c": scores["c"]}) == {}
+    assert shares_untuned(found, {}) == {}
 
 
 def test_weights_that_decay_have_no_range_in_a_report():
