@@ -57,7 +57,7 @@ POINTMAZE = Experiment(
     tuning_episodes=10,
     episodes=50,
 )
-"""Minutes on two cores: only the guided flow reaches the goal."""
+"""Minutes on two cores: the plain flow fails, guidance and best-of-4 reach the goal."""
 
 CUBE = Experiment(
     TrainConfig(

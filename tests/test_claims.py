@@ -403,7 +403,7 @@ def test_what_the_papers_table_takes_is_what_was_counted():
     assert f"has {sum(flop.values()) / 1e12:.2f} TFLOP, {100 * share:.0f} % of them QAM's" in text
     assert f"({paper_cost.H100 / 1e12:.0f} TFLOP/s)" in text
     hours = int(lines[-1].split("|")[4].replace(",", ""))
-    assert f"trains all of it in {hours / (100 * 16) / 24:.1f} days" in text  # two cores a worker
+    assert f"would train all of it in {hours / (100 * 16) / 24:.1f} days" in text  # two cores a worker
     assert sum(one["tasks"] for one in found["environments"].values()) == 20
 
 
@@ -679,7 +679,7 @@ def test_when_ood_fails_is_as_the_page_says():
     )
     lost = [off_data.losses(of[task], "at-mean").mean() for task in of if task != "window-open"]
     assert level("window-open", "at-mean", 10.0)
-    assert f"loses {round(min(lost))} to {round(max(lost))} points to QGF" in said
+    assert f"is {round(min(lost))} to {round(max(lost))} points lower than with QGF" in said
     assert chosen("push", "qgf-jacobian, tuned") == "9 [-1, 19]"
     assert "9 points above it on push [-1, 19]" in said
     for task in ("push", "cube-single", "pick-place"):
@@ -698,10 +698,10 @@ def test_when_ood_fails_is_as_the_page_says():
         ("best-of-16", 102),
     ):
         (row,) = (r for r in text.splitlines() if r.startswith(f"| {rule}"))
-        assert row.endswith(f"| {share} |")
+        assert row.split(" | ")[-2] == str(share)
     for factor, share in (("0.3", 98), ("1", 86)):  # as the page of weights says
         (row,) = (r for r in text.splitlines() if r.startswith(f"| QGF at {factor} x the"))
-        assert row.endswith(f"| {share} |")
+        assert row.split(" | ")[-2] == str(share)
     said = words("weights")
     assert "On six tasks with five training seeds, 0.3 of it reached 98 % of what the tuned" in said
     assert "and the starting weight itself 86 %" in said

@@ -77,7 +77,7 @@ def table() -> list[str]:
     """The table of docs/worth.md: success, what was tried, and what it costs."""
     found = read(RESULTS / "methods_cube.json")
     cost = json.loads((RESULTS / "methods_cost.json").read_text())["methods"]
-    lines = ["| method | success, % | weight, of | MFLOP an action | cost of an update |"]
+    lines = ["| method | success, % | chosen weight (tried) | MFLOP an action | cost of an update |"]
     lines += ["|---|---|---|---|---|"]
     for row, line in zip(found.table, successes(found), strict=True):
         action, update = cost[row.method].values()
@@ -88,7 +88,7 @@ def table() -> list[str]:
 def maze_table() -> list[str]:
     """The second table of docs/worth.md."""
     found = read(RESULTS / "methods_pointmaze.json")
-    return ["| method | success, % | weight, of |", "|---|---|---|", *successes(found)]
+    return ["| method | success, % | chosen weight (tried) |", "|---|---|---|", *successes(found)]
 
 
 def successes(found: Comparison) -> list[str]:

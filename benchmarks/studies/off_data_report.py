@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from qgf_eqx._provenance import write_json
+from qgf_eqx.evaluate import across
 from qgf_eqx.evaluate.names import METHODS, label
 
 from .. import RESULTS
@@ -126,8 +127,8 @@ def rules_table(found: Mapping[str, Any]) -> str:
     """What is reached without tuning, and its share of the tuned best."""
     of = {name: each for name, each in tasks(found).items() if "rules" in each}
     lines = [
-        f"| success, % | {' | '.join(of)} | share of QGF tuned |",
-        "|---" * (len(of) + 2) + "|",
+        f"| success, % | {' | '.join(of)} | share of QGF tuned | minus QGF tuned, points |",
+        "|---" * (len(of) + 3) + "|",
     ]
     means = {
         rule: np.array([_rule(each, rule) for each in of.values()]).mean(axis=1)
@@ -135,13 +136,21 @@ def rules_table(found: Mapping[str, Any]) -> str:
     }
     for rule, mean in means.items():
         share = 100 * np.mean(mean / means["qgf, tuned"])
-        cells = [f"{x:.0f}" for x in mean]
-        lines.append(f"| {_said(rule)} | {' | '.join(cells)} | {share:.0f} |")
+        both = ([_outcomes(each, name) for each in of.values()] for name in (rule, "qgf, tuned"))
+        behind = across.pooled_difference(*both)
+        value, low, high = (round(100 * x) + 0 for x in (behind.value, behind.low, behind.high))
+        cells = [*(f"{x:.0f}" for x in mean), f"{share:.0f}"]
+        cells.append("" if rule == "qgf, tuned" else f"{value} [{low}, {high}]")
+        lines.append(f"| {_said(rule)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _rule(found: Mapping[str, Any], rule: str) -> np.ndarray:
     return np.array([_percent(each) for each in found["rules"][rule]["success"]])
+
+
+def _outcomes(found: Mapping[str, Any], rule: str) -> list[list[float]]:
+    return [[float(one) for one in each] for each in found["rules"][rule]["success"]]
 
 
 def _said(rule: str) -> str:

@@ -88,7 +88,8 @@ def spec_of(config: TrainConfig) -> Spec:
 def table(found: dict[str, Any]) -> list[str]:
     """What all tasks and seeds of a plan take."""
     lines = [
-        "| | training, PFLOP | at an H100's peak, h | trained here, h | played here, h | disk, GB |"
+        "| | training, PFLOP | at an H100's peak, h | training here, h "
+        "| playing here, h | disk, GB |"
     ]
     lines += ["|---|---|---|---|---|---|"]
     total = [0.0] * 5

@@ -83,7 +83,7 @@ print("deviation of the plain flow", plain.std(0), "and theirs", params["std"])
 # %% [markdown]
 # **How strong?** A useful weight depends on the scale of the critic. Look at weights around the
 # [starting weight](../weights.md#where-to-start) in one table. Here you can play no episodes and
-# have no second critic, so take the starting weight itself.
+# have no second critic, so take [0.3 of it](../weights.md#if-you-cannot-play-episodes).
 
 # %%
 observations = jax.random.normal(jax.random.key(1), (32, 2))
@@ -93,9 +93,8 @@ print(
         policy, critic, observations, jax.random.key(2), methods=["flow", "qgf"]
     )
 )
-weight = float(
-    analysis.starting_weight(policy, critic, observations, jax.random.key(2))
-)
+start = analysis.starting_weight(policy, critic, observations, jax.random.key(2))
+weight = 0.3 * float(start)
 
 # %% [markdown]
 # **Look at it.** `diagnose` reports the strength of guidance relative to the flow at each step;

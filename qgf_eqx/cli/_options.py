@@ -188,7 +188,7 @@ class Watching:
     evaluate_every: MaybeInt = None
     """Play some episodes after every N updates, and after the last: evaluations.jsonl."""
     evaluate_methods: tuple[str, ...] = ("flow", "qgf")
-    """The methods that play them; guided ones use the weight that `diagnose` starts from."""
+    """The methods that play them; guided ones use 0.3 of the starting weight."""
     evaluate_episodes: int = 20
     """Episodes of each method."""
 
