@@ -2,10 +2,11 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def take_turns(file: Path, what: str) -> Iterator[None]:
+    """Waits while another process holds the lock of `what` in this file, which may hold any number.
+    Where the file system has no locks, nothing is waited for."""
+    place = int(hashlib.sha256(what.encode()).hexdigest()[:12], 16)
+    with open(file, "ab") as lock:
+        with suppress(OSError):
+            fcntl.lockf(lock, fcntl.LOCK_EX, 1, place)
+        yield
 
 
 @contextmanager

@@ -403,7 +403,9 @@ def test_what_the_papers_table_takes_is_what_was_counted():
     assert f"has {sum(flop.values()) / 1e12:.2f} TFLOP, {100 * share:.0f} % of them QAM's" in text
     assert f"({paper_cost.H100 / 1e12:.0f} TFLOP/s)" in text
     hours = int(lines[-1].split("|")[4].replace(",", ""))
-    assert f"would train all of it in {hours / (100 * 16) / 24:.1f} days" in text  # two cores a worker
+    assert (
+        f"would train all of it in {hours / (100 * 16) / 24:.1f} days" in text
+    )  # two cores a worker
     assert sum(one["tasks"] for one in found["environments"].values()) == 20
 
 

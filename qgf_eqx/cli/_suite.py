@@ -82,14 +82,14 @@ def suite(
         return common.result({"cells": found, "total": total, "not here": missing}, text)
     if action == "run":
         options = {"processes": workers.processes, "progress": common.progress}
-        if engine != "local":
-            from ..engines import by_name
+        from ..engines import EngineError, by_name
 
+        if engine != "local":
             with as_arguments():
                 options["engine"] = by_name(engine, engine_options, out / "jobs")
         try:
             suites.run_suite(plan, out, **options)
-        except suites.SuiteError:
+        except (suites.SuiteError, EngineError):
             suites.write_report(plan, out)  # of what was finished
             raise
     path = suites.write_report(plan, out)

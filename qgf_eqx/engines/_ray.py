@@ -1,5 +1,6 @@
 """Cells as tasks of a Ray cluster."""
 
+import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,4 +70,5 @@ class Ray:
 def call(function: Callable[[Any], Any], cell: Any, threads: int) -> Any:
     """A plain function of a module, which `ray.remote` takes; a partial is none."""
     limit_threads(threads)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several may share a GPU
     return function(cell)

@@ -59,7 +59,9 @@ class Slurm:
             return
         work = Requeued(function)
         with _refused_in_a_sentence(Path(self.folder)):
-            executor = submitit.AutoExecutor(folder=str(self.folder), cluster=self.cluster)
+            executor = submitit.AutoExecutor(
+                folder=str(self.folder), cluster=self.cluster, slurm_max_num_timeout=10**6
+            )
             executor.update_parameters(**self.options)
             with executor.batch():
                 jobs = [executor.submit(work, cell) for cell in cells]
@@ -82,6 +84,10 @@ class Slurm:
                         left.remove(sent)
                         continue
                     left.remove(sent)
+                    if isinstance(result, Interrupted):
+                        again = executor.submit(work, sent.cell)
+                        left.append(_Sent(sent.cell, again, sent.attempt))
+                        continue
                     yield sent.cell, result
                 time.sleep(_WAIT if left else 0)
         finally:
@@ -107,6 +113,10 @@ def _refused_in_a_sentence(folder: Path) -> Generator[None]:
         ) from error
 
 
+class Interrupted:
+    """What a job returns that was told to end, as where another one takes its place."""
+
+
 class Requeued:
     """A function that is called again with the same cell, where its job was interrupted."""
 
@@ -115,9 +125,12 @@ class Requeued:
         self.function = function
 
     def __call__(self, cell: Any) -> Any:
-        """The function's result."""
+        """The function's result, or `Interrupted`."""
         limit_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
-        return self.function(cell)
+        try:
+            return self.function(cell)
+        except SystemExit:  # SIGTERM, on which a training saves
+            return Interrupted()
 
     def checkpoint(self, cell: Any) -> Any:
         """What submitit puts in the queue in place of an interrupted job."""

@@ -2,12 +2,17 @@
 
 The tasks are fixed: an interval says what other training seeds and other episodes of the same tasks
 would give. It comes from a two-level bootstrap, which draws training seeds within each task, and
-episodes within each seed. Few seeds make a bootstrap too narrow; below five it gives the standard
-error only, widened by `sqrt(n / (n - 1))`, and the interval is Student's t. For successes it is
-never narrower than the tasks' intervals over their episodes allow (Wilson's; Bonett and Price's
-for differences), so it does not collapse when all runs agree by chance.
+episodes within each seed. A bootstrap of n seeds is too narrow by `sqrt((n - 1) / n)`, and by how
+much Student's t is wider than a normal distribution. From five seeds on, percentiles further out
+make up for both; below five the interval is Student's t, with the bootstrap's standard error, so
+widened. The degrees of freedom are those of the task that has most of the spread, if one has.
 
-Sources: Zou and Donner, *Construction of confidence limits about effect measures*, 2008, for the
+Of successes, means and differences are never narrower than the tasks' intervals over their episodes
+allow (Wilson's; Bonett and Price's for differences), so they do not collapse when all runs agree by
+chance. A probability of improvement and a profile do: 3 runs that are all better than 3 others give
+1, with an interval of no width.
+
+Sources: Hesterberg, *What Teachers Should Know About the Bootstrap*, 2015, for the percentiles; Zou and Donner, *Construction of confidence limits about effect measures*, 2008, for the
 interval of a mean from those of its parts; Agarwal et al., *Deep Reinforcement Learning at the Edge
 of the Statistical Precipice*, 2021.
 """
@@ -217,8 +222,7 @@ def _iqm(runs: Sequence[_Runs]) -> float:
 def _improvement(runs: Sequence[_Runs]) -> float:
     shares = []
     for ours, theirs in zip(*runs, strict=True):
-        test: Any = stats.mannwhitneyu(ours, theirs)
-        shares.append(test.statistic / (len(ours) * len(theirs)))
+        shares.append((np.sign(ours[:, None] - theirs) + 1).mean() / 2)
     return float(np.mean(shares))
 
 
@@ -243,17 +247,28 @@ def _estimate(
     value = statistic(means)
     again = [[_drawn(rng, of_task, draws) for of_task in o] for o in arrays]
     drawn = np.array([statistic([[runs[i] for runs in o] for o in again]) for i in range(draws)])
-    if min(seeds) == 1:
+    fewest = min(seeds)
+    if fewest == 1:
         low, high = np.percentile(drawn, [2.5, 97.5])
         return Estimate(value, float(low), float(high), OVER_EPISODES)
-    if min(seeds) >= FEW:
-        low, high = np.percentile(drawn, [2.5, 97.5])
+    # A bootstrap of n seeds is too narrow by sqrt((n - 1) / n), and knows nothing of Student's t.
+    wide = np.sqrt(fewest / (fewest - 1)) * stats.t.ppf((1 + _LEVEL) / 2, _freedom(means))
+    if fewest >= FEW:
+        low, high = np.quantile(drawn, stats.norm.cdf([-wide, wide]))
     else:
-        fewest = min(seeds)
-        error = drawn.std(ddof=1) * np.sqrt(fewest / (fewest - 1))
-        half = error * stats.t.ppf((1 + _LEVEL) / 2, sum(n - 1 for n in seeds))
+        half = wide * drawn.std(ddof=1)
         low, high = value - half, value + half
     return Estimate(value, float(low), float(high), OVER_SEEDS)
+
+
+def _freedom(means: Sequence[_Runs]) -> float:
+    """Degrees of freedom of a mean over tasks (Welch and Satterthwaite): nearly those of one task
+    if it has most of the spread."""
+    parts = [(np.var(runs, ddof=1) / len(runs), len(runs) - 1) for of in means for runs in of]
+    spread = sum(part for part, _ in parts)
+    if spread == 0:
+        return float(sum(free for _, free in parts))
+    return float(spread**2 / sum(part**2 / free for part, free in parts))
 
 
 def _widened(found: Estimate, tasks: Iterable[tuple[float, float]]) -> Estimate:

@@ -38,6 +38,8 @@ class TrainCell:
     study: Study
     seeds: tuple[int, ...]
     path: Path
+    identity: Any = None
+    """Of the data that the suite began with."""
     stage: str = TRAIN
 
     @property
@@ -171,7 +173,7 @@ def others(plan: Plan, out: str | Path) -> int:
 def _trainings(out: Path, study: Study, identity: Any) -> list[TrainCell]:
     what = {"config": study.config.as_dict(), "data": identity, **_sources(study)}
     return [
-        TrainCell(study, seeds, _named(out, TRAIN, f"{study.label}.{_span(seeds)}", what))
+        TrainCell(study, seeds, _named(out, TRAIN, f"{study.label}.{_span(seeds)}", what), identity)
         for seeds in _groups(study)
     ]
 
@@ -205,7 +207,12 @@ def _analysis(out: Path, study: Study, trainings: Sequence[TrainCell]) -> Analys
 
 
 def _data(study: Study) -> dict[str, Any]:
-    known = {"env": study.config.env, "data_dir": study.data_dir, "collect": study.collect}
+    known = {
+        "env": study.config.env,
+        "data_dir": study.data_dir,
+        "collect": study.collect,
+        "transitions": study.transitions,
+    }
     return known | _sources(study, learners=False)
 
 

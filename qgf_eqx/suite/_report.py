@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from .._files import write_atomically
-from .._provenance import versions
 from ..evaluate import across
-from ..evaluate._judge import compared
+from ..evaluate._judge import compared, judge_of
 from ..evaluate._rows import Comparison
 from ..evaluate.names import label, split_best_of
 from ..evaluate.results import format_table, read
@@ -40,7 +39,8 @@ def write_report(plan: Plan, out: str | Path) -> Path:
     found = comparisons(plan, out)
     lines = [f"# {plan.name}", "", *_progress(plan, cells, out), ""]
     studies = {study.label: study for study in plan.studies}
-    content: dict[str, Any] = {"plan": plan.name, "versions": versions(), "tasks": {}}
+    used = _versions(found)
+    content: dict[str, Any] = {"plan": plan.name, "versions": used, "tasks": {}}
     content["settings"] = {
         name: {f.name: getattr(study, f.name) for f in fields(study)}
         | {"config": study.config.as_dict()}
@@ -63,24 +63,40 @@ def write_report(plan: Plan, out: str | Path) -> Path:
         lines += _untuned(shares, rules)
         content["shares of the tuned best by factor of the starting weight"] = shares
         content["shares of tuned QGF by methods without tuning"] = rules
-    if len(found) > 1:
-        together = over_tasks(found)
-        lines += _together(together, found)
+    scored = {name: one for name, one in found.items() if _has_scores(one)}
+    if len(scored) > 1 and _shared(scored):
+        together = over_tasks(scored)
+        lines += _together(together, scored)
         content["over tasks"] = together
+    if left := [name for name in found if name not in scored]:
+        lines += [f"Not in what is over tasks: {', '.join(left)}. Returns need `References`.", ""]
     if costs := costs_of(cells):
         lines += _costs(costs)
         content["MFLOP of an action"] = costs
     if analyses := _analyses(cells):
         lines += _looked_at(analyses)
         content["analyses"] = analyses
-    for picture in out.glob("*.png"):
-        picture.unlink()  # of results that may not be there any more
+    for name in _FIGURES:
+        (out / f"{name}.png").unlink(missing_ok=True)  # of results that may not be there any more
     _draw(found, curves, costs, analyses, out)
-    lines += [f"![{path.stem}]({path.name})" for path in sorted(out.glob("*.png"))]
-    lines += ["", f"Versions: {', '.join(f'{n} {v}' for n, v in content['versions'].items())}."]
+    drawn = [name for name in _FIGURES if (out / f"{name}.png").exists()]
+    lines += [f"![{name}]({name}.png)" for name in drawn]
+    lines += [""] + [f"Versions: {', '.join(f'{n} {v}' for n, v in one.items())}." for one in used]
     _write(out / "report.json", json.dumps(content, indent=1) + "\n")
     _write(out / "report.md", "\n".join(lines).rstrip() + "\n")
     return out / "report.md"
+
+
+_FIGURES = (
+    *("best_of", "budgets", "cost", "entries", "noise"),
+    *("over_tasks", "profile", "success", "value"),
+)
+
+
+def _versions(found: Mapping[str, Comparison]) -> list[dict[str, str]]:
+    """Each set of versions that some results were made with."""
+    sets = {json.dumps(v, sort_keys=True) for one in found.values() for v in one.about["versions"]}
+    return [json.loads(each) for each in sorted(sets)]
 
 
 def comparisons(plan: Plan, out: str | Path) -> dict[str, Comparison]:
@@ -96,7 +112,7 @@ def over_tasks(found: Mapping[str, Comparison]) -> dict[str, dict[str, Any]]:
     """Averages over the tasks, of the methods that all of them have: in success, or in normalised
     score, as `evaluate.across` computes them."""
     scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
-    shared = _shared(scores)
+    shared = _shared(found)
     ours = _ours(shared)
     rows = {}
     for name in shared:
@@ -122,11 +138,16 @@ def _ours(methods: Collection[str]) -> str:
 
 def outcomes_of(found: Comparison) -> dict[str, list[list[float]]]:
     """Of every method for every training seed the outcomes: success, or the normalised score."""
-    by_return, score = isinstance(found.outcome, Return), _scored(found)
+    score, judge = _scored(found), judge_of(found.outcome, list(found.episodes.values()))
     return {
-        name: [[score(e.total_reward if by_return else float(e.success)) for e in r] for r in runs]
+        name: [[score(float(outcome)) for outcome in run] for run in judge.values(runs)]
         for name, runs in found.episodes.items()
     }
+
+
+def _has_scores(found: Comparison) -> bool:
+    """Whether its outcomes can stand beside those of other tasks."""
+    return not (isinstance(found.outcome, Return) and found.outcome.references is None)
 
 
 def _scored(found: Comparison) -> Callable[[float], float]:
@@ -137,9 +158,10 @@ def _scored(found: Comparison) -> Callable[[float], float]:
     return lambda outcome: (outcome - low) / (high - low)
 
 
-def _shared(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _shared(found: Mapping[str, Comparison]) -> list[str]:
     """The methods that all tasks have."""
-    return [m for m in next(iter(scores.values())) if all(m in of for of in scores.values())]
+    names = [[row.method for row in comparison.table] for comparison in found.values()]
+    return [name for name in names[0] if all(name in each for each in names)] if names else []
 
 
 def _merged(parts: Sequence[Comparison]) -> Comparison:
@@ -148,8 +170,9 @@ def _merged(parts: Sequence[Comparison]) -> Comparison:
     rows = {row.method: (row.choice, row.steps) for part in parts for row in part.table}
     episodes = {name: runs for part in parts for name, runs in part.episodes.items()}
     tuning = tuple(row for part in parts for row in part.tuning)
-    about = {"runs": first.runs, "reduce": first.reduce, "goals": first.goals, "tuning": tuning}
-    return compared(first.task, first.outcome, rows, episodes, **about)
+    known = {"runs": first.runs, "reduce": first.reduce, "goals": first.goals, "tuning": tuning}
+    about = {"versions": [part.about.get("versions", {}) for part in parts]}
+    return compared(first.task, first.outcome, rows, episodes, about=about, **known)
 
 
 def _failed(out: Path, cell: Cell) -> bool:
@@ -182,7 +205,10 @@ def _together(rows: Mapping[str, Mapping[str, Any]], found: Mapping[str, Compari
         cells += [_percent(value) for value in others] or ["", ""]
         lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     lines += ["", "In % with 95 % intervals over training seeds and episodes; the tasks are fixed."]
-    if min(len(runs) for one in found.values() for runs in one.episodes.values()) < 5:
+    fewest = min(len(runs) for one in found.values() for runs in one.episodes.values())
+    if fewest == 1:
+        lines[-1] = "In % with 95 % intervals over episodes only: some task has one training seed."
+    elif fewest < across.FEW:
         lines[-1] += " With fewer than five training seeds they are Student's t over the seeds."
     if entries:
         lines.append("Entries of one task count as tasks: their mean is of this plan only.")
@@ -325,31 +351,36 @@ def _draw(
         getattr(plot, f"draw_{name}")(of, out / f"{name}.png")
     if not found:
         return
-    scores = {name: outcomes_of(comparison) for name, comparison in found.items()}
     plot.task_bars(found, out / "success.png")
     if curves:
         plot.tuning_budgets(curves, out / "budgets.png")
-    levels = np.linspace(0, 1, 41)[:-1].tolist()
-    profiles = {
-        name: across.performance_profile([of[name] for of in scores.values()], levels, draws=200)
-        for name in _shared(scores)
-    }
-    plot.profiles(profiles, levels, out / "profile.png")
-    means = {
-        name: across.mean_over_tasks([of[name] for of in scores.values()])
-        for name in _shared(scores)
-    }
-    plot.over_tasks(means, out / "over_tasks.png")
-    counts = Counter(split_best_of(name)[0] for name in means)
-    if max(counts.values()) > 2:
-        plot.best_of_over_tasks(means, out / "best_of.png")
-    if known := {name: cost for name, cost in costs.items() if name in means}:
-        plot.cost_against_score(means, known, out / "cost.png")
+    _draw_over_tasks({n: one for n, one in found.items() if _has_scores(one)}, costs, out)
     by_task: dict[str, dict[str, Comparison]] = {}
     for name, comparison in found.items():
         by_task.setdefault(comparison.task, {})[name] = comparison
     if several := {task: of for task, of in by_task.items() if len(of) > 1}:
         plot.entries(several, out / "entries.png")
+
+
+def _draw_over_tasks(
+    found: Mapping[str, Comparison], costs: Mapping[str, float], out: Path
+) -> None:
+    """The figures of the methods that all tasks have."""
+    from .. import plot
+
+    outcomes = [outcomes_of(comparison) for comparison in found.values()]
+    scores = {name: [of[name] for of in outcomes] for name in _shared(found)}
+    if not scores:
+        return
+    levels = np.linspace(0, 1, 41)[:-1].tolist()
+    profiles = {n: across.performance_profile(s, levels, draws=200) for n, s in scores.items()}
+    plot.profiles(profiles, levels, out / "profile.png")
+    means = {name: across.mean_over_tasks(of) for name, of in scores.items()}
+    plot.over_tasks(means, out / "over_tasks.png")
+    if max(Counter(split_best_of(name)[0] for name in means).values()) > 2:
+        plot.best_of_over_tasks(means, out / "best_of.png")
+    if known := {name: cost for name, cost in costs.items() if name in means}:
+        plot.cost_against_score(means, known, out / "cost.png")
 
 
 def _write(path: Path, text: str) -> None:

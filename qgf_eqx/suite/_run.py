@@ -1,6 +1,7 @@
 """Runs what is missing of a plan, on any engine."""
 
 import json
+import signal
 import threading
 import time
 import traceback
@@ -8,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .._files import hold_lock, write_atomically
+from .._files import hold_lock, take_turns, write_atomically
 from .._progress import SECONDS, bar
 from .._run_folder import RunError, read_metrics
 from ..engines import Engine, Local
@@ -58,7 +60,7 @@ def run_suite(
 
     **Raises:** `SuiteError` if cells failed, naming the first and where its traceback is.
     """
-    engine, out = engine or Local(processes, threads=1), Path(out)
+    engine, out = engine or Local(processes, threads=1), Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     with hold_lock(out, "runs the suite in", SuiteError):
         _clean(out)
@@ -83,10 +85,19 @@ def _run_stage(
         bar(len(cells), f"{plan.name}: {stage}", "cells", show=progress, initial=done) as shown,
         _updates_shown(shown if progress else None, missing),
     ):
-        for cell, error in engine.map(partial(do, out), missing):
+        for cell, error in engine.map(partial(do, out), list(map(_sent, missing))):
             shown.update()
+            if not error and not is_done(cell):
+                error = f"its result is not in {out}, which all workers must reach by this name"
+                _write(log_of(out, cell), error.encode())
             failed += [(cell, error)] if error else []
     return failed
+
+
+def _sent(cell: Cell) -> Any:
+    """A cell for workers whose current folder may be another."""
+    folder = Path(cell.study.data_dir).resolve()
+    return replace(cell, study=replace(cell.study, data_dir=str(folder)))
 
 
 @contextmanager
@@ -126,33 +137,51 @@ def _clean(out: Path) -> None:
 
 
 def do(out: Path, cell: Cell) -> str:
-    """Does one cell and writes its result; returns the error's sentence if it fails."""
+    """Does one cell and writes its result; returns the error's sentence if it fails. A worker of
+    an earlier run that is still at it, or at the same data, is waited for."""
+    with take_turns(out / ".cells.lock", _alone(cell)):
+        return "" if is_done(cell) else _do(out, cell)
+
+
+def _alone(cell: Cell) -> str:
+    """What only one worker may do at a time: several tasks may have the same data."""
+    if not isinstance(cell, DataCell):
+        return cell.path.name
+    return f"{cell.study.data_dir} {_dataset_name(cell.study.config.env)}"
+
+
+def _dataset_name(env: str) -> str:
+    from ..data import dataset_name
+
+    return env if ":" in env else dataset_name(env)
+
+
+def _do(out: Path, cell: Cell) -> str:
     log = log_of(out, cell)
-    if is_done(cell):  # by another worker
-        return ""
     try:
         begin = time.perf_counter()
         result = _RESULTS[type(cell)](cell)
         if isinstance(result, dict):
-            result["seconds"] = round(time.perf_counter() - begin, 1)
+            result.setdefault("seconds", round(time.perf_counter() - begin, 1))
             _write(cell.path, json.dumps(result, indent=1).encode())
     except Exception as error:
         _write(log, traceback.format_exc().encode())
         return f"{type(error).__name__}: {error}"
+    except SystemExit:  # of a training that was told to end, and has saved
+        raise SystemExit(128 + signal.SIGTERM) from None
     log.unlink(missing_ok=True)
     return ""
 
 
 def _data(cell: DataCell) -> dict[str, Any]:
-    from ..data import collect, dataset_name
+    from ..data import collect
     from ..data._fingerprint import fingerprint
 
     study = cell.study
     if lacks := missing_data(study):
         raise SuiteError(lacks)
     if study.collect:
-        name = study.config.env
-        name = name if ":" in name else dataset_name(name)
+        name = _dataset_name(study.config.env)
         collect(name, study.data_dir, transitions=study.collect, processes=1, progress=False)
     dataset = _dataset(cell)
     if len(dataset.episode_end) < study.transitions:
@@ -162,6 +191,7 @@ def _data(cell: DataCell) -> dict[str, Any]:
 
 
 def _train(cell: TrainCell) -> dict[str, Any]:
+    from ..data._fingerprint import fingerprint
     from ..evaluate import task_of
     from ..learn import train_seeds
 
@@ -169,9 +199,22 @@ def _train(cell: TrainCell) -> dict[str, Any]:
     config = replace(cell.study.config, goals=task.goals > 0)
     options: dict[str, Any] = {"hindsight": task.hindsight} if task.goals else {}
     options |= {"save_every": 1000, "progress": False}
-    train_seeds(config, cell.seeds, _dataset(cell), cell.folder, **options)
+    dataset = _dataset(cell)
+    if fingerprint(dataset) != cell.identity:
+        raise SuiteError(
+            f"the data of {config.env} in {cell.study.data_dir} are not those that this suite "
+            "began with. Put those back, or use another folder for the results."
+        )
+    train_seeds(config, cell.seeds, dataset, cell.folder, **options)
     size = sum(file.stat().st_size for run in cell.runs for file in run.iterdir())
-    return {"updates": config.updates, "bytes": size}
+    return {"updates": config.updates, "bytes": size, "seconds": round(_trained_for(cell), 1)}
+
+
+def _trained_for(cell: TrainCell) -> float:
+    """Seconds of all updates, of however many runs of the command."""
+    lines = [{"step": 0}, *read_metrics(cell.runs[0] / "metrics.jsonl")]
+    rates = [(b["step"] - a["step"], b["updates_per_second"]) for a, b in pairwise(lines)]
+    return sum(count / rate for count, rate in rates)
 
 
 def _play(cell: PlayCell) -> None:

@@ -78,6 +78,15 @@ def die(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def told_to_end_once(path):
+    """Like a training that is preempted: it saves, and exits."""
+    mark = Path(path)
+    if not mark.exists():
+        mark.touch()
+        raise SystemExit(0)
+    return f"{mark.name} again"
+
+
 def die_once(path):
     mark = Path(path)
     if not mark.exists():
