@@ -282,7 +282,7 @@ TABLE = [
     ("data/ogbench/_goals.py", "first + _BUTTON * i + 1", "first + _BUTTON * i", "evaluate/test_goal_tasks.py::test_an_oracle_goal_is_the_part_of_a_state_that_the_task_is_about"),
     ("data/goals.py", "np.append(np.concatenate(pieces), rows - 1)", "np.concatenate(pieces)", "data/test_goals.py::test_last_rows_are_those_of_the_episodes"),
     ("evaluate/across.py", "stats.trim_mean(np.concatenate(runs[0]), 0.25)", "np.mean(np.concatenate(runs[0]))", "evaluate/test_across.py::test_averages_are_those_of_the_formulas"),
-    ("evaluate/across.py", "error * stats.t.ppf((1 + _LEVEL) / 2, sum(n - 1 for n in seeds))", "error", "evaluate/test_across.py::test_intervals_cover_the_truth_in_simulated_studies"),
+    ("evaluate/across.py", "np.sqrt(fewest / (fewest - 1)) * stats.t.ppf((1 + _LEVEL) / 2, _freedom(means))", "1.96", "evaluate/test_across.py::test_intervals_cover_the_truth_in_simulated_studies"),
     ("evaluate/across.py", "drawn[best, :, count:].mean()", "drawn[best, :, :count].mean()", "evaluate/test_across.py::test_a_larger_budget_chooses_better_and_is_scored_on_other_episodes"),
     # The command line.
     ("cli/_make.py", "\"transitions\": transitions, \"seed\": seed,", "\"transitions\": transitions,", "test_cli.py::test_the_options_of_collect_reach_the_library"),

@@ -77,7 +77,9 @@ def table() -> list[str]:
     """The table of docs/worth.md: success, what was tried, and what it costs."""
     found = read(RESULTS / "methods_cube.json")
     cost = json.loads((RESULTS / "methods_cost.json").read_text())["methods"]
-    lines = ["| method | success, % | chosen weight (tried) | MFLOP an action | cost of an update |"]
+    lines = [
+        "| method | success, % | chosen weight (tried) | MFLOP an action | cost of an update |"
+    ]
     lines += ["|---|---|---|---|---|"]
     for row, line in zip(found.table, successes(found), strict=True):
         action, update = cost[row.method].values()

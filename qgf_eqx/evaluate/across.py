@@ -12,9 +12,10 @@ allow (Wilson's; Bonett and Price's for differences), so they do not collapse wh
 chance. A probability of improvement and a profile do: 3 runs that are all better than 3 others give
 1, with an interval of no width.
 
-Sources: Hesterberg, *What Teachers Should Know About the Bootstrap*, 2015, for the percentiles; Zou and Donner, *Construction of confidence limits about effect measures*, 2008, for the
-interval of a mean from those of its parts; Agarwal et al., *Deep Reinforcement Learning at the Edge
-of the Statistical Precipice*, 2021.
+Sources: Hesterberg, *What Teachers Should Know About the Bootstrap*, 2015, for the percentiles; Zou
+and Donner, *Construction of confidence limits about effect measures*, 2008, for the interval of a
+mean from those of its parts; Agarwal et al., *Deep Reinforcement Learning at the Edge of the
+Statistical Precipice*, 2021.
 """
 
 import warnings
