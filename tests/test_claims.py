@@ -704,6 +704,11 @@ def test_when_ood_fails_is_as_the_page_says():
     for factor, share in (("0.3", 98), ("1", 86)):  # as the page of weights says
         (row,) = (r for r in text.splitlines() if r.startswith(f"| QGF at {factor} x the"))
         assert row.split(" | ")[-2] == str(share)
+    (row,) = (r for r in text.splitlines() if r.startswith("| best-of-16"))
+    assert row.endswith("| 2 [-1, 6] |")
+    assert "2 points above tuned QGF, with a 95 % interval of -1 to 6" in words("guide")
+    (cube,) = (r for r in text.splitlines() if r.startswith("| QGF, tuned"))
+    assert f"[{cube.split(' | ')[3]} %](off_data.md" in words("worth")
     said = words("weights")
     assert "On six tasks with five training seeds, 0.3 of it reached 98 % of what the tuned" in said
     assert "and the starting weight itself 86 %" in said
