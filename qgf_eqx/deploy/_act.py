@@ -109,6 +109,7 @@ class ControlLoop:
         self._draws = make_draws(policy, critic, options, to_action)
         self.ahead, self.deadline, self.hold = ahead, deadline, hold
         self._counts = Counts()
+        self._threads = [ThreadPoolExecutor(1, name) for name in ("guided", "plain")]
         first, self._reserve = self._warm(self._expected(obs))
         self.horizon = len(first.own)
         if first.chunk.ndim < 1 or len(first.chunk) != self.horizon:
@@ -124,7 +125,6 @@ class ControlLoop:
             raise ValueError(
                 f"`execution_horizon` is {wanted}, but a chunk has {self.horizon} rows."
             )
-        self._threads = [ThreadPoolExecutor(1, name) for name in ("guided", "plain")]
         self._running: list[Future | None] = [None, None]
         self.reset()
         settle()
@@ -133,7 +133,7 @@ class ControlLoop:
         """Begins an episode: no chunk is left over from the last one. Statistics go on."""
         self._chunk: Drawn | None = None
         self._last: np.ndarray | None = None
-        self._at = 0
+        self._at = self._end = 0  # of the chunk's rows, the one that is due and the last one
         self._next: Future | None = None  # the chunk that is being drawn
         self._since = 0  # ticks since its observation
         self._spare: Future | None = None  # a plain chunk, for when that one is late
@@ -148,9 +148,13 @@ class ControlLoop:
     def __call__(self, obs: Obs) -> np.ndarray:
         """The action of this tick."""
         began = time.perf_counter()
-        obs = self._expected(obs)
         self._since += 1
         self._spare_since += 1
+        try:
+            obs = self._expected(obs)
+        except Exception:
+            self._at += 1  # the row that was due is not executed later
+            raise
         self._receive()
         if self._rows_left() == 0:
             self._wait(obs, began)
@@ -180,8 +184,7 @@ class ControlLoop:
     def _rows_left(self) -> int:
         if self._chunk is None:
             return 0
-        end = self.horizon if self.ahead else self.execution_horizon
-        return max(0, end - self._at)
+        return max(0, self._end - self._at)
 
     def _begin(self, obs: Obs) -> None:
         """Has the next chunk drawn from this observation, if the thread is free."""
@@ -199,13 +202,15 @@ class ControlLoop:
     def _receive(self) -> None:
         """Changes to the next chunk, if it has been drawn."""
         if self._next is not None and self._next.done():
-            found, self._next = self._result(self._next), None
+            draw, self._next = self._next, None
+            found = self._result(draw)
             if self._since:  # or this tick has waited for it
                 self._counts.delays.append(self._since)
             if self._take(found, self._since):
                 self._spare, self._plain = None, False
         if self._rows_left() == 0 and self._spare is not None and self._spare.done():
-            found, self._spare = self._result(self._spare), None
+            draw, self._spare = self._spare, None
+            found = self._result(draw)
             if self._take(found, self._spare_since):
                 self._next, self._plain = None, True
                 self._counts.late += 1
@@ -270,6 +275,8 @@ class ControlLoop:
         self._counts.unguided += not found.guided
         if found.finite and row < self.horizon:
             self._chunk, self._at = found, row
+            wanted = self.horizon if self.ahead else self.execution_horizon
+            self._end = min(self.horizon, row + wanted)
             return True
         return False
 
@@ -302,8 +309,11 @@ class ControlLoop:
 
     def _warm(self, obs: Obs) -> tuple[Drawn, float]:
         """A chunk, and how long one of the plain flow takes; all programs are compiled, that of
-        the keys too."""
-        first = self._draws.guided(obs, jax.random.fold_in(self._key, 0))
+        the keys too, in the threads that run them: JAX's contexts, such as `jax.default_device`,
+        are those of a thread."""
+        guided, plain = self._threads
+        key = jax.random.fold_in(self._key, 0)
+        first = guided.submit(self._draws.guided, obs, key).result()
         if first.own.ndim < 2:
             raise ValueError(
                 f"`policy` gives actions of shape {first.own.shape}; a control loop plays chunks, "
@@ -312,8 +322,10 @@ class ControlLoop:
             )
         if self.ahead:
             old = np.zeros_like(first.own)
-            self._draws.following(obs, self._key, old, _mask(old, 0, len(old)))
-        times = [self._draws.plain(obs, self._key).seconds for _ in range(6)]
+            mask = _mask(old, 0, len(old))
+            guided.submit(self._draws.following, obs, self._key, old, mask).result()
+        draws = [plain.submit(self._draws.plain, obs, self._key) for _ in range(6)]
+        times = [draw.result().seconds for draw in draws]
         return first, 1.5 * max(times[1:])
 
 

@@ -62,9 +62,8 @@ def make_draws(
 
     def plain(nets, obs, key):
         policy, critic, options = nets
-        return end(
-            critic, sound_sample(policy, critic, options | {"weight": 0}, obs, key, to_action)
-        )
+        alone = options | {"weight": 0, "best_of": 1}  # the critic is not asked
+        return end(critic, sound_sample(policy, critic, alone, obs, key, to_action))
 
     def following(nets, obs, key, old, mask):
         policy, critic, options = nets

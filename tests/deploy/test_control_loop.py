@@ -437,6 +437,65 @@ def test_an_error_in_the_first_tick_is_raised():
         critic.raises = True
         with pytest.raises(Exception, match="out of memory"):
             loop(OBS)
+        critic.raises = False
+        assert np.isfinite(loop(OBS)).all(), "and it goes on when the critic does"
+
+
+class FailsToJudge(Fails):
+    """So does its value."""
+
+    def __call__(self, obs, action):
+        like = jax.ShapeDtypeStruct((), jnp.float32)
+        ask = lambda obs, action: self.ask(obs, action)[0]  # noqa: E731
+        return jax.pure_callback(ask, like, obs, action, vmap_method="sequential")
+
+
+def test_the_plain_flow_of_best_of_several_does_not_ask_the_critic():
+    critic = FailsToJudge()
+    loop = ControlLoop(POLICY, bounded(critic), OBS, KEY, weight=0.1, steps=2, best_of=2)
+    with loop:
+        loop(OBS)
+        critic.raises = True
+        with pytest.warns(RuntimeWarning, match="out of memory"):
+            for _ in range(2 * HORIZON):
+                loop(OBS)
+        assert loop.statistics.held == 0 and loop.statistics.raised > 0
+
+
+def test_a_late_chunk_without_ahead_is_executed_from_the_row_that_is_due():
+    loop, gates, _ = stepped(loop_of(execution_horizon=1, deadline=0.4))
+    assert loop(OBS)[0] == 100
+    for gate in gates:
+        gate.clear()
+    assert loop(OBS)[0] == 100  # held: number 2 and the plain 3 are late
+    gates[0].set()
+    ended(loop)
+    assert loop(OBS)[0] == 201
+    gates[1].set()
+    assert loop(OBS)[0] == 400
+
+
+def test_a_tick_whose_observation_is_refused_counts():
+    loop, _, _ = stepped(loop_of(execution_horizon=8))
+    assert [loop(OBS)[0] for _ in range(2)] == [100, 101]
+    for _ in range(3):
+        with pytest.raises(ValueError, match="is nan"):
+            loop(np.full(2, np.nan, np.float32))
+    assert loop(OBS)[0] == 105
+    for _ in range(20):
+        with pytest.raises(ValueError, match="is nan"):
+            loop(np.full(2, np.nan, np.float32))
+    assert loop(OBS)[0] == 200
+
+
+def test_a_context_of_the_thread_that_makes_the_loop_compiles_nothing_later(compilations):
+    with jax.default_matmul_precision("highest"):
+        loop = loop_of(ahead=True, deadline=1.0)
+    with loop:
+        before = len(compilations)
+        for _ in range(3 * HORIZON):
+            loop(OBS)
+        assert len(compilations) == before
 
 
 @pytest.mark.parametrize(
