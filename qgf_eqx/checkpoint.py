@@ -109,8 +109,11 @@ def save(path: str | Path, tree: Any, metadata: dict) -> None:
         file.write(as_bytes(tree, metadata))
 
 
-def as_bytes(tree: Any, metadata: dict) -> bytes:
-    """What `save` writes; arguments and errors as there."""
+def check_savable(tree: Any) -> dict[str, str | None]:
+    """The structure that `save` writes, of a tree that it can.
+
+    **Raises:** `CheckpointError` if a part has no name, or an array another dtype.
+    """
     structure = structure_of(tree)
     for where, text in structure.items():
         if text is None:
@@ -119,14 +122,19 @@ def as_bytes(tree: Any, metadata: dict) -> bytes:
                 "`load` could not compare it. Use a function or class at the top of a module, or "
                 "`functools.partial` of one."
             )
-    arrays = {}
     for name, leaf in _named_arrays(tree).items():
         if not _STORED.fullmatch(str(leaf.dtype)):
             raise CheckpointError(
                 f"`{name}` is {leaf.dtype}, which is not stored. Cast it to float32 before, or "
                 "take `jax.random.key_data` of a key."
             )
-        arrays[name] = np.asarray(leaf)
+    return structure
+
+
+def as_bytes(tree: Any, metadata: dict) -> bytes:
+    """What `save` writes; arguments and errors as there."""
+    structure = check_savable(tree)
+    arrays = {name: np.asarray(leaf) for name, leaf in _named_arrays(tree).items()}
     try:
         kept = json.loads(json.dumps(metadata))
     except (TypeError, ValueError, RecursionError) as error:

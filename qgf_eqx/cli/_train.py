@@ -69,8 +69,9 @@ def _group(name: str, settings: list[Option], what: str) -> Any:
         options: dict[str, Any] = {"help": text, "help_behavior_hint": default}
         if choices:
             options["metavar"] = f"{{{','.join(choices)}}}"
-        if kind is bool:
-            fields.append((option, Annotated[bool, tyro.conf.arg(**options)], False))
+        if kind is bool:  # --x, --no-x or neither
+            flag = Annotated[bool | None, tyro.conf.DisallowNone, tyro.conf.arg(**options)]
+            fields.append((option, flag, None))
             continue
         if kind in _WORDS:
             options["metavar"] = _WORDS[kind]
@@ -279,7 +280,7 @@ def _chosen(
 ) -> TrainConfig:
     """The config that the options make, over a given one."""
     given, all_of_them, of_one = (
-        {name: value for name, value in options.items() if value is not None and value is not False}
+        {name: value for name, value in options.items() if value is not None}
         for options in (run, shared, own)
     )
     if base is None and "env" not in given:
@@ -290,8 +291,8 @@ def _chosen(
     if base is not None:
         known: dict[str, Any] = dict(base.actors)
         kept = {n: dataclasses.replace(one, **all_of_them) for n, one in known.items()}
-        if critic is None:
-            one: Any = base.critic
+        one: Any = base.critic
+        if critic is None or type(found["critic"]) is type(one):
             found["critic"] = dataclasses.replace(one, **all_of_them)
         if actors is None:
             found["actors"] = kept

@@ -139,6 +139,11 @@ def _check_rows(where: str, name: str, field: np.ndarray, rows: int) -> None:
             f"{where}: field `{name}` has shape {field.shape}; it must have {rows} rows{more}, one "
             "per action."
         )
+    if name in ("rewards", "terminated", "truncated") and field.ndim > 1:
+        raise DatasetError(
+            f"{where}: field `{name}` has shape {field.shape}; it must have a number for each row, "
+            f"({rows},): flatten it, `{name}.reshape(-1)`."
+        )
     if field.dtype.kind not in "fiub":
         raise DatasetError(f"{where}: field `{name}` holds {field.dtype} and not numbers.")
     with np.errstate(over="ignore"):

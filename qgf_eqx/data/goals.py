@@ -111,7 +111,7 @@ def draw_goals(
     kind_key, far_key, any_key = jax.random.split(key, 3)
     kind = jax.random.uniform(kind_key, starts.shape)
     share = jax.random.uniform(far_key, starts.shape)
-    if draw.geometric:
+    if draw.geometric and gamma < 1:  # with 1, all that is ahead is alike
         ahead = 1 + jnp.floor(jnp.log1p(-share) / np.log(gamma)).astype(starts.dtype)
     else:
         way = (last - starts).astype(share.dtype)

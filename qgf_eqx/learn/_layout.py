@@ -88,7 +88,8 @@ def join_obs(dataset: Dataset) -> tuple[Dataset, tuple[Part, ...]]:
     if len(layout) == 1 and layout[0].place == "" and len(layout[0].shape) == 1:
         return dataset, ()
     for part in layout:
-        if part.picture and part.shape[0] <= 4 < part.shape[2]:
+        first, second, last = part.shape if part.picture else (0, 0, 0)
+        if first <= 4 < last or first < second == last:
             raise DatasetError(
                 f"field `obs{part.place}` holds pictures of shape {part.shape}: their channels "
                 "must come last, `(height, width, channels)`. Move the axis, in the data and by a "

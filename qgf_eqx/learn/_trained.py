@@ -45,11 +45,16 @@ class Saved(NamedTuple):
     units: Units
     sha256: str
     """Of the file."""
+    hindsight: dict | None = None
+    """What a goal was, by name; an older version has none."""
 
 
-def metadata(spec: Spec, layout: tuple[Part, ...], data: dict) -> dict[str, Any]:
+def metadata(
+    spec: Spec, layout: tuple[Part, ...], data: dict, hindsight: dict | None
+) -> dict[str, Any]:
     """What a checkpoint says beside its config and step."""
-    return {"spec": spec._asdict(), "obs": layout, "data": data}
+    known = {"spec": spec._asdict(), "obs": layout, "data": data}
+    return known if hindsight is None else {**known, "hindsight": hindsight}
 
 
 def read_saved(path: Path) -> Saved:
@@ -67,7 +72,8 @@ def read_saved(path: Path) -> Saved:
         state, units = held.into(SavedState(like, blank_units(config, spec)))
     else:
         spec, state, units = _old_runs.read(held, config, layout)
-    return Saved(config, spec, layout, held.metadata.get("data"), state, units, held.sha256)
+    data, goal = (held.metadata.get(name) for name in ("data", "hindsight"))
+    return Saved(config, spec, layout, data, state, units, held.sha256, goal)
 
 
 def _layout(held: checkpoint.Held) -> tuple[Part, ...]:

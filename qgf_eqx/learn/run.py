@@ -29,6 +29,7 @@ from .._checks import check_count
 from .._files import write_atomically
 from .._progress import bar
 from .._run_folder import MetricsLog, RunError, alone_in, termination_flag
+from .._static import structure_of
 from ..data import Dataset, check_horizon, time_limit_masks
 from ..data._fingerprint import differing, fingerprint
 from ..data.arrays import check_seen
@@ -204,7 +205,8 @@ def _train(
         terminated = stack.enter_context(termination_flag())
         data = fingerprint(dataset)
         dataset, layout = join_obs(dataset)
-        saved = [_saved(*run, data) if on.lead else None for run in runs]
+        goal = structure_of(hindsight) if config.goals else None
+        saved = [_saved(*run, data, goal) if on.lead else None for run in runs]
         units = next((each.units for each in saved if each), None) or fit_units(config, dataset)
         spec = _spec(config, dataset, layout, units, hindsight)
         opened = [
@@ -214,8 +216,16 @@ def _train(
         if config.time_limit_masks:
             dataset = time_limit_masks(dataset)
         program = _Program(
-            config, spec, units, metadata(spec, layout, data), terminated, on, hindsight, on_save
+            config,
+            spec,
+            units,
+            metadata(spec, layout, data, goal),
+            terminated,
+            on,
+            hindsight,
+            on_save,
         )
+        checkpoint.check_savable(SavedState(opened[0].state, units))  # before hours of training
         program.evaluate(opened)
         program.source = dataset if streamed else on.everywhere(jax.tree.map(jnp.asarray, dataset))
         seeds = [run.config.seed for run in opened]
@@ -235,6 +245,7 @@ def _train(
                 end = min([config.updates, *(run.step for run in behind if run.step > first)])
                 lines = list(_lines(first, end, updates_per_call, save_every))
                 program.run(group, lines, shown.update)
+            program.check_interrupt(opened)
     return [folder / FILE for _, folder in runs]
 
 
@@ -304,10 +315,15 @@ class _Program:
                         self.evaluate(group)
                 saved = done
             if stop:
-                folders = " and ".join(str(run.folder) for run in group)
-                said = f"{folders}: saved at update {done:,} of {self.config.updates:,}."
-                print(f"{said} The same command resumes.", file=sys.stderr)
-                raise KeyboardInterrupt if signal.SIGINT in self.terminated else SystemExit(0)
+                self.check_interrupt(group)
+
+    def check_interrupt(self, group: list[_Run]) -> None:
+        """Ends as a signal wants it that came until now: all is saved."""
+        if self.terminated:
+            folders = " and ".join(str(run.folder) for run in group)
+            said = f"{folders}: saved at update {group[0].step:,} of {self.config.updates:,}."
+            print(f"{said} The same command resumes.", file=sys.stderr)
+            raise KeyboardInterrupt if signal.SIGINT in self.terminated else SystemExit(0)
 
     def evaluate(self, runs: list[_Run]) -> None:
         """Asks `on_save` of the checkpoints that have no line yet."""
@@ -334,7 +350,7 @@ def _lines(done: int, total: int, updates_per_line: int, save_every: int):
     """The first update of every line of metrics, how many it has, and whether to save after it."""
     saved = done
     while done < total:
-        due = min(saved + save_every, total)
+        due = min((saved // save_every + 1) * save_every, total)  # multiples, wherever it resumes
         count = min(updates_per_line, due - done)
         yield done, count, done + count == due
         done += count
@@ -385,8 +401,8 @@ def _goal_size(config: TrainConfig, dataset: Dataset, hindsight: Hindsight) -> i
     return math.prod(jax.eval_shape(hindsight.of, row).shape)
 
 
-def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
-    """What the folder's checkpoint holds, if there is one of this config and data."""
+def _saved(config: TrainConfig, folder: Path, data: dict, goal: dict | None) -> Saved | None:
+    """What the folder's checkpoint holds, if there is one of this config, data and goals."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -402,6 +418,14 @@ def _saved(config: TrainConfig, folder: Path, data: dict) -> Saved | None:
         raise RunError(
             f"{path} was trained on other data: {', '.join(f'`{n}`' for n in fields)} differ. "
             "Choose another folder, or delete it to start over."
+        )
+    before, now = found.hindsight, goal
+    if before is not None and now is not None and before != now:
+        part = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+        raise RunError(
+            f"{path} was trained with other goals: `{part}` of the task's `hindsight` was "
+            f"{before.get(part)}, and is {now.get(part)}. Choose another folder, or delete it to "
+            "start over."
         )
     if not _is_finite(found.state):
         raise RunError(f"{path} is of a run that diverged. Delete its folder to start over.")

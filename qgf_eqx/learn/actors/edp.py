@@ -1,6 +1,7 @@
 """Efficient diffusion policies: a flow whose Euler leap is pushed up the critic in training."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -33,7 +34,9 @@ class EDP(BC):
 
     def losses(self, nets: Networks, chunk: Chunk, key: Key, judges: Judges) -> dict[str, Any]:
         """`flow_loss`, times c, and `q_loss`."""
-        a_t, t, target = objectives.noisy_point(chunk.action, key)
+        grid = partial(objectives.grid_time, steps=10)
+        time = grid if self.paper_time else objectives.uniform_time
+        a_t, t, target = objectives.noisy_point(chunk.action, key, time=time)
         v = velocity(nets.trained, chunk.obs, a_t, t)
         action = judges.critic.to_bounds(a_t + (1 - t) * v)
         return {
