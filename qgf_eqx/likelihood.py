@@ -177,7 +177,8 @@ def _refuse_jumps(policy):
     nodes = []
     jax.tree.leaves(policy, is_leaf=lambda node: bool(nodes.append(node)))
     for node in nodes:
-        function = getattr(node, "func", node)  # of a partial
+        # Of a partial too, and of the table of methods, whose functions have the same names.
+        name = getattr(getattr(node, "func", node), "__name__", "")
         if isinstance(node, Bounded) and node.clip is jnp.clip:
             cause = (
                 "`critic` is bounded by a hard clip, so the guided field jumps at the bounds",
@@ -189,12 +190,12 @@ def _refuse_jumps(policy):
                 "so the guided field jumps there",
                 "Use another weight.",
             )
-        elif function is curvature:
+        elif name == curvature.__name__:
             cause = (
                 "`guidance.curvature` jumps where it leaves the correction out",
                 "Use another estimator.",
             )
-        elif function is random_direction:
+        elif name == random_direction.__name__:
             cause = (
                 "`guidance.random_direction` jumps from one point to the next",
                 "Use another estimator.",

@@ -9,6 +9,7 @@ from diffrax import Dopri8, Midpoint
 
 from qgf_eqx import Flow, Guided, bounded, denoise, guidance
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
+from qgf_eqx.evaluate.names import ESTIMATORS
 from qgf_eqx.likelihood import (
     exact_divergence,
     hutchinson_divergence,
@@ -140,7 +141,9 @@ def test_a_field_that_jumps_has_no_density():
             log_prob(policy, None, jnp.zeros(1))
     key = jax.random.key(0)
     curved, turned = guidance.curvature, eqx.Partial(guidance.random_direction, key=key)
-    for like in (curved, turned, partial(curved, iterations=1), jax.tree_util.Partial(curved)):
+    named = [ESTIMATORS["curvature"], ESTIMATORS["random-direction"]]
+    partials = partial(curved, iterations=1), jax.tree_util.Partial(curved)
+    for like in (curved, turned, *partials, *named):
         for estimator in (like, eqx.Partial(guidance.gated, values=members, like=like)):
             with pytest.raises(ValueError, match=r"`guidance.\w+` jumps .* has no density"):
                 log_prob(Guided(flow, q, estimator), None, jnp.zeros(1))

@@ -207,9 +207,10 @@ def film(
 
     check_task(task.env)
     options = {"steps": flow.steps, "reduce": flow.reduction}
-    if any(method(name, **options).weighted for name in methods):
-        options["weight"] = weight.value(run, flow, task.env, common)
     shown = [method(name, **options) for name in methods]
+    if any(m.is_guided for m in shown):
+        found = weight.value(run, flow, task.env, common)
+        shown = [dataclasses.replace(m, weight=found) if m.is_guided else m for m in shown]
     numbers = range(first, first + episodes)
     played = films.film(run, shown, numbers, path, task=task.env, progress=common.progress)
     by_return = task_of(task.env or load_config(run)[0].env).by_return

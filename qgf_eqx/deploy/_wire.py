@@ -5,6 +5,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
+_MOST = {"max_array_len": 4096, "max_map_len": 4096}
+"""A list of numbers is Python objects, and slow: large arrays travel as their bytes."""
 _ARRAY, _SCALAR = b"__ndarray__", b"__npgeneric__"
 
 
@@ -23,7 +25,7 @@ def unpack(frame: bytes) -> Any:
     **Raises:** `WireError` that says what is wrong with the message.
     """
     try:
-        return msgpack.unpackb(frame, object_hook=_unpacked, strict_map_key=False)
+        return msgpack.unpackb(frame, object_hook=_unpacked, strict_map_key=False, **_MOST)
     except WireError:
         raise
     except Exception as error:  # msgpack has many kinds

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,6 +32,21 @@ from ._wire import WireError, pack, unpack
 log = logging.getLogger(__name__)
 LARGEST_FRAME = 2**24
 """Bytes of a message: 16 MiB, five pictures of 1000 x 1000."""
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has its address, and listens later."""
+    (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 class PolicyServer:
@@ -97,8 +113,11 @@ class PolicyServer:
             raise TypeError(f"`port` must be an int, got {port!r}.")
         if not 0 <= port < 2**16:
             raise ValueError(f"`port` must be from 0 to 65535, got {port}.")
-        listening = socket.create_server((host, port))  # refused now, and not after compiling
-        self._expected, self._key, self._ignored = Expected(obs), key, ignored
+        listening = _bound(host, port)  # refused now, and not after compiling
+        raw = not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        self._key = jax.random.wrap_key_data(key) if raw else key
+        self._seeded = partial(jax.random.key, impl=jax.random.key_impl(self._key))
+        self._expected, self._ignored = Expected(obs), ignored
         self._greeting = pack(metadata or {})
         self._draw = jax.jit(jax.vmap(act))
         self._fallback = None if fallback is None else jax.jit(jax.vmap(fallback))
@@ -110,6 +129,7 @@ class PolicyServer:
         except BaseException:
             listening.close()
             raise
+        listening.listen()  # a client that comes earlier is refused, and tries again
         options = {"max_size": largest_frame, "compression": None, "logger": log}
         options |= {"sock": listening, "process_request": self._health}
         # A browser names the page that connects, a robot names none.
@@ -122,7 +142,7 @@ class PolicyServer:
 
     def _warm(self, obs: Obs) -> None:
         """Compiles what a request needs: the keys, and batches of every size."""
-        keys, size = (jax.random.fold_in(self._key, 0), jax.random.key(0)), 1
+        keys, size = (jax.random.fold_in(self._key, 0), self._seeded(0)), 1
         while True:
             draws = filter(None, (self._draw, self._fallback))
             shapes = [self._drawn(draw, [(obs, keys[0])] * size)[0].shape for draw in draws]
@@ -200,7 +220,7 @@ class PolicyServer:
                 self._count += 1
                 key = jax.random.fold_in(self._key, self._count)
         elif isinstance(seed, int | np.integer) and 0 <= seed < 2**32:
-            key = jax.random.key(int(seed))
+            key = self._seeded(int(seed))
         else:
             raise WireError(f"`seed` must be an integer of 32 bits, got {seed!r}.")
         return self._expected(self._obs_of(message)), key

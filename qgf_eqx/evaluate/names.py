@@ -354,6 +354,10 @@ def estimator_of(text: str, *, steps: int = 10) -> Guidance:
     **Raises:** `ValueError` if it is unknown, takes no weight, or is more than an estimator.
     """
     found = guided(text, steps=steps)
+    if found.actor:
+        raise ValueError(
+            f"`{text}` is of the actor `{found.actor}`, which only a run has: `evaluate` plays it."
+        )
     if found.draw is not sample:
         raise ValueError(
             f"`{text}` is not a single estimator of the gradient, as is needed here: take one of "

@@ -72,6 +72,11 @@ class Sampler:
         object.__setattr__(self, "weight", plain_weight(self.weight))
 
     @property
+    def is_guided(self) -> bool:
+        """Whether its weight is one of guidance, and none of an actor's own."""
+        return self.weighted and not self.choices
+
+    @property
     def guidance(self) -> Guidance:
         """The estimator with the sampler's own `steps`, where it walks to the end of the flow
         (`qgf_chain`, `bptt`)."""

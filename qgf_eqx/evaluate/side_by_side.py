@@ -112,7 +112,7 @@ def side_by_side(
     - `noises`: at each observation, two or more.
     - `steps`: of the flow.
 
-    **Raises:** `ValueError` if a method is unknown, or a count too small.
+    **Raises:** `ValueError` if a method is unknown or of a trained actor, or a count too small.
     """
     check_key(key)
     check_count("noises", noises, "the spread is over them", least=2)
@@ -133,6 +133,11 @@ def side_by_side(
     one, rows = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], observations), []
     for given in methods:
         found = method(given, steps=steps, weight=1.0) if isinstance(given, str) else given
+        if found.actor:
+            raise ValueError(
+                f"`{found.name}` is of the actor `{found.actor}`, which only a run has: `evaluate` "
+                "plays it."
+            )
         has_own = not isinstance(found.weight, float | int) or found.weight != 0
         own = [found.weight] if has_own and not isinstance(given, str) else None
         for weight in own or (weights if found.weighted else [0.0]):

@@ -315,3 +315,38 @@ def test_what_an_observation_is_instead_is_said_in_words(client):
 def test_a_fallback_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"`fallback` makes \(7,\), and `act` \(4, 2\)"):
         serving(fallback=lambda obs, key: jnp.zeros(7))
+
+
+def test_until_all_is_compiled_a_client_is_refused_and_may_try_again(monkeypatch):
+    real, tried = PolicyServer._warm, []
+
+    def warm(self, obs):
+        (port,) = ports
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+        tried.append(port)
+        return real(self, obs)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        ports = [free.getsockname()[1]]
+    monkeypatch.setattr(PolicyServer, "_warm", warm)
+    with serving(port=ports[0]) as server:
+        assert tried == [server.port] and is_well(server)
+
+
+@pytest.mark.parametrize("key", [jax.random.PRNGKey(0), jax.random.key(0, impl="rbg")])
+def test_keys_of_any_kind_go_with_seeds(key):
+    with PolicyServer(act, OBS, key, port=0, largest_batch=2) as server:
+        with connected(server) as client:
+            client.recv()
+            one, again = (asked(client, {"obs": OBS, "seed": 3})["actions"] for _ in range(2))
+            np.testing.assert_array_equal(one, again)
+        expected = server._expected(OBS)
+        asked_for = [(expected, server._seeded(3)), (expected, jax.random.fold_in(server._key, 1))]
+        assert len(server._drawn(server._draw, asked_for)) == 2, "both in one batch"
+
+
+def test_a_long_list_is_refused_before_it_is_walked_through(server, client):
+    assert "4096" in asked(client, {"obs": [0.0] * 5000})
+    assert is_well(server)

@@ -247,3 +247,12 @@ def test_no_two_methods_have_colours_that_look_alike():
     }
     for one, other in itertools.combinations(found, 2):
         assert np.linalg.norm(found[one] - found[other]) > 30, (one, other)
+
+
+def test_what_only_a_run_has_is_not_measured_as_another_method():
+    """It was QGF's own numbers, under the name of the actor's method."""
+    for name in ("robust-q", "qgf-on-gcbc"):
+        with pytest.raises(ValueError, match=f"`{name}` is of the actor .*which only a run has"):
+            estimator_of(name)
+    assert not method("cfgrl").is_guided and method("cfgrl").weighted
+    assert method("qgf").is_guided and not method("flow").is_guided
