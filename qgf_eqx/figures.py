@@ -24,7 +24,7 @@ from .analytic import MixtureFlow
 from .data import Dataset
 from .evaluate import Task
 from .evaluate._auto import FACTORS, first_weight, grid_around
-from .evaluate._offline import open_offline
+from .evaluate._offline import critic_of, open_offline
 from .evaluate.names import METHODS, method
 from .evaluate.task import dataset_of
 from .learn import Actor, Acts, Units, load_run
@@ -165,7 +165,9 @@ def value(
     """
     for name, n in {"count": count, "noises": noises, "candidates": min(candidates)}.items():
         check_count(name, n, "it says how many")
-    (policy, critic, task, units), other = _open(run, reduce), _open(judge, reduce)[1]
+    opened, units = open_offline(run, reduce)
+    policy, critic, _, task, _ = opened
+    other = critic_of(judge, opened, reduce)
     actors = _actors_of(run)
     where: Any = {"cache_dir": cache_dir, "instead": instead}
     held_out = dataset_of(task, data_dir, split="val", **where)

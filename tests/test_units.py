@@ -257,3 +257,21 @@ def test_another_observation_than_that_of_the_data_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message.format(said)):
             policy(obs, noise, 0.3)
+
+
+def test_another_runs_critic_is_asked_in_its_own_units(run, tmp_path):
+    """A judge of other units judged other actions than those that were drawn."""
+    config = dataclasses.replace(BOTH, normalise_actions="standardise", updates=3)
+    train(config, real(), tmp_path, **OPTIONS)
+    ours, other = load_run(run), load_run(tmp_path)
+    opened = _offline.Offline(ours.policy, ours.critic, ours.values, None, ours)
+    judge = _offline.critic_of(tmp_path, opened, jnp.min)
+    obs, action = real().obs[3], real().actions[3:5]
+    found = judge(obs, ours.units.from_action(action))
+    wanted = jnp.min(other.values(obs, other.units.from_action(action)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert abs(found - jnp.min(other.values(obs, ours.units.from_action(action)))) > 1e-3
+    longer = dataclasses.replace(config, horizon=3)
+    train(longer, real(), tmp_path / "longer", **OPTIONS)
+    with pytest.raises(ValueError, match="`critic` takes chunks of shape"):
+        _offline.critic_of(tmp_path / "longer", opened, jnp.min)

@@ -61,7 +61,8 @@ def diagnose(
 
     estimator = estimator_of(method, steps=flow.steps)
     given = weight.given
-    (policy, critic, values, task, _), obs = open_offline(run, observations, flow, data)
+    opened, obs = open_offline(run, observations, flow, data)
+    policy, critic, values, task, _ = opened
     first = first_weight(policy, critic, obs)
     chosen = guided(method, weight=untuned(first, run, common) if given is None else given)
     shape = (observations, noises, *policy.action_shape)
@@ -80,11 +81,7 @@ def diagnose(
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor strong"]]
     table = []
     if 0 < first < math.inf:
-        other = None
-        if judge:
-            needs_task = data.data is None
-            nets, _ = offline.open_offline(judge, flow.reduction, needs_task=needs_task)
-            other = nets.critic
+        other = offline.critic_of(judge, opened, flow.reduction) if judge else None
         options = {"methods": ["flow", method], "judge": other, "steps": flow.steps}
         beside = side_by_side(policy, critic, obs, jax.random.key(0), **options)
         known = lambda row: {k: v for k, v in asdict(row).items() if v == v}  # noqa: E731 (no NaN)

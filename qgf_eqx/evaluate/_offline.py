@@ -12,6 +12,7 @@ import numpy as np
 from .._fields import Bounded, bounded
 from .._types import Policy
 from ._rollout import action_bounds
+from ._sources import Values, check_chunks
 from .sampler import Reduced
 from .task import Task, task_of
 
@@ -54,6 +55,19 @@ def open_offline(
     values = trained.values
     critic = bounded(Reduced(values, reduce), low, high)
     return Offline(trained.policy, critic, values, found, trained), units
+
+
+def critic_of(run: str | Path, ours: Offline, reduce: Callable) -> Bounded:
+    """Another run's critic, of actions in the units and bounds of ours.
+
+    **Raises:** as `open_offline`, and `ValueError` if its chunks have another shape.
+    """
+    from ..learn import load_run
+
+    other = load_run(run)
+    check_chunks(ours.trained, other)
+    values = Values(other.values, ours.trained.units, other.units)
+    return bounded(Reduced(values, reduce), ours.critic.low, ours.critic.high)
 
 
 def _task(task: Task | str) -> Task | ValueError:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .._sample import sample
 from .._types import Action, Critic, Key, Obs, Policy
 from ._actors import of_run
 from ._offline import open_offline
@@ -78,6 +79,20 @@ class OpenedPolicy(NamedTuple):
     low: np.ndarray
     """Of an action of the environment."""
     high: np.ndarray
+    sampler: Sampler
+    """The method, as the run has it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of `sample`, for a control loop: `guidance`, `weight`, `steps` and `best_of`.
+
+        **Raises:** `ValueError` if the method is no call of `sample`, such as `keep-best`.
+        """
+        own = self.sampler
+        if own.draw is not sample:
+            raise ValueError(f"`{own.name}` is not a call of `sample`: use `draw`.")
+        names = ("guidance", "weight", "steps", "best_of")
+        return {name: getattr(own, name) for name in names}
 
 
 def open_policy(
@@ -88,10 +103,12 @@ def open_policy(
 
     ```python
     found = open_policy("runs/seed0", method("qgf", weight=0.3))
-    loop = ControlLoop(found.policy, found.critic, obs, key, to_action=found.to_action, weight=0.3)
+    loop = ControlLoop(
+        found.policy, found.critic, obs, key, to_action=found.to_action, **found.options
+    )
     ```
     """
-    found, policy, critic, to_action, draw, plain = _parts(run, sampler, task)
+    found, policy, critic, to_action, draw, plain, own = _parts(run, sampler, task)
     known = found.task
     if known is None:
         obs, edges = found.trained.example_obs(), (found.critic.low, found.critic.high)
@@ -101,7 +118,7 @@ def open_policy(
             batch = as_inputs([env.observation_space.sample()])
             bounds = tuple(map(np.asarray, action_bounds(env.action_space)))
         obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
-    return OpenedPolicy(policy, critic, to_action, draw, plain, obs, *bounds)
+    return OpenedPolicy(policy, critic, to_action, draw, plain, obs, *bounds, own)
 
 
 def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
@@ -123,4 +140,4 @@ def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
             raise ValueError("`obs` must be a tuple (state, goal): the run was trained on goals.")
         return units.to_action(sampler(policy, critic, obs, key))
 
-    return found, policy, critic, units.to_action, draw, plain
+    return found, policy, critic, units.to_action, draw, plain, sampler

@@ -97,14 +97,20 @@ def test_it_is_exported_and_the_file_has_its_actions(run, capsys):
     np.testing.assert_allclose(found[0], act(obs, key), rtol=1e-5, atol=1e-6)
 
 
-def test_it_runs_in_a_control_loop(run):
-    found = open_policy(run, method("qgf", weight=0.3, steps=2))
+@pytest.mark.parametrize("name", ["qgf", "ood-best-of-2"])
+def test_it_runs_in_a_control_loop(run, name):
+    found = open_policy(run, method(name, weight=0.3, steps=2))
     key, obs = jax.random.key(3), np.array([0.5, 4], np.float32)
     parts = found.policy, found.critic, found.obs, key
-    with ControlLoop(*parts, to_action=found.to_action, weight=0.3, steps=2) as loop:
+    with ControlLoop(*parts, to_action=found.to_action, **found.options) as loop:
         wanted = found.draw(jnp.asarray(obs), jax.random.fold_in(key, 1))
         for row in wanted:
             np.testing.assert_allclose(loop(obs), row, rtol=1e-5, atol=1e-6)
+
+
+def test_a_method_that_is_no_call_of_sample_has_no_options_of_it(run):
+    with pytest.raises(ValueError, match="`keep-best` is not a call of `sample`"):
+        open_policy(run, method("keep-best", weight=0.3)).options  # noqa: B018
 
 
 def test_it_is_served(run, capsys, monkeypatch):
