@@ -34,7 +34,9 @@ class DQC(Learner):
     Rewards are not used, but for where the task ends. Guidance gets the logit of Q, because the
     gradient of the chance itself vanishes near 0 and 1.
 
-    Source: Li, Park and Levine, *Decoupled Q-Chunking*, 2025.
+    Source: Li, Park and Levine, *Decoupled Q-Chunking*, 2025. Its authors' code differs: there each
+    short member is fitted to its own long one, which is no average, and chances are reduced where
+    we reduce logits.
     """
 
     backup: int = 25
