@@ -114,7 +114,7 @@ class PolicyServer:
         if not 0 <= port < 2**16:
             raise ValueError(f"`port` must be from 0 to 65535, got {port}.")
         listening = _bound(host, port)  # refused now, and not after compiling
-        raw = not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        raw = not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
         self._key = jax.random.wrap_key_data(key) if raw else key
         self._seeded = partial(jax.random.key, impl=jax.random.key_impl(self._key))
         self._expected, self._ignored = Expected(obs), ignored

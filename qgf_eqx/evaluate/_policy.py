@@ -118,7 +118,8 @@ def open_policy(
             batch = as_inputs([env.observation_space.sample()])
             bounds = tuple(map(np.asarray, action_bounds(env.action_space)))
         obs = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
-    return OpenedPolicy(policy, critic, to_action, draw, plain, obs, *bounds, own)
+    low, high = bounds
+    return OpenedPolicy(policy, critic, to_action, draw, plain, obs, low, high, own)
 
 
 def _parts(run: str | Path, sampler: Sampler, task: Task | str | None) -> tuple:
