@@ -374,6 +374,8 @@ def test_what_is_said_of_best_of_16_beside_qgf_is_what_was_measured():
     )
     assert f"takes {one[0]} (4 x 512) and {one[1]} (4 x 1024) of its time" in text
     assert f"has {fifty[0]} (4 x 512) and {fifty[1]} (4 x 1024) of QGF's throughput" in text
+    said = f"{one[0]} of QGF's time at 4 x 512 and {one[1]} at 4 x 1024"
+    assert said in words("robot")
     assert f"at batch 50, and {more[0]} and {more[1]} at 256" in text
     worth = {row["method"]: row for row in results("worth_cube")["rows"]}
     times, work = (

@@ -208,9 +208,9 @@ def film(
     check_task(task.env)
     options = {"steps": flow.steps, "reduce": flow.reduction}
     shown = [method(name, **options) for name in methods]
-    if any(m.is_guided for m in shown):
+    if any(map(weight.is_for, shown)):
         found = weight.value(run, flow, task.env, common)
-        shown = [dataclasses.replace(m, weight=found) if m.is_guided else m for m in shown]
+        shown = [dataclasses.replace(m, weight=found) if weight.is_for(m) else m for m in shown]
     numbers = range(first, first + episodes)
     played = films.film(run, shown, numbers, path, task=task.env, progress=common.progress)
     by_return = task_of(task.env or load_config(run)[0].env).by_return

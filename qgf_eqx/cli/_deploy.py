@@ -107,7 +107,7 @@ def _open(
     from ..learn import load_config
 
     sampler = method(name, steps=flow.steps, reduce=flow.reduction)
-    if sampler.is_guided or weight.given is not None:
+    if weight.is_for(sampler):
         found = weight.value(run, flow, task.env, common)
         sampler = dataclasses.replace(sampler, weight=found)
     opened = open_policy(run, sampler, task=task.env)

@@ -99,6 +99,10 @@ class Weight:
             return None
         return plain_weight(self.weight if self.decay is None else LinearDecay(self.decay))
 
+    def is_for(self, sampler: Any) -> bool:
+        """Whether a method takes it: an actor that has a factor of its own, only if it is given."""
+        return sampler.has_guidance_weight or (sampler.weighted and self.given is not None)
+
     def value(self, run: Path, flow: Drawing, env: str | None, common: Common) -> Any:
         """What is given, or else 0.3 of the starting weight of a run on a task, which is said."""
         if self.given is not None:

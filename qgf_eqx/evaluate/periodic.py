@@ -48,9 +48,9 @@ class Periodic:
         task = task_of(source.task())
         plain = [method(name) for name in self.methods]
         weight = 0.0
-        if any(sampler.is_guided for sampler in plain):
+        if any(sampler.has_guidance_weight for sampler in plain):
             weight = UNTUNED * start_of(source, task, plain[0].reduce)
-        samplers = [replace(m, weight=weight) if m.is_guided else m for m in plain]
+        samplers = [replace(m, weight=weight) if m.has_guidance_weight else m for m in plain]
         numbers = range(FIRST, FIRST + self.episodes)
         found = evaluate(run, samplers, numbers, processes=self.processes, progress=False)
         judge = judge_of(task.outcome, [[episodes] for episodes in found])

@@ -72,7 +72,7 @@ class Sampler:
         object.__setattr__(self, "weight", plain_weight(self.weight))
 
     @property
-    def is_guided(self) -> bool:
+    def has_guidance_weight(self) -> bool:
         """Whether its weight is one of guidance, and none of an actor's own."""
         return self.weighted and not self.choices
 

@@ -273,22 +273,23 @@ def _budgets(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[str]:
 
 def _untuned(shares: Mapping[float, float], rules: Mapping[str, float]) -> list[str]:
     lines = ["## Without tuning", ""]
-    if rules:
-        lines += ["| method | share of tuned QGF's score |", "|---|---|"]
-        lines += [f"| {label(name)} | {100 * share:.0f} % |" for name, share in rules.items()]
-        lines += [
-            "",
+    by_method = {label(name): share for name, share in rules.items()}
+    by_factor = {f"{factor:g} x the starting weight": share for factor, share in shares.items()}
+    for found, head, note in (
+        (
+            by_method,
+            "| method | share of tuned QGF's score |",
             "On the reported episodes: the mean over the tasks on which QGF succeeds.",
-            "",
-        ]
-    if shares:
-        lines += ["| QGF at | share of the best weight's score |", "|---|---|"]
-        lines += [f"| {f:g} x the starting weight | {100 * s:.0f} % |" for f, s in shares.items()]
-        lines += [
-            "",
+        ),
+        (
+            by_factor,
+            "| QGF at | share of the best weight's score |",
             "On tuning episodes, the mean over tasks; the best is best partly by luck.",
-            "",
-        ]
+        ),
+    ):
+        if found:
+            rows = [f"| {name} | {100 * share:.0f} % |" for name, share in found.items()]
+            lines += [head, "|---|---|", *rows, "", note, ""]
     return lines
 
 

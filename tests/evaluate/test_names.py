@@ -14,6 +14,7 @@ import pytest
 from qgf_eqx import bounded, guidance, sample
 from qgf_eqx.analysis import starting_weight
 from qgf_eqx.analytic import GaussianFlow
+from qgf_eqx.cli._options import Weight
 from qgf_eqx.evaluate import comparison, make_act
 from qgf_eqx.evaluate.names import (
     METHODS,
@@ -254,5 +255,9 @@ def test_what_only_a_run_has_is_not_measured_as_another_method():
     for name in ("robust-q", "qgf-on-gcbc"):
         with pytest.raises(ValueError, match=f"`{name}` is of the actor .*which only a run has"):
             estimator_of(name)
-    assert not method("cfgrl").is_guided and method("cfgrl").weighted
-    assert method("qgf").is_guided and not method("flow").is_guided
+
+
+def test_a_weight_is_for_guided_methods_and_for_an_actors_factor_if_it_is_given():
+    names = ("qgf", "cfgrl", "flow", "best-of-4")
+    assert [Weight().is_for(method(name)) for name in names] == [True, False, False, False]
+    assert [Weight(3.0).is_for(method(name)) for name in names] == [True, True, False, False]
