@@ -195,7 +195,7 @@ def starting_weight(
     `w = rms(a - mean a) / rms(grad Q(a))` over plain actions `a`, with a mean per observation.
     With `J = I` the pushes of a guided flow add up to `w` times a mean gradient, so this is where
     guidance can first move an action as far as noise does. Whether that helps is unknown: try
-    weights from a tenth of it to ten times it on episodes.
+    weights from a hundredth of it to three times it on episodes.
 
     **Arguments:**
 

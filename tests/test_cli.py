@@ -21,6 +21,7 @@ from qgf_eqx import data as datasets
 from qgf_eqx import learn as training
 from qgf_eqx.cli import _offline
 from qgf_eqx.evaluate import comparison, evaluate
+from qgf_eqx.evaluate._auto import FACTORS
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.results import format_table, read
 from qgf_eqx.guidance import ood
@@ -489,9 +490,9 @@ def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
     other = shutil.copytree(workplace / "run", workplace / "other", dirs_exist_ok=True)
     cli.main([*arguments, "--judge", str(other), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert [row["method"] for row in found["weights"]] == ["flow", *["qgf"] * 5]
+    assert [row["method"] for row in found["weights"]] == ["flow", *["qgf"] * 6]
     first = found["starting weight"]
-    for row, factor in zip(found["weights"][1:], (0.1, 0.3, 1, 3, 10), strict=True):
+    for row, factor in zip(found["weights"][1:], FACTORS, strict=True):
         assert row["judged"] == row["value"] and row["weight"] == pytest.approx(
             first * factor, rel=0.1
         )
@@ -609,8 +610,8 @@ def test_a_run_is_analysed_for_noise_and_value(workplace, capsys, monkeypatch):
     cli.main(["analyse", "value", run, other, run, other, *options])
     found = json.loads((workplace / "figures" / "value.json").read_text())
     assert [row["critic"] for row in found["best-of-N"][:2]] == [0, 1]  # their gain is the unit
-    assert found["best-of-N"][0]["distance"] == 1 and found["weights"] == [0.1, 0.3, 1, 3, 10]
-    assert len(found["methods"]["QGF"]) == 5
+    assert found["best-of-N"][0]["distance"] == 1 and found["weights"] == list(FACTORS)
+    assert len(found["methods"]["QGF"]) == 6
 
 
 class Asked(Exception):

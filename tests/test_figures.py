@@ -8,6 +8,7 @@ import pytest
 
 from qgf_eqx import figures
 from qgf_eqx.data import Dataset
+from qgf_eqx.evaluate._auto import FACTORS
 
 
 def test_the_chunks_that_are_analysed_are_whole():
@@ -49,7 +50,7 @@ def test_the_mean_over_runs_has_the_scale_of_none_of_them():
         return {
             "weights": [1.0],
             "candidates": [1, 4, 16],
-            "methods": {"QGF": [row(shift + scale * 3, 0.4)] * 5},
+            "methods": {"QGF": [row(shift + scale * 3, 0.4)] * len(FACTORS)},
             "best-of-N": [row(value, 0.2) for value in values],
             "actors": {"fql": row(shift, 0.1)},
         }

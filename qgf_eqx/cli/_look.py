@@ -127,8 +127,8 @@ def analyse(
             judge, and more such pairs.
         out: Folder for the JSON and the figure.
         data: Where the datasets are.
-        weights: For `value`, which weights. Default: from a tenth of the weight that `diagnose`
-            starts a search from to ten times it.
+        weights: For `value`, which weights. Default: from a hundredth of the weight that
+            `diagnose` starts a search from to three times it.
         count: How many observations of the validation data.
         reduce: How to combine the critics' values: the minimum (the paper's) or the mean.
         format: The format of the figure.

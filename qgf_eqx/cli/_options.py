@@ -133,8 +133,8 @@ class Grid:
     """Guidance weights to choose from."""
 
     weights: tuple[float | Literal["auto"], ...] = ("auto",)
-    """Weights to choose from; a single one is used as it is. auto: from a tenth of the weight that
-    `diagnose` starts a search from to ten times it."""
+    """Weights to choose from; a single one is used as it is. auto: from a hundredth of the weight
+    that `diagnose` starts a search from to three times it."""
     decays: tuple[float, ...] = ()
     """Further weights to choose from, which fall linearly from this to zero."""
     extensions: MaybeInt = None

@@ -16,7 +16,8 @@ from .task import Task, task_of
 
 OBSERVATIONS = 16
 """Start states, of the first tuning episodes."""
-FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Of the starting weight: what is tried by default."""
 UNTUNED = 0.3
 """The factor where no episodes choose: docs/off_data.md has what it reaches."""
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -67,7 +68,7 @@ def _starts(task: Task, seed: int):
 
 
 def grid_around(weight: float) -> list[float]:
-    """From a tenth of a weight to ten times it."""
+    """From a hundredth of a weight to three times it."""
     if not 0 < weight < math.inf:
         return list(WEIGHTS)
     return [float(f"{np.float64(weight) * factor:.2g}") for factor in FACTORS]

@@ -73,8 +73,8 @@ def compare(
       called as it is.
     - `methods`: names, as for `names.method`, or `Sampler`s of your own, each with a name. A
       `Sampler` that has a weight other than 0 keeps it: none is chosen for it.
-    - `weights`: to choose from; by default from a tenth of `analysis.starting_weight` of the first
-      run to ten times it.
+    - `weights`: to choose from; by default from a hundredth of `analysis.starting_weight` of the
+      first run to three times it.
     - `decays`: further weights to choose from, a grid of its own.
     - `tuning_episodes`: per run and weight.
     - `tuning_budget`: instead, so that no method is tuned more than another: the tuning episodes

@@ -102,8 +102,8 @@ def side_by_side(
     - `observations`: a batch, along the first axis of every leaf.
     - `key`: of the noises, which all rows share.
     - `methods`: names of `names.METHODS`, or `Sampler`s; a `Sampler` with a weight keeps it.
-    - `weights`: for the other guided methods, a row for each; by default from a tenth of
-      `analysis.starting_weight` to ten times it.
+    - `weights`: for the other guided methods, a row for each; by default from a
+      hundredth of `analysis.starting_weight` to three times it.
     - `judge`: a critic that did not guide, such as another training seed's. If it sees no gain,
       guidance has exploited the first critic's errors. A gain that both see may still be an error,
       since critics of the same data can share errors away from it.

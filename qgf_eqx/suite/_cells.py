@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..evaluate._outcomes import source_of
-from ._plan import Plan, Study
+from ._plan import Plan, Study, weights_of
 
 DATA, TRAIN, PLAY, ANALYSE = STAGES = ("data", "train", "play", "analyse")
 """Each needs what stands before it."""
@@ -193,12 +193,14 @@ def _plays(out: Path, study: Study, trainings: Sequence[TrainCell]) -> list[Play
         "runs": [cell.folder.name for cell in trainings],
         "episodes": study.episodes,
         "tuning budget": study.tuning_budget,
-        "weights": study.weights,
     }
-    return [
-        PlayCell(study, name, tuple(trainings), _named(out, PLAY, f"{study.label}.{name}", shared))
+    named = {
+        name: _named(
+            out, PLAY, f"{study.label}.{name}", {**shared, "weights": weights_of(study, name)}
+        )
         for name in study.methods
-    ]
+    }
+    return [PlayCell(study, name, tuple(trainings), path) for name, path in named.items()]
 
 
 def _analysis(out: Path, study: Study, trainings: Sequence[TrainCell]) -> AnalysisCell:

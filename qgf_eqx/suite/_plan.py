@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._named import one_of
-from ..evaluate._auto import FACTORS
+from ..evaluate._auto import FACTORS, UNTUNED
 from ..learn import RunError, TrainConfig
 from ..learn._presets import config_of
 
@@ -202,6 +202,19 @@ def plans() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}
 
 
+def weights_of(study: Study, name: str) -> tuple[float, ...]:
+    """What a method tries: its own choices, the plan's weights, or factors of a starting weight.
+
+    **Arguments:** a study of a plan, and the method's name.
+    """
+    from ..evaluate import method
+
+    row = method(name, actors=study.config.actors)
+    if row.choices or not row.weighted:
+        return row.choices
+    return (UNTUNED,) if row.untuned else study.weights or FACTORS
+
+
 def _checked(where: str, study: Study) -> Study:
     """The study, whose methods and counts are such."""
     from ..evaluate import method
@@ -229,7 +242,7 @@ def _checked(where: str, study: Study) -> Study:
                 f"{where}: `methods` has {name}, and none of `actors` is `{row.actor}`; they are "
                 f"{', '.join(study.config.actors)}."
             )
-        weights = len(row.choices or study.weights or FACTORS) if row.weighted else 0
+        weights = 0 if row.untuned else len(weights_of(study, name))
         if study.tuning_budget < weights:
             raise PlanError(
                 f"{where}: `tuning_budget` must be at least {weights}, an episode for each weight "

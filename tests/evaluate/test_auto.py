@@ -39,10 +39,10 @@ class Held(Run):
 def test_the_grid_follows_the_scale_of_the_critic():
     starts = (_auto.start_of(Held(scale), make_array_task(), jnp.min) for scale in (0.01, 1.0))
     small, large = map(_auto.grid_around, starts)
-    assert len(small) == 5 and small == sorted(small)
+    assert len(small) == 6 and small == sorted(small)
     for a, b in zip(small, large, strict=True):
         assert a / b == pytest.approx(100, rel=0.1)
-    assert small[-1] / small[0] == pytest.approx(100, rel=0.1)
+    assert small[-1] / small[0] == pytest.approx(300, rel=0.1)
 
 
 @pytest.mark.parametrize("weight", [0.0, math.inf, math.nan])

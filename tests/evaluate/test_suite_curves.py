@@ -7,6 +7,7 @@ import pytest
 from test_results import TASK, small
 
 from qgf_eqx.evaluate import across
+from qgf_eqx.evaluate._auto import FACTORS
 from qgf_eqx.evaluate._judge import judge_of
 from qgf_eqx.evaluate._rollout import Episode
 from qgf_eqx.evaluate._tuning import Choice
@@ -106,15 +107,18 @@ def test_weights_that_decay_have_no_range_in_a_report():
 
 def test_shares_by_factor_are_means_over_tasks_of_scores_beside_the_best():
     def task(start, *shares):
-        weights = [float(f"{start * factor:.2g}") for factor in (0.1, 0.3, 1.0, 3.0, 10.0)]
+        weights = [float(f"{start * factor:.2g}") for factor in FACTORS]
         return with_tuning(*(row("qgf", w, s) for w, s in zip(weights, shares, strict=True)))
 
-    found = {"a": task(0.07, 0.2, 0.4, 0.8, 0.4, 0.0), "b": task(3.1, 0.5, 0.5, 0.5, 0.25, 0.0)}
+    found = {
+        "a": task(0.07, 0.2, 0.2, 0.4, 0.8, 0.4, 0.0),
+        "b": task(3.1, 0.0, 0.5, 0.5, 0.5, 0.25, 0.0),
+    }
     shares = shares_by_factor(found)
-    assert list(shares) == [0.1, 0.3, 1.0, 3.0, 10.0]
-    np.testing.assert_allclose(list(shares.values()), [0.625, 0.75, 1.0, 0.5, 0.0])
-    never = task(1.0, 0, 0, 0, 0, 0)
-    other = with_tuning(*(row("qgf", w, 0.5) for w in (0.1, 0.2, 0.3, 0.4, 0.5)))
+    assert list(shares) == list(FACTORS)
+    np.testing.assert_allclose(list(shares.values()), [0.125, 0.625, 0.75, 1.0, 0.5, 0.0])
+    never = task(1.0, 0, 0, 0, 0, 0, 0)
+    other = with_tuning(*(row("qgf", w, 0.5) for w in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)))
     assert shares_by_factor({"a": never, "b": other}) == {}
     assert shares_by_factor({**found, "c": never, "d": other}) == shares
 

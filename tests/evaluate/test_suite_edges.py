@@ -22,7 +22,7 @@ from qgf_eqx.evaluate._judge import compared
 from qgf_eqx.evaluate._rollout import Episode
 from qgf_eqx.evaluate._tuning import Choice
 from qgf_eqx.evaluate.task import References
-from qgf_eqx.suite import SuiteError, _run, cells_of, read_plan, run_suite, write_report
+from qgf_eqx.suite import SuiteError, _plan, _run, cells_of, read_plan, run_suite, write_report
 from qgf_eqx.suite._cells import DataCell, PlayCell, TrainCell
 from qgf_eqx.suite._report import _has_scores, outcomes_of
 
@@ -156,6 +156,20 @@ def test_turns_are_taken_by_name_and_end_with_their_process(tmp_path):
     assert began.get(timeout=120)[0] == "a"
     for process in (first, *others):
         process.join(120)
+
+
+def test_a_method_that_tries_other_weights_is_played_again(file, done, monkeypatch):
+    """The weights that are tried by default are the library's, and are not in the plan."""
+    plan = PLAN.replace("weights = [0.1, 1.0]\n", "").replace("budget = 4", "budget = 6")
+    file.write_text(plan)
+
+    def named():
+        return {cell.method: cell.path for cell in cells(read_plan(file), done, PlayCell)}
+
+    before = named()
+    monkeypatch.setattr(_plan, "FACTORS", (0.5, 1.0))
+    after = named()
+    assert {name for name in before if before[name] != after[name]} == {"qgf"}
 
 
 def test_the_seconds_of_a_training_are_those_of_all_its_updates(file, done):

@@ -195,7 +195,7 @@ def test_an_actor_draws_the_same_action_by_itself_and_as_a_method(run):
 
 def test_a_name_says_an_actor_its_strength_and_what_it_takes():
     assert method("fql").draw is method("edp").draw and not method("fql").weighted
-    assert method("cfgrl").choices == (1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
+    assert method("cfgrl").choices == (0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
     assert method("robust-q").draw is sample and method("robust-q").weighted
     both = method("fql", actors=CONFIG.actors)
     assert both.weighted and both.choices == (3.0, 30.0) and both.actor == "fql"
@@ -237,7 +237,7 @@ def test_the_command_line_trains_a_team_and_evaluates_it_by_name(trained, capsys
         name: {row.choice.weight for row in found.tuning if row.method == name} for name in names
     }
     assert tried["fql"] == tried["fql-best-of-2"] == {3.0, 30.0}
-    assert tried["cfgrl"] == {1.0, 2.0, 3.0, 5.0, 10.0, 15.0}
+    assert tried["cfgrl"] == {0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0}
     assert tried["qgf"] == tried["robust-q"] == {0.1, 0.3} and not tried["flow"] | tried["Mean"]
     weight = found.row("fql").choice.weight
     same = method(f"fql-{weight:g}")

@@ -29,8 +29,8 @@ class CFGRL(Learner):
 
     label: ClassVar[str] = "CFGRL"
     colour: ClassVar[str] = "#ff7f00"
-    weights: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
-    """To choose from, with no training in between."""
+    weights: ClassVar[tuple[float, ...]] = (0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0)
+    """To choose from, with no training in between: the paper's from 1 to 15, and one below them."""
 
     def init(self, spec: Spec, key: Key) -> Networks:
         """The field of `(obs, condition)`."""
