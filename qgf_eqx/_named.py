@@ -8,12 +8,17 @@ from collections.abc import Iterable
 from typing import Any
 
 
+def similar(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The question whether a similar name was meant; empty if there is none."""
+    close = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f"did you mean `{close[0]}`?" if close else ""
+
+
 def one_of(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The end of a sentence about an unknown name: a similar one, if there is one, and all."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1, cutoff)
-    guess = f"did you mean `{close[0]}`? Known" if close else "known"
-    return f"{guess} are {', '.join(known)}."
+    guess = similar(name, known, cutoff)
+    return f"{guess + ' Known' if guess else 'known'} are {', '.join(known)}."
 
 
 def import_named(text: str) -> Any:

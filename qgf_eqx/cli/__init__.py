@@ -5,7 +5,6 @@ SIGTERM; each with one sentence on stderr. Verbs import what they need when they
 that `--help` is quick; `train`, whose options are those of all learners, imports JAX for its own.
 """
 
-import difflib
 import functools
 import re
 import signal
@@ -22,6 +21,7 @@ except ImportError as error:
         f"the command line needs more packages ({error}): pip install 'qgf_eqx[cli]'"
     ) from error
 
+from .._named import one_of
 from ._compare import choose, evaluate, film
 from ._deploy import export, serve
 from ._look import analyse, diagnose, methods, plot
@@ -111,11 +111,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
 
         verbs["train"] = whole
     if arguments and not arguments[0].startswith("-") and arguments[0] not in verbs:
-        close = difflib.get_close_matches(arguments[0], verbs, 1)
-        guess = f"Did you mean `{close[0]}`? " if close else ""
-        raise ValueError(
-            f"`{arguments[0]}` is not a command. {guess}Commands are {', '.join(verbs)}."
-        )
+        raise ValueError(f"`{arguments[0]}` is not a command; {one_of(arguments[0], verbs)}")
     with as_arguments():
         return tyro.extras.subcommand_cli_from_dict(
             {name: _later(verb) for name, verb in verbs.items()},

@@ -168,6 +168,8 @@ class PolicyServer:
 
     def close(self) -> None:
         """Listens no longer."""
+        if self._threads[0].ident is None:
+            self.__enter__()  # `shutdown` waits for the end of what has begun
         self._server.shutdown()
         self._asked.put(None)
 

@@ -1,14 +1,13 @@
 """Settings by name, from `presets.toml`: a group, such as `paper`, and what it is for."""
 
 import dataclasses
-import difflib
 import re
 import tomllib
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from .._named import one_of
+from .._named import one_of, similar
 from .._run_folder import RunError
 from ._config import TrainConfig
 from ._kinds import ACTORS, CRITICS, learners
@@ -62,9 +61,8 @@ def config_of(*tables: dict[str, Any]) -> TrainConfig:
                 f"`{unknown[1]}` is not a setting of all networks that it is given to: write it in "
                 "the table of one that has it, such as `fql = { alpha = 300.0 }`."
             ) from None
-        close = difflib.get_close_matches(unknown[1], _settings(), 1)
-        guess = f"; did you mean `{close[0]}`?" if close else "."
-        raise RunError(f"unknown setting `{unknown[1]}`{guess}") from None
+        guess = similar(unknown[1], _settings())
+        raise RunError(f"unknown setting `{unknown[1]}`{'; ' + guess if guess else '.'}") from None
 
 
 def _tables_of(name: str | None) -> list[dict[str, Any]]:

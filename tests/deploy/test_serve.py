@@ -297,6 +297,15 @@ def test_a_taken_port_is_refused_before_anything_is_compiled():
         PolicyServer(never, OBS, jax.random.key(0), port=99999)
 
 
+def test_a_server_that_was_never_entered_can_be_closed():
+    server = serving(largest_batch=1)
+    closing = threading.Thread(target=server.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    server.close()
+
+
 def test_a_web_page_is_turned_away(server):
     address = f"ws://127.0.0.1:{server.port}"
     with pytest.raises(InvalidStatus, match="403"), connect(address, origin="https://evil.example"):

@@ -347,6 +347,10 @@ def test_engines_are_made_of_options():
         ("model_size", {"data": 1, "train": 12, "play": 9}),
         ("best_of", {"data": 4, "train": 16, "play": 48}),
         ("critics", {"data": 4, "train": 32, "play": 24}),
+        ("cpu_goals", {"data": 3, "train": 3, "play": 15}),
+        ("cpu_model_size", {"data": 1, "train": 3, "play": 9}),
+        ("cpu_best_of", {"data": 3, "train": 3, "play": 36}),
+        ("cpu_critics", {"data": 2, "train": 4, "play": 12}),
     ],
 )
 def test_the_plans_of_the_repository_are_plans(name, sizes):

@@ -1,6 +1,5 @@
 """OGBench environments: made quietly, and leaving nothing behind."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import gymnasium
 
+from ..._named import similar
 from .._environment import PICTURE, headless
 from .._error import DatasetError
 
@@ -94,6 +94,7 @@ def check_env(env_id: str) -> None:
         try:
             gymnasium.spec(env_id)
         except gymnasium.error.Error:
-            close = difflib.get_close_matches(env_id, gymnasium.registry, 1)
-            guess = f" The most similar one is `{close[0]}`." if close else ""
-            raise DatasetError(f"OGBench has no environment `{env_id}`.{guess}") from None
+            guess = similar(env_id, gymnasium.registry)
+            raise DatasetError(
+                f"OGBench has no environment `{env_id}`{'; ' + guess if guess else '.'}"
+            ) from None
