@@ -87,8 +87,8 @@ def task_bars(results: Mapping[str, Comparison], path: str | Path) -> Path:
     **Arguments:** the results by the name of the task, and the path of the picture.
     """
     longest = max(len(found.table) for found in results.values())
-    figure, axes = _panels(1, len(results), figsize=(0.45 * longest * len(results) + 1, 3.6))
-    for panel, (name, found) in zip(np.atleast_1d(axes), results.items(), strict=True):
+    figure, panels = _wrapped(len(results), 0.35 * longest + 1, 3.6)
+    for panel, (name, found) in zip(panels, results.items(), strict=True):
         rates, errors = _means_and_errors(found.table)
         names = [label(row.method) for row in found.table]
         colours = [colour(row.method) for row in found.table]
@@ -103,7 +103,8 @@ def task_bars(results: Mapping[str, Comparison], path: str | Path) -> Path:
 def profiles(
     found: Mapping[str, Sequence[Estimate]], levels: Sequence[float], path: str | Path
 ) -> Path:
-    """Performance profiles: the share of training runs that score above each level.
+    """Performance profiles: the share of training runs that score above each level. Up to six
+    methods share a panel; more have one each, with the others in grey.
 
     **Arguments:**
 
@@ -111,14 +112,25 @@ def profiles(
     - `levels`: those that they are of, from 0 to 1.
     - `path`: of the picture.
     """
-    figure, axes = _panels(figsize=(4.6, 3.4))
-    for name, shares in found.items():
-        value, low, high = np.array([share[:3] for share in shares]).T
-        axes.plot(levels, value, color=colour(name), label=label(name))
-        axes.fill_between(levels, low, high, color=colour(name), alpha=0.15, linewidth=0)
-    axes.set(xlabel="score", ylabel="share of runs above it", xlim=(0, 1), ylim=(-0.02, 1.02))
-    axes.legend(**_BESIDE)
-    axes.spines[["top", "right"]].set_visible(False)
+    curves = {n: np.array([share[:3] for share in shares]).T for n, shares in found.items()}
+    crowded = len(curves) > 6
+    own = [[name] for name in curves] if crowded else [list(curves)]
+    figure, panels = _wrapped(len(own), *((2.3, 2.1) if crowded else (4.6, 3.4)))
+    for axes, names in zip(panels, own, strict=True):
+        for name, (value, low, high) in curves.items():
+            if name in names:
+                axes.fill_between(levels, low, high, color=colour(name), alpha=0.15, linewidth=0)
+                axes.plot(levels, value, color=colour(name), label=label(name), zorder=3)
+            else:
+                axes.plot(levels, value, color="0.85", linewidth=0.7)
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+        axes.spines[["top", "right"]].set_visible(False)
+        if crowded:
+            axes.set_title(label(names[0]), fontsize=8)
+        else:
+            axes.legend(**_BESIDE)
+    figure.supxlabel("score", fontsize=10)
+    figure.supylabel("share of runs above it", fontsize=10)
     return _save(figure, path)
 
 
@@ -132,7 +144,7 @@ def tuning_budgets(found: Mapping[str, Sequence[tuple[int, float]]], path: str |
         budgets, scores = zip(*points, strict=True)
         axes.plot(budgets, 100 * np.array(scores), ".-", color=colour(name), label=label(name))
     axes.set(xlabel="tuning episodes per training seed", ylabel="score, %", xscale="log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
@@ -439,6 +451,16 @@ def _panels(
 ) -> tuple[Figure, Any]:
     figure = Figure(figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
+
+
+def _wrapped(count: int, width: float, height: float) -> tuple[Figure, list[Any]]:
+    """As many panels of a size in inches, in rows that fit on a screen."""
+    columns = max(1, min(count, int(14 // width)))
+    rows = -(-count // columns)
+    figure, grid = _panels(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for empty in grid.flat[count:]:
+        empty.set_visible(False)
+    return figure, list(grid.flat[:count])
 
 
 def _mosaic(layout: list, *, figsize: tuple[float | int, float | int]) -> tuple[Figure, Any]:

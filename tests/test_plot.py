@@ -108,3 +108,24 @@ def test_entries_of_a_task_are_a_line_for_each_method_that_all_have(results, dra
     assert axes.get_title() == "cube" and len(axes.containers) == 2
     assert axes.get_legend_handles_labels()[1] == ["flow", "QGF"]
     np.testing.assert_allclose(axes.containers[1].lines[0].get_ydata(), [70, 70])
+
+
+def test_tasks_have_a_panel_each_in_rows_that_fit_on_a_screen(results, drawn):
+    plot.task_bars({str(i): results for i in range(9)}, "tasks.svg")
+    (figure,) = drawn
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == list("012345678")
+    np.testing.assert_allclose([bar.get_height() for bar in shown[8].patches], [20, 70, 30, 25])
+    assert figure.get_size_inches()[0] <= 14 < figure.get_size_inches()[0] + 0.35 * 4 + 1
+
+
+@pytest.mark.parametrize(("count", "panels"), [(6, 1), (7, 7)])
+def test_profiles_of_many_methods_have_a_panel_each(drawn, count, panels):
+    shares = [Estimate(share, share - 0.1, share + 0.1, "episodes") for share in (1.0, 0.5, 0.0)]
+    names = ["flow", "qgf", "ood", "bptt", "fql", "edp", "qam"][:count]
+    plot.profiles(dict.fromkeys(names, shares), [0.0, 0.4, 0.8], "profiles.svg")
+    (figure,) = drawn
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == panels
+    for axes in shown:
+        assert len(axes.lines) == count and len(axes.collections) == count // panels

@@ -17,14 +17,15 @@ def format_table(results: Comparison) -> str:
     what = "return" if rows[0].by_return else "success"
     ends = "95 % interval"
     score = f"{'score':>8}{ends:>18}" if rows[0].score else ""
-    lines = [f"{'method':<16}{'weight':>12}{what:>10}{ends:>18}{'n':>11}{score}"]
+    wide = max(16, *(len(row.method) for row in rows))
+    lines = [f"{'method':<{wide}}{'weight':>12}{what:>10}{ends:>18}{'n':>11}{score}"]
     for row in rows:
         weight = _weight(row.weight) + ("*" if weight_note(row.choice) else "")
         n = f"{row.n // len(row.by_run)} x {len(row.by_run)}"
         found = "{:>10}{:>18}".format(*_shown(row.estimate, row.by_return))
         score = f"{row.score.value:>8.1f}{_interval(row.score):>18}" if row.score else ""
         ahead = "  <" if several and row.estimate.value == most else ""
-        lines.append(f"{row.method:<16}{weight:>12}{found}{n:>11}{score}{ahead}")
+        lines.append(f"{row.method:<{wide}}{weight:>12}{found}{n:>11}{score}{ahead}")
     for d in results.differences:
         name, (value, interval) = f"{d.ours} - {d.theirs}", _shown(d.estimate, d.by_return, "+")
         lines.append(f"{name:<32}{value.replace('%', 'points')}  {interval}")

@@ -241,7 +241,8 @@ def _ranges(found: Comparison) -> list[str]:
             isinstance(w, float) for w in weights
         ):
             low, high = kept_range(rows)
-            lines.append(f"| {label(name)} | {low:.2g} to {high:.2g} | {high / low:.1f} |")
+            ends = " to ".join(f"{float(f'{end:.2g}'):g}" for end in (low, high))
+            lines.append(f"| {label(name)} | {ends} | {high / low:.1f} |")
     if not lines:
         return []
     lines = ["| method | keeps 90 % of its best at | highest / lowest |", "|---|---|---|", *lines]
