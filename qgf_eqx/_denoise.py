@@ -94,7 +94,9 @@ def walk_to_end(
         return _solve(policy, obs, a_t, t, dt, steps, solver, adjoint)
 
     k = np.arange(steps if traced else int(count)).astype(a_t.dtype if traced else float)
-    times = jnp.asarray(t + (1 - t) * (k / count), a_t.dtype)
+    # Past the end the last step is asked again: a policy may have no velocity at t = 1.
+    minimum = jnp.minimum if traced else np.minimum
+    times = jnp.asarray(t + (1 - t) * (minimum(k, count - 1) / count), a_t.dtype)
 
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
     def step(a, now):

@@ -65,8 +65,8 @@ class Diffusion(eqx.Module):
         - `whole`: the model takes whole steps, so `k` is rounded to the nearest; else `k`
           may be fractional.
 
-        **Raises:** `ValueError` if `alphas_bar` does not fall within (0, 1), or `predicts` is not
-        one of these.
+        **Raises:** `ValueError` if `alphas_bar` does not fall within [0, 1), if it ends at 0 and
+        `predicts` is `noise` (there is no action in it then), or if that is not one of these.
         """
         shares = np.asarray(alphas_bar, float)
         falls = shares.ndim == 1 and len(shares) > 1 and (np.diff(shares) < 0).all()
@@ -77,6 +77,11 @@ class Diffusion(eqx.Module):
             )
         if predicts not in PREDICTS:
             raise ValueError(f"`predicts` must be one of {', '.join(PREDICTS)}, got {predicts!r}.")
+        if predicts == "noise" and shares[-1] == 0:
+            raise ValueError(
+                "`alphas_bar` ends at 0, where a predicted noise says nothing about the action: "
+                "leave the last step out."
+            )
         self.model, self.predicts, self.clip, self.whole = model, predicts, clip, whole
         self.alphas_bar = jnp.asarray(shares, jnp.result_type(float))
         self.action_shape = as_shape(action_shape)

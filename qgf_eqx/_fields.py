@@ -89,6 +89,7 @@ class Bounded(eqx.Module):
 
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The critic's value at the clipped action."""
+        action = _not_whole(action)
         return self.critic(obs, self.clip(action, *self._bounds(action)))
 
     def given(self, obs: Obs) -> "Bounded":
@@ -103,6 +104,7 @@ class Bounded(eqx.Module):
 
     def to_bounds(self, action: Action) -> Action:
         """The action, clipped to the bounds; a NaN stays a NaN."""
+        action = _not_whole(action)
         return jnp.clip(action, *self._bounds(action))
 
     def inside(self, action: Action) -> Action:
@@ -115,6 +117,12 @@ class Bounded(eqx.Module):
             check_broadcasts(name, getattr(self, name).shape, jnp.shape(action))
         cast = (jax.lax.stop_gradient(b).astype(action.dtype) for b in (self.low, self.high))
         return tuple(jnp.broadcast_to(b, jnp.shape(action)) for b in cast)
+
+
+def _not_whole(action: Array) -> Array:
+    """Whole numbers as floats, for bounds that are not whole."""
+    floats = jnp.issubdtype(action.dtype, jnp.floating)
+    return action if floats else action.astype(jnp.result_type(float))
 
 
 def bounded(
@@ -154,6 +162,11 @@ def bounded(
         if not ordered:
             raise ValueError(f"`low` must not be above `high`, got {low} and {high}.")
     return Bounded(critic, low, high, clip)
+
+
+def has_own_gradient(q: Critic) -> bool:
+    """Whether a critic, bounded or not, has a method `action_gradient` of its own."""
+    return hasattr(q.critic if isinstance(q, Bounded) else q, "action_gradient")
 
 
 def asked_at(q: Critic, action: Action) -> Action:

@@ -31,7 +31,7 @@ from ._renamed import old_names
 from ._sample import Guided, guided_flow, guided_step, push, sample
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
-from .likelihood import kl_to_reference
+from .likelihood import MOST_EXACT, hutchinson_divergence, kl_to_reference
 
 
 class Diagnostics(eqx.Module):
@@ -173,18 +173,26 @@ Measure: TypeAlias = Callable[[Guided, Obs, Key], Scalar]
 
 def flow_distance(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, steps: int = 10):
     """The root mean square distance, over noises and dimensions, between guided and plain actions
-    from the same noises. Costs both flows, `samples` times."""
+    from the same noises, both clipped if the critic is `bounded`. Costs both flows, `samples`
+    times."""
     noises = jax.random.normal(key, (samples, *guided.action_shape))
     ends = (
-        jax.vmap(lambda a, p=p: denoise(p, obs, a, 0.0, steps=steps))(noises)
+        asked_at(
+            guided.critic, jax.vmap(lambda a, p=p: denoise(p, obs, a, 0.0, steps=steps))(noises)
+        )
         for p in (guided, guided.policy)
     )
     return jnp.sqrt(jnp.mean(jnp.square(next(ends) - next(ends))))
 
 
 def flow_kl(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, steps: int = 20) -> Scalar:
-    """`likelihood.kl_to_reference` of the guided policy and its own flow, in nats."""
-    return kl_to_reference(guided, guided.policy, obs, key, samples=samples, steps=steps)[0]
+    """`likelihood.kl_to_reference` of the guided policy and its own flow, in nats. Above 64
+    dimensions it is an estimate by four of Hutchinson's probes."""
+    options: dict[str, Any] = {"samples": samples, "steps": steps}
+    if np.prod(guided.action_shape) > MOST_EXACT:
+        probes = {"key": jax.random.fold_in(key, 1), "samples": 4}
+        options["divergence"] = eqx.Partial(hutchinson_divergence, **probes)
+    return kl_to_reference(guided, guided.policy, obs, key, **options)[0]
 
 
 def starting_weight(

@@ -135,7 +135,7 @@ def noise(
         each = np.array([[cosines(t, std) for t in times] for std in scales])
         found["methods"][name] = {
             "cosine": each.mean(-1),
-            "error": each.std(-1) / count**0.5,
+            "error": each.std(-1, ddof=1) / count**0.5,
         }
     return _plain(found)
 
@@ -289,7 +289,7 @@ def _means(each: dict) -> dict:
     for name, values in each.items():
         by_obs = np.asarray(values).mean(axis=1)
         found[name] = by_obs.mean()
-        found[f"{name} error"] = by_obs.std() / len(by_obs) ** 0.5
+        found[f"{name} error"] = by_obs.std(ddof=1) / len(by_obs) ** 0.5
     return found
 
 

@@ -37,7 +37,15 @@ from ._checks import (
     check_key,
 )
 from ._denoise import denoise, one_step, walk_to_end
-from ._fields import Bounded, action_gradient, asked_at, timed_value, values_of, velocity
+from ._fields import (
+    Bounded,
+    action_gradient,
+    asked_at,
+    has_own_gradient,
+    timed_value,
+    values_of,
+    velocity,
+)
 from ._fields import critic as value_of
 from ._norms import norm, spread
 from ._types import Action, Critic, Guidance, Key, Obs, Time, TimedCritic, Velocity
@@ -245,11 +253,17 @@ def monte_carlo(
     check_between("temperature", temperature, 0, jnp.inf, open=True)
     temperature = as_number("temperature", temperature, a_t.dtype)
 
-    def soft_value(action):
-        values = jax.vmap(lambda eps: value_of(critic, obs, action + width * eps))(noises)
-        return temperature * jax.nn.logsumexp(values / temperature)
+    def values(action):
+        return jax.vmap(lambda eps: value_of(critic, obs, action + width * eps))(noises)
 
-    return jax.grad(soft_value)(one_step(policy, obs, a_t, t))
+    def soft_value(action):
+        return temperature * jax.nn.logsumexp(values(action) / temperature)
+
+    action = one_step(policy, obs, a_t, t)
+    if not has_own_gradient(critic):
+        return jax.grad(soft_value)(action)
+    each = jax.vmap(lambda eps: action_gradient(critic, obs, action + width * eps))(noises)
+    return jnp.tensordot(jax.nn.softmax(values(action) / temperature), each, 1)
 
 
 def _noises(key, samples, a_t):

@@ -18,7 +18,7 @@ from ._checks import (
 )
 from ._fields import Bounded, velocity
 from ._types import Action, Key, Obs, Policy, Velocity
-from .guidance import curvature, random_direction
+from .guidance import curvature, jacobian_ortho, random_direction
 from .weights import NormMatched
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Divergence: TypeAlias = Callable[[Callable[[Action], Action], Action], tuple[Action, Scalar]]
 """From a field and a point to the field and its divergence there."""
+MOST_EXACT = 64
+"""Dimensions of which the trace is computed exactly."""
 
 
 def exact_divergence(field: Callable[[Action], Action], a_t: Action) -> tuple[Action, Scalar]:
@@ -36,7 +38,7 @@ def exact_divergence(field: Callable[[Action], Action], a_t: Action) -> tuple[Ac
     **Raises:** `ValueError` above 64 dimensions: use `hutchinson_divergence` there.
     """
     a_t = as_floats("a_t", a_t)
-    if a_t.size > 64:
+    if a_t.size > MOST_EXACT:
         raise ValueError(
             f"the action has {a_t.size} dimensions, and an exact trace costs one derivative for "
             "each: pass `divergence=eqx.Partial(hutchinson_divergence, key=key)`."
@@ -51,7 +53,9 @@ def hutchinson_divergence(
 ) -> tuple[Action, Scalar]:
     """As `exact_divergence`, but an unbiased estimate: `mean_i eps_i . J eps_i` of random signs.
 
-    The same signs are used along the whole way. Bind `key` with `equinox.Partial`.
+    The same signs are used along the whole way. Bind `key` with `equinox.Partial`. All actions of
+    `kl_to_reference` then share them: what they miss is not in its standard error, so repeat it
+    with other keys.
     """
     samples = check_count("samples", samples, "it sets the number of probes")
     check_key(key)
@@ -81,7 +85,7 @@ def log_prob(
     `policy` may be `Guided(...)`: this is then the guided policy's density. It is that of the ODE;
     an Euler sampler of few steps has a slightly different law. A field that jumps from one action
     to the next has no such density: a critic bounded by a hard clip, `weights.NormMatched`,
-    `guidance.curvature` and `guidance.random_direction` are refused. The gradient of an ensemble's
+    `guidance.curvature`, `jacobian_ortho` and `random_direction` are refused. The gradient of an ensemble's
     minimum also jumps where two members are equal. It is allowed, since the jump is small if
     members agree; otherwise the density misses mass there (`jnp.mean` is smooth).
 
@@ -193,6 +197,11 @@ def _refuse_jumps(policy):
         elif name == curvature.__name__:
             cause = (
                 "`guidance.curvature` jumps where it leaves the correction out",
+                "Use another estimator.",
+            )
+        elif name == jacobian_ortho.__name__:
+            cause = (
+                "`guidance.jacobian_ortho` jumps where the Jacobian's determinant changes sign",
                 "Use another estimator.",
             )
         elif name == random_direction.__name__:

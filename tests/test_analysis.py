@@ -204,6 +204,19 @@ def test_the_measures_of_distance_by_closed_form():
     np.testing.assert_allclose(flow_distance(constant, None, key), 0.2, rtol=1e-5)
     np.testing.assert_allclose(flow_kl(Guided(flow, slope, weight=0), None, key), 0, atol=1e-3)
     assert flow_kl(Guided(flow, slope, weight=0.5), None, key) > 0.1
+    strong = Guided(_Still(), bounded(slope), weight=50.0)  # at the bound, wherever it began
+    noise = np.asarray(jax.random.normal(key, (16, 1)))
+    expected = np.sqrt(np.mean((1 - np.clip(noise, -1, 1)) ** 2))
+    np.testing.assert_allclose(flow_distance(strong, None, key), expected, rtol=1e-5)
+
+
+def test_the_divergence_of_large_chunks_is_estimated():
+    """Moved by `w g` in each of 70 dimensions, a Gaussian flow of deviation 1 differs by
+    `70 (w g)^2 / 2`."""
+    flow = GaussianFlow(jnp.zeros((7, 10)), 1.0)
+    guided = Guided(flow, lambda obs, action: jnp.sum(action), weight=0.1)
+    found = flow_kl(guided, None, jax.random.key(0), samples=64, steps=10)
+    np.testing.assert_allclose(found, 70 * 0.1**2 / 2, rtol=0.35)
 
 
 class _Still:

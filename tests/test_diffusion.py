@@ -103,6 +103,7 @@ def test_what_is_given_once_is_handed_on():
         ({"alphas_bar": ABAR[::-1]}, "`alphas_bar` must be one number for each step"),
         ({"alphas_bar": [1.0, 0.5]}, "`alphas_bar` must be one number"),
         ({"alphas_bar": [0.9]}, "`alphas_bar` must be one number"),
+        ({"alphas_bar": [0.9, 0.0], "predicts": "noise"}, "`alphas_bar` ends at 0"),
         ({"predicts": "score"}, "`predicts` must be one of noise, action, v, got 'score'"),
     ],
 )

@@ -23,6 +23,10 @@ def test_bounded_clips_to_each_dimensions_bounds():
     np.testing.assert_array_equal(q.to_bounds(jnp.array([jnp.nan, 9.0])), [np.nan, 2.0])
 
 
+def test_bounds_are_not_rounded_to_whole_numbers_where_the_actions_are(unchecked):
+    assert critic(bounded(square, -0.5, 2.5), None, jnp.array([1, -1])) == 1 + 0.25
+
+
 def test_the_gradient_is_taken_at_the_clipped_point():
     q = bounded(square)
     np.testing.assert_array_equal(action_gradient(q, None, jnp.array([3.0, 0.5])), [2.0, 1.0])

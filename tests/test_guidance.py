@@ -13,6 +13,7 @@ from qgf_eqx import (
     Guided,
     action_gradient,
     bounded,
+    critic,
     denoise,
     guidance,
     guided_flow,
@@ -342,6 +343,40 @@ def test_monte_carlo_without_noise_is_qgf(x64):
     arguments = (gaussian(), quadratic, None, jnp.asarray(POINT), 0.3)
     g = guidance.monte_carlo(*arguments, key=jax.random.key(0), std=0.0)
     np.testing.assert_allclose(g, guidance.qgf(*arguments), atol=1e-13)
+
+
+@pytest.mark.parametrize("bound", [lambda q: q, bounded])
+def test_monte_carlo_takes_the_gradient_that_a_critic_has_of_its_own(x64, bound):
+    """Of values in steps, say: their own gradient is zero everywhere."""
+
+    class Steps(eqx.Module):
+        def __call__(self, obs, action):
+            return jnp.round(4 * quadratic(obs, action)) / 4
+
+        def action_gradient(self, obs, action):
+            return jax.grad(lambda a: quadratic(obs, a))(action)
+
+    key, point = jax.random.key(3), 0.2 * jnp.asarray(POINT)
+    options = {"key": key, "samples": 8, "std": 0.2}
+    g = guidance.monte_carlo(gaussian(), bound(Steps()), None, point, 0.3, **options)
+    leap = one_step(gaussian(), None, point, 0.3)
+    around = leap[None] + 0.2 * jax.random.normal(key, (8, 3))
+    values = jax.vmap(lambda a: critic(bound(Steps()), None, a))(around)
+    each = jax.vmap(lambda a: action_gradient(bound(Steps()), None, a))(around)
+    np.testing.assert_allclose(g, jax.nn.softmax(values) @ each, rtol=1e-12)
+    assert np.linalg.norm(g) > 0.01
+
+
+def test_bptt_does_not_ask_a_policy_at_the_end_where_it_may_have_no_velocity():
+    """A policy that predicts the action: at t = 1 it divides by zero."""
+    policy = lambda obs, a, t: (0.5 * jnp.tanh(a) - a) / (1 - t)  # noqa: E731
+    rise = lambda obs, action: jnp.sum(action)  # noqa: E731
+    start = jnp.array([0.3, -0.2])
+    options = {"steps": 6, "weight": 0.1}
+    for unroll in (True, False):
+        estimate = eqx.Partial(guidance.bptt, steps=6)
+        action = guided_flow(policy, rise, None, start, guidance=estimate, unroll=unroll, **options)
+        assert jnp.isfinite(action).all(), unroll
 
 
 def test_monte_carlo_with_the_gaussian_posterior_reaches_the_tilted_law(x64):

@@ -10,6 +10,7 @@ import pytest
 
 from qgf_eqx import Flow, _jit_sampler, action_gradient, bounded, guidance, jit_sampler, sample
 from qgf_eqx.analytic import GaussianFlow
+from qgf_eqx.evaluate.names import method
 from qgf_eqx.nn import CriticMLP, Ensemble, LeastMember, VelocityMLP
 
 KEY = jax.random.key(0)
@@ -63,6 +64,14 @@ def test_a_member_of_value_nan_is_not_hidden_by_a_gradient_that_is_finite(broken
     flow = GaussianFlow(jnp.zeros(2), 0.5)
     with pytest.warns(RuntimeWarning, match="the plain flow's is used"):
         jit_sampler(flow, bounded(ensemble), weight=0.1)(None, KEY)
+
+
+def test_the_gate_asks_the_members_behind_the_least_one():
+    policy, critic = nets()
+    options = {"guidance": method("gated", weight=0.1).guidance, "weight": 0.1}
+    action, _ = jit_sampler(policy, critic, **options)(OBS, KEY)
+    drawn = sample(policy, critic, OBS, jax.random.split(KEY)[1], **options)
+    np.testing.assert_allclose(action, drawn, rtol=1e-5, atol=1e-6)
 
 
 def test_a_hard_clip_still_silences_what_is_outside(x64):

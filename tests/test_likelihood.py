@@ -141,7 +141,7 @@ def test_a_field_that_jumps_has_no_density():
             log_prob(policy, None, jnp.zeros(1))
     key = jax.random.key(0)
     curved, turned = guidance.curvature, eqx.Partial(guidance.random_direction, key=key)
-    named = [ESTIMATORS["curvature"], ESTIMATORS["random-direction"]]
+    named = [ESTIMATORS["curvature"], ESTIMATORS["random-direction"], guidance.jacobian_ortho]
     partials = partial(curved, iterations=1), jax.tree_util.Partial(curved)
     for like in (curved, turned, *partials, *named):
         for estimator in (like, eqx.Partial(guidance.gated, values=members, like=like)):

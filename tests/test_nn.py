@@ -87,6 +87,8 @@ def test_time_features_match_their_formulas(x64):
     angles = np.pi * np.arange(1, 5) * t
     expected = np.r_[t, np.cos(angles), np.sin(angles)]
     np.testing.assert_allclose(low_frequency_time(t), expected, rtol=1e-12)
+    for features in (paper_time, low_frequency_time):
+        np.testing.assert_array_equal(features(1), features(1.0))
 
 
 def test_an_action_of_another_shape_is_refused(unchecked):

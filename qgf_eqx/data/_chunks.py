@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Scalar
+from jaxtyping import Array, Float, Int, Scalar
 
 from ..objectives import discounted_sum
 from ._dataset import Dataset, check_dataset
@@ -38,11 +38,10 @@ class Rows(NamedTuple):
     rewards: Float[Array, "... horizon"]
     terminated: Float[Array, "... horizon"]
     episode_end: Float[Array, "... horizon"]
+    """1 in the last row of the dataset too, marked or not."""
     next_obs: Any
     next_terminated: Float[Array, "..."]
     """Of the chunk's last state."""
-    inside: Bool[Array, "..."]
-    """Whether the chunk's last state is still in the dataset."""
 
 
 def read_rows(dataset: Dataset, starts: Int[Array, "..."] | np.ndarray, horizon: int) -> Rows:
@@ -52,23 +51,23 @@ def read_rows(dataset: Dataset, starts: Int[Array, "..."] | np.ndarray, horizon:
     memory-mapped files, where they are NumPy's.
     """
     xp = jnp if isinstance(starts, jax.Array) else np
-    end = len(dataset.episode_end) - 1
-    rows = xp.minimum(xp.add.outer(starts, xp.arange(horizon)), end)
+    ends, end = dataset.episode_end, len(dataset.episode_end) - 1
+    rows = xp.add.outer(starts, xp.arange(horizon))
+    past, rows = rows >= end, xp.minimum(rows, end)
     return Rows(
         obs=jax.tree.map(lambda field: field[starts], dataset.obs),
         actions=dataset.actions[rows],
         rewards=dataset.rewards[rows],
         terminated=dataset.terminated[rows],
-        episode_end=dataset.episode_end[rows],
+        episode_end=xp.where(past, 1, ends[rows]).astype(ends.dtype),
         next_obs=jax.tree.map(lambda field: field[xp.minimum(starts + horizon, end)], dataset.obs),
         next_terminated=dataset.terminated[xp.minimum(starts + horizon, end)],
-        inside=starts + horizon <= end,  # type: ignore[arg-type]
     )
 
 
 def make_chunk(rows: Rows, *, gamma: float) -> Chunk:
     """The chunk that some rows make, without leading axes; `gamma` is the discount of one step."""
-    whole = jnp.all(rows.episode_end == 0) & rows.inside
+    whole = jnp.all(rows.episode_end == 0)
     ended = jnp.append(rows.terminated, rows.next_terminated) > 0
     first = gamma ** jnp.argmax(ended).astype(rows.rewards.dtype)
     return Chunk(

@@ -144,10 +144,18 @@ class GoalRows(NamedTuple):
 def read_goal_rows(
     dataset: Dataset, starts: Any, critics: Any, actors: Any, horizon: int
 ) -> GoalRows:
-    """The rows of chunks that start at `starts`, and of their goals, as `read_rows` reads them."""
+    """The rows of chunks that start at `starts`, and of their goals, as `read_rows` reads them; but
+    the next state is the episode's last one, if the chunk goes on after it."""
     goals = (jax.tree.map(lambda field, r=r: field[r], dataset.obs) for r in (critics, actors))
-    states = read_states(dataset, starts, horizon)
-    return GoalRows(read_rows(dataset, starts, horizon), states, *goals)
+    rows, states = read_rows(dataset, starts, horizon), read_states(dataset, starts, horizon)
+    last = starts + steps_left(rows)
+    rows = rows._replace(next_obs=jax.tree.map(lambda field: field[last], dataset.obs))
+    return GoalRows(rows, states, *goals)
+
+
+def steps_left(rows: Rows) -> Any:
+    """How many of a chunk's steps its episode still has, along any leading axes."""
+    return (rows.episode_end.cumsum(-1) == 0).sum(-1)
 
 
 def with_goal(
@@ -159,8 +167,8 @@ def with_goal(
     """The rows of a chunk, without leading axes, whose task is to reach a goal.
 
     The reward is -1 per step until the goal is reached, then 0, and the task ends. As in OGBench,
-    it belongs to the state in which an action is taken. A chunk that reaches the goal, even in its
-    last state, counts in full though its episode ends inside it: nothing after it matters.
+    it belongs to the state in which an action is taken. What lies after the end of the episode does
+    not count: no state there reaches the goal, actions and rewards are zero.
 
     **Arguments:**
 
@@ -172,25 +180,29 @@ def with_goal(
     **Returns:** rows whose observations are `(obs, goal)`.
     """
     met = jax.vmap(lambda state: what.reached(what.of(state), goal))(states)
+    left = steps_left(rows)
+    met &= jnp.arange(len(met)) <= left
     seen = jax.lax.cummax(met.astype(rows.rewards.dtype))
-    ended = jnp.cumsum(rows.episode_end) > 0
-    # The last state of an episode has no action: no chunk begins there.
-    after = seen[:-1].at[0].set(0)
+    ended = jnp.arange(len(rows.rewards)) >= left
     return rows._replace(
         obs=(rows.obs, goal),
         next_obs=(rows.next_obs, goal),
         actions=jnp.where(ended[:, None], 0, rows.actions),
-        rewards=seen[:-1] - 1,
+        rewards=jnp.where(ended, 0, seen[:-1] - 1),
         terminated=seen[:-1],
         next_terminated=seen[-1],
-        episode_end=rows.episode_end * (1 - after),
-        inside=rows.inside | (seen[-1] > 0),
     )
 
 
 def make_goal_chunk(rows: Rows, *, gamma: float) -> Chunk:
     """As `make_chunk`, of the rows of `with_goal`: nothing is bootstrapped from a chunk that
-    reaches the goal, its last state included."""
-    chunk = make_chunk(rows, gamma=gamma)
+    reaches the goal, its last state included. One whose episode ends before the goal is as long as
+    the episode: its discount is `gamma^left`. No chunk begins in the last state of an episode.
+    """
+    chunk, left = make_chunk(rows, gamma=gamma), steps_left(rows)
     assert chunk.success is not None
-    return chunk._replace(discount=jnp.where(chunk.success > 0, 0, chunk.discount))
+    bootstrap = gamma ** left.astype(chunk.reward.dtype)
+    return chunk._replace(
+        discount=jnp.where(chunk.success > 0, 0, bootstrap),
+        weight=(left > 0).astype(chunk.weight.dtype),
+    )

@@ -18,7 +18,7 @@ _KINDS: dict[Any, Any] = {
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """A field with limits: `least` and `most` of a number, `options` of a text.
+    """A field with limits: `least` and `most`, or `below`, of a number, `options` of a text.
 
     Without them, whole numbers are at least 1 and below 2^31, other numbers positive and finite,
     and texts not empty.
@@ -64,7 +64,14 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
         raise RunError(f"`{name}` must be {said}, got {value!r}.") from None
 
 
-def _check_limits(name: str, value: Any, least: Any = None, most: Any = None, options=()) -> None:
+def _check_limits(
+    name: str,
+    value: Any,
+    least: Any = None,
+    most: Any = None,
+    below: Any = math.inf,
+    options: tuple[str, ...] = (),
+) -> None:
     def refuse(what: str) -> None:
         raise RunError(f"`{name}` must {what}, got {value}.")
 
@@ -84,9 +91,11 @@ def _check_limits(name: str, value: Any, least: Any = None, most: Any = None, op
             refuse(f"be at most {most}")
         if value >= 2**31:
             refuse("be below 2^31")
-    elif most is not None:
-        within = (value > 0 if least is None else value >= least) and value <= most
-        if not within:
-            refuse(f"be in {'(0' if least is None else f'[{least}'}, {most}]")
-    elif not ((value > 0 if least is None else value >= least) and value < math.inf):
-        refuse(f"be {'positive' if least is None else f'at least {least}'} and finite")
+    elif not (
+        (value > 0 if least is None else value >= least)
+        and (value < below if most is None else value <= most)
+    ):
+        if most is None and below == math.inf:
+            refuse(f"be {'positive' if least is None else f'at least {least}'} and finite")
+        end = f"{below})" if most is None else f"{most}]"
+        refuse(f"be in {'(0' if least is None else f'[{least}'}, {end}")

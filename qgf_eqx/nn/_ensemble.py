@@ -90,9 +90,13 @@ class LeastMember(eqx.Module):
         """The same at one observation."""
         return LeastMember(self.ensemble.given(obs))
 
+    def values(self, obs: Obs, action: Action) -> Float[Array, " size"]:
+        """Every member's value at `(obs, action)`."""
+        return self.ensemble.values(obs, action)
+
     def __call__(self, obs: Obs, action: Action) -> Scalar:
         """The least value at `(obs, action)`."""
-        return jnp.min(self.ensemble.values(obs, action))
+        return jnp.min(self.values(obs, action))
 
     def action_gradient(self, obs: Obs, action: Action) -> Action:
         """The gradient of the least value."""

@@ -155,9 +155,11 @@ def test_a_chunk_whose_last_state_is_not_recorded_has_weight_zero_without_a_term
         read_rows(open_ended, starts, 2),
         read_rows(jax.tree.map(jnp.asarray, open_ended), jnp.asarray(starts), 2),
     ):
-        np.testing.assert_array_equal(rows.inside, [True, False, False])
-        weights = jax.vmap(lambda r: make_chunk(r, gamma=0.5).weight)(rows)
-        np.testing.assert_array_equal(weights, [1, 0, 0])
+        np.testing.assert_array_equal(rows.episode_end, [[0, 0], [0, 1], [1, 1]])
+        chunks = jax.vmap(lambda r: make_chunk(r, gamma=0.5))(rows)
+        np.testing.assert_array_equal(chunks.weight, [1, 0, 0])
+        short = jax.vmap(lambda c, r: played(c, r, 1))(chunks, rows)
+        np.testing.assert_array_equal(short.weight, [1, 1, 0])
 
 
 def test_observations_of_any_structure_are_cut_like_one_array():

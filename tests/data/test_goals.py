@@ -17,6 +17,7 @@ from qgf_eqx.data.goals import (
     draw_goals,
     last_rows,
     make_goal_chunk,
+    read_goal_rows,
     read_states,
     with_goal,
 )
@@ -40,22 +41,23 @@ def walks(seed=0):
 
 def chunk(dataset, start, goal, horizon):
     on_device = jax.tree.map(jnp.asarray, dataset)
-    rows = read_rows(on_device, jnp.asarray(start), horizon)
-    states = read_states(on_device, jnp.asarray(start), horizon)
-    return make_goal_chunk(with_goal(rows, states, on_device.obs[goal]), gamma=GAMMA)
+    start, goal = jnp.asarray(start), jnp.asarray(goal)
+    found = read_goal_rows(on_device, start, goal, goal, horizon)
+    return make_goal_chunk(with_goal(found.rows, found.states, found.critics), gamma=GAMMA)
 
 
 def by_loop(dataset, start, goal, horizon):
-    """Reward, discount, weight and success."""
+    """Reward, discount, success and the next state; None where no chunk begins."""
     end = ENDS[np.searchsorted(ENDS, start)]
     last = min(start + horizon, end)
     steps = [i for i in range(start, last + 1) if dataset.obs[i, 0] == dataset.obs[goal, 0]]
     first = steps[0] - start if steps else None
-    if start == end or (first is None and start + horizon > end):
+    if start == end:
         return None
-    paid = horizon if first is None else min(first, horizon)
-    reward = -sum(GAMMA**i for i in range(paid))
-    return reward, (GAMMA**horizon if first is None else 0), 0 if first is None else GAMMA**first
+    left = last - start
+    reward = -sum(GAMMA**i for i in range(left if first is None else min(first, horizon)))
+    bootstrap, reached = (GAMMA**left, 0) if first is None else (0, GAMMA**first)
+    return reward, bootstrap, reached, dataset.obs[last, 0]
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 5, 12])
@@ -69,13 +71,22 @@ def test_chunks_with_goals_are_those_of_a_loop(x64, horizon):
         if expected is None:
             continue
         reached = float(found.success[i])
-        np.testing.assert_allclose(
-            (found.reward[i], found.discount[i], reached), expected, rtol=1e-5, atol=1e-6
-        )
+        ours = found.reward[i], found.discount[i], reached, found.next_obs[0][i, 0]
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
         assert (found.obs[0][i], found.obs[1][i]) == (dataset.obs[start], dataset.obs[goal])
         assert jnp.isfinite(found.action[i]).all()
     kinds = {bool(s) for s, w in zip(found.success, found.weight, strict=True) if w}
-    assert kinds == {True, False} or horizon == 12
+    assert kinds == {True, False}
+
+
+def test_what_lies_after_the_end_of_the_data_is_not_read_twice():
+    """The last row need not be marked as an end; it has no action."""
+    dataset = walks()._replace(obs=np.arange(ROWS, dtype=np.float32)[:, None])
+    dataset.episode_end[-1] = 0
+    found = chunk(dataset, ROWS - 3, 0, 5)
+    assert (found.weight, found.next_obs[0][0]) == (1, ROWS - 1)
+    np.testing.assert_allclose(found.discount, GAMMA**2, rtol=1e-6)
+    assert jnp.isfinite(found.action).all() and chunk(dataset, ROWS - 1, 0, 5).weight == 0
 
 
 def test_the_goal_exactly_at_the_end_of_a_chunk_counts():

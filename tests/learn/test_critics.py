@@ -150,6 +150,12 @@ def test_sarsa_evaluates_the_behaviour(x64):
         SARSA(expectile=0.9)
 
 
+@pytest.mark.parametrize("wrong", [{"quantile": 1.0}, {"distil": 1.0}, {"quantile": 0.0}])
+def test_a_quantile_is_between_0_and_1_without_the_ends(wrong):
+    with pytest.raises(RunError, match=rf"`{min(wrong)}` must be in \(0, 1\), got "):
+        DQC(**wrong)
+
+
 STEPS, LENGTH = 3, 7
 """Rows on which steps are taken to the right, or are not, three at a time; the last is the goal."""
 
@@ -181,7 +187,6 @@ def walks():
                 jnp.zeros(STEPS),
                 jnp.asarray(places[-1]),
                 jnp.asarray(ends[-1]),
-                jnp.asarray(True),
             )
             found.append(make_chunk(rows, gamma=GAMMA))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)

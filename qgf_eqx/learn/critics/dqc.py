@@ -45,9 +45,9 @@ class DQC(Learner):
     """Members of both ensembles."""
     reduce: str = setting("min", options=("min", "mean"))
     """What their members' logits become: the minimum, or the mean."""
-    quantile: float = setting(0.93, most=1)
+    quantile: float = setting(0.93, below=1)
     """Of the value, in (0, 1)."""
-    distil: float = setting(0.8, most=1)
+    distil: float = setting(0.8, below=1)
     """The expectile of the distilled critic, in (0, 1)."""
     ema_rate: float = setting(0.005, most=1)
     """How fast the averages follow."""

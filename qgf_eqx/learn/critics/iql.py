@@ -24,7 +24,7 @@ class IQL(Learner):
 
     critics: int = setting(2, most=1000)
     """Members of the ensemble, which is reduced by its minimum."""
-    expectile: float = setting(0.9, most=1)
+    expectile: float = setting(0.9, below=1)
     """In (0, 1): the higher, the closer to the best action of the data."""
     ema_rate: float = setting(0.005, most=1)
     """How fast the target critic follows the critic."""
