@@ -31,7 +31,7 @@ from ._renamed import old_names
 from ._sample import Guided, guided_flow, guided_step, push, sample
 from ._types import Action, Critic, Guidance, Key, Obs, Policy, Time, Velocity, Weight
 from .guidance import qgf
-from .likelihood import MOST_EXACT, hutchinson_divergence, kl_to_reference
+from .likelihood import MOST_EXACT, exact_divergence, hutchinson_divergence, kl_to_reference
 
 
 class Diagnostics(eqx.Module):
@@ -188,10 +188,11 @@ def flow_distance(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, step
 def flow_kl(guided: Guided, obs: Obs, key: Key, *, samples: int = 16, steps: int = 20) -> Scalar:
     """`likelihood.kl_to_reference` of the guided policy and its own flow, in nats. Above 64
     dimensions it is an estimate by four of Hutchinson's probes."""
-    options: dict[str, Any] = {"samples": samples, "steps": steps}
+    divergence = exact_divergence
     if np.prod(guided.action_shape) > MOST_EXACT:
         probes = {"key": jax.random.fold_in(key, 1), "samples": 4}
-        options["divergence"] = eqx.Partial(hutchinson_divergence, **probes)
+        divergence = eqx.Partial(hutchinson_divergence, **probes)
+    options = {"samples": samples, "steps": steps, "divergence": divergence}
     return kl_to_reference(guided, guided.policy, obs, key, **options)[0]
 
 

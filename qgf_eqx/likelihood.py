@@ -85,9 +85,9 @@ def log_prob(
     `policy` may be `Guided(...)`: this is then the guided policy's density. It is that of the ODE;
     an Euler sampler of few steps has a slightly different law. A field that jumps from one action
     to the next has no such density: a critic bounded by a hard clip, `weights.NormMatched`,
-    `guidance.curvature`, `jacobian_ortho` and `random_direction` are refused. The gradient of an ensemble's
-    minimum also jumps where two members are equal. It is allowed, since the jump is small if
-    members agree; otherwise the density misses mass there (`jnp.mean` is smooth).
+    `guidance.curvature`, `jacobian_ortho` and `random_direction` are refused. The gradient of an
+    ensemble's minimum also jumps where two members are equal. It is allowed, since the jump is
+    small if members agree; otherwise the density misses mass there (`jnp.mean` is smooth).
 
     **Arguments:**
 

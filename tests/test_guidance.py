@@ -13,13 +13,13 @@ from qgf_eqx import (
     Guided,
     action_gradient,
     bounded,
-    critic,
     denoise,
     guidance,
     guided_flow,
     guided_step,
     one_step,
 )
+from qgf_eqx import critic as value_of
 from qgf_eqx.analytic import GaussianFlow, MixtureFlow
 from qgf_eqx.nn import CriticMLP, VelocityMLP
 from qgf_eqx.weights import GaussianCovariance
@@ -361,7 +361,7 @@ def test_monte_carlo_takes_the_gradient_that_a_critic_has_of_its_own(x64, bound)
     g = guidance.monte_carlo(gaussian(), bound(Steps()), None, point, 0.3, **options)
     leap = one_step(gaussian(), None, point, 0.3)
     around = leap[None] + 0.2 * jax.random.normal(key, (8, 3))
-    values = jax.vmap(lambda a: critic(bound(Steps()), None, a))(around)
+    values = jax.vmap(lambda a: value_of(bound(Steps()), None, a))(around)
     each = jax.vmap(lambda a: action_gradient(bound(Steps()), None, a))(around)
     np.testing.assert_allclose(g, jax.nn.softmax(values) @ each, rtol=1e-12)
     assert np.linalg.norm(g) > 0.01
