@@ -210,6 +210,17 @@ def test_the_measures_of_distance_by_closed_form():
     np.testing.assert_allclose(flow_distance(strong, None, key), expected, rtol=1e-5)
 
 
+def test_the_share_at_the_bounds_by_hand():
+    actions = np.array([[-1.0, 0.3], [-0.995, 2.0], [0.98, 1.98], [0.0, 2.5]])
+    share = analysis.share_at_bounds(actions, np.array([-1.0, 0.0]), np.array([1.0, 2.0]))
+    assert share == 4 / 8  # -1, -.995, 2 and 2.5; 1.98 is a percent of the range away
+    assert analysis.share_at_bounds(np.array([0.0, 1.0])) == 0.5
+    with pytest.raises(ValueError, match="`actions` is empty"):
+        analysis.share_at_bounds(np.zeros((0, 2)))
+    with pytest.raises(ValueError, match="`low` must be below `high`"):
+        analysis.share_at_bounds(actions, 1.0, 1.0)
+
+
 def test_the_divergence_of_large_chunks_is_estimated():
     """Moved by `w g` in each of 70 dimensions, a Gaussian flow of deviation 1 differs by
     `70 (w g)^2 / 2`."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from qgf_eqx.evaluate import comparison, evaluate
 from qgf_eqx.evaluate._auto import FACTORS
 from qgf_eqx.evaluate.names import method
 from qgf_eqx.evaluate.results import format_table, read
+from qgf_eqx.evaluate.task import dataset_of, task_of
 from qgf_eqx.guidance import ood
 from qgf_eqx.weights import LinearDecay
 
@@ -481,6 +483,10 @@ def test_guidance_is_diagnosed_with_a_warning_and_a_picture(workplace, capsys):
     cli.main([*arguments, "--weight", "1e-9"])
     printed = capsys.readouterr().out
     assert printed.split()[:3] == ["t", "share", "cosine"] and "0.800" in printed
+    share = re.search(r"Of the data's actions (\d+)% lie at their bounds", printed)
+    data = dataset_of(task_of(ENV), workplace / "data", split="val")
+    acting = data.actions[np.asarray(data.episode_end) == 0]
+    assert share and int(share[1]) == round(100 * np.mean(np.abs(acting) >= 0.99))
     assert "Guidance: far too weak" in printed
     assert (workplace / "run" / "diagnostics.png").stat().st_size > 10_000
     cli.main([*arguments, "--decay", "1e9", "--out", str(workplace / "strong.svg")])

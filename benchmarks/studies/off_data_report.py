@@ -174,7 +174,7 @@ def _percent(outcomes: str) -> float:
 
 
 def _interval(values: np.ndarray) -> str:
-    mean, low, high = interval(values)
+    mean, low, high = np.clip(interval(values), -100, 100)  # differences of success, in points
     return f"{round(mean)} [{round(low)}, {round(high)}]" if values.std() else f"{round(mean)}"
 
 

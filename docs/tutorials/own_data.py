@@ -105,9 +105,9 @@ train += (
 run(f"{train} --updates 3000 --batch 256 --width 64 --depth 2 --processes 1")
 
 # %% [markdown]
-# **Guide.** `evaluate` chooses the weight on 10 tuning episodes of each seed, in a grid around [a
-# first guess](../diagnose.md), and reports 50 others. Half of the recordings go the wrong way in
-# their first half; the critic has learned to tell.
+# **Guide.** `evaluate` chooses the weight on 10 tuning episodes of each seed, in a grid around the
+# [starting weight](../weights.md#where-to-start), and reports 50 others. Half of the recordings go
+# the wrong way in their first half; the critic has learned to tell.
 
 # %%
 runs = " ".join(f"reach_runs/seed{seed}" for seed in range(3))

@@ -3,7 +3,7 @@
 #
 # From scratch to a guided policy that crosses OGBench's medium maze: data, a flow, a critic, and
 # one weight. `qgf-eqx demo` does this with more data and updates, chooses the weights on tuning
-# episodes, and reports intervals; it took 3.5 minutes on two cores (AMD EPYC).
+# episodes, and reports intervals ([how long it takes](../index.md#results-on-ogbench)).
 
 # %%
 import subprocess

@@ -57,7 +57,7 @@ def diagnose(
     from ..evaluate._auto import first_weight
     from ..evaluate.names import estimator_of, guided
     from ..evaluate.side_by_side import side_by_side
-    from ._offline import open_offline
+    from ._offline import dataset_for, open_offline
 
     estimator = estimator_of(method, steps=flow.steps)
     given = weight.given
@@ -79,6 +79,13 @@ def diagnose(
     lines += ["".join(f"{x:10.3f}" for x in row) for row in rows]
     warnings = analysis.warnings_of(found)
     lines += [f"Guidance: {w}." for w in warnings or ["neither far too weak nor strong"]]
+    actions = offline.actions(dataset_for(task, data, "val"))
+    edges = critic.low, critic.high
+    at_bounds = analysis.share_at_bounds(opened.trained.units.from_action(actions), *edges)
+    lines.append(
+        f"Of the data's actions {at_bounds:.0%} lie at their bounds. Over nine tasks `ood` tended "
+        "to fall further behind `qgf` at strong weights where there were more (docs/off_data.md)."
+    )
     table = []
     if 0 < first < math.inf:
         other = offline.critic_of(judge, opened, flow.reduction) if judge else None
@@ -86,17 +93,15 @@ def diagnose(
         beside = side_by_side(policy, critic, obs, jax.random.key(0), **options)
         known = lambda row: {k: v for k, v in asdict(row).items() if v == v}  # noqa: E731 (no NaN)
         table = [known(row) for row in beside.rows]
-        lines += ["", f"A weight to start a search from: {first:.2g}. Around it:", str(beside), ""]
+        lines += ["", f"The starting weight: {first:.2g}. Around it:", str(beside), ""]
         if task is not None:
             lines.append(f"To choose among them on episodes: qgf-eqx choose {run} --episodes 20")
     else:
-        lines.append(
-            "No weight to start a search from: the critic's gradient is zero or not finite."
-        )
+        lines.append("No starting weight: the critic's gradient is zero or not finite.")
     path = plot.diagnostics(found, out)
     steps = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
     content = {"steps": steps, "warnings": warnings, "starting weight": first, "figure": str(path)}
-    content["weights"] = table
+    content |= {"weights": table, "actions at bounds": at_bounds}
     common.result(content, "\n".join(lines))
     common.say(f"The figure is in {path}")
 
@@ -127,8 +132,8 @@ def analyse(
             judge, and more such pairs.
         out: Folder for the JSON and the figure.
         data: Where the datasets are.
-        weights: For `value`, which weights. Default: from a hundredth of the weight that
-            `diagnose` starts a search from to three times it.
+        weights: For `value`, which weights. Default: 0.01 to 3 times the starting weight,
+            which `diagnose` prints.
         count: How many observations of the validation data.
         reduce: How to combine the critics' values: the minimum (the paper's) or the mean.
         format: The format of the figure.

@@ -80,7 +80,7 @@ class Weight:
     """One guidance weight."""
 
     weight: MaybeFloat = None
-    """The guidance weight. Default: 0.3 of the weight that `diagnose` starts a search from."""
+    """The guidance weight. Default: 0.3 of the starting weight, which `diagnose` prints."""
     decay: MaybeFloat = None
     """A weight that falls linearly from this to zero, instead of `weight`."""
 
@@ -133,8 +133,8 @@ class Grid:
     """Guidance weights to choose from."""
 
     weights: tuple[float | Literal["auto"], ...] = ("auto",)
-    """Weights to choose from; a single one is used as it is. auto: from a hundredth of the weight
-    that `diagnose` starts a search from to three times it."""
+    """Weights to choose from; a single one is used as it is. auto: 0.01 to 3 times the starting
+    weight, which `diagnose` prints."""
     decays: tuple[float, ...] = ()
     """Further weights to choose from, which fall linearly from this to zero."""
     extensions: MaybeInt = None

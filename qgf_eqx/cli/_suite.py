@@ -27,7 +27,8 @@ def suite(
     Args:
         action: plan, run or report.
         file: The plan, a TOML file; or the name of one that comes with the package: paper, goals,
-            model_size, critics, best_of, cpu.
+            model_size, critics, best_of; for two cores cpu, cpu_goals, cpu_model_size,
+            cpu_critics, cpu_best_of.
         out: The folder of all results, which all workers must be able to access. Default:
             results/NAME.
         workers: How many processes, on this machine.

@@ -59,7 +59,7 @@ def read_rows(dataset: Dataset, starts: Int[Array, "..."] | np.ndarray, horizon:
         actions=dataset.actions[rows],
         rewards=dataset.rewards[rows],
         terminated=dataset.terminated[rows],
-        episode_end=xp.where(past, 1, ends[rows]).astype(ends.dtype),
+        episode_end=xp.where(past, 1, ends[rows]).astype(ends.dtype),  # type: ignore[arg-type]
         next_obs=jax.tree.map(lambda field: field[xp.minimum(starts + horizon, end)], dataset.obs),
         next_terminated=dataset.terminated[xp.minimum(starts + horizon, end)],
     )

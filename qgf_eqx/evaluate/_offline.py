@@ -78,6 +78,13 @@ def _task(task: Task | str) -> Task | ValueError:
         return error
 
 
+def actions(dataset: Any, most: int = 20_000) -> np.ndarray:
+    """So many of a dataset's at most, evenly over all that were executed."""
+    rows = np.flatnonzero(np.asarray(dataset.episode_end) == 0)
+    chosen = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
+    return np.asarray(dataset.actions[rows[chosen]])
+
+
 def observations(dataset: Any, count: int) -> Any:
     """So many of a dataset's, evenly over all of its rows."""
     rows = np.linspace(0, len(dataset.rewards) - 1, count).astype(int)

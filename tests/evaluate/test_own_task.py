@@ -176,7 +176,7 @@ def test_dicts_as_observations_and_actions_of_any_range_go_the_whole_way(tmp_pat
     cli.main(["choose", run, "--budget", "9", "--observations", "3", "--weights", "0.1"])
     assert "The weight: 0.1" in capsys.readouterr().out
     cli.main(["diagnose", run, "--observations", "3", "--noises", "2", "--steps", "2"])
-    assert "A weight to start a search from" in capsys.readouterr().out
+    assert "The starting weight" in capsys.readouterr().out
     cli.main(["film", run, "--methods", "flow", "--episodes", "1", "--steps", "2"])
 
 
@@ -497,7 +497,7 @@ def test_a_run_of_recorded_data_alone_is_loaded_and_exported_without_a_task(tmp_
     np.savez(tmp_path / "own.npz", **data._asdict())
     seen = ["--data", str(tmp_path / "own.npz"), "--quiet", "--steps", "2"]
     cli.main(["diagnose", str(tmp_path / "run"), *seen])  # the weight by the data
-    assert "A weight to start a search from" in capsys.readouterr().out
+    assert "The starting weight" in capsys.readouterr().out
     cli.main(["choose", str(tmp_path / "run"), "--budget", "10", *seen])
     assert "The weight: " in capsys.readouterr().out
     with pytest.raises(SystemExit):
