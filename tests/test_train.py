@@ -422,7 +422,8 @@ def test_a_run_that_was_extended_saves_as_often_as_before(tmp_path, monkeypatch)
         ({"updates": 0}, "`updates` must be at least 1"),
         ({"depth": -1}, "`depth` must be at least 1"),
         ({"gamma": 2.0}, r"`gamma` must be in \(0, 1\], got 2.0"),
-        ({"expectile": float("nan")}, r"`expectile` must be in \(0, 1\]"),
+        ({"expectile": float("nan")}, r"`expectile` must be in \(0, 1\), got nan"),
+        ({"expectile": 1.0}, r"`expectile` must be in \(0, 1\), got 1.0"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
         ({"learning_rate": float("inf")}, "`learning_rate` must be positive and finite, got inf"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be positive and finite, got nan"),
@@ -462,7 +463,7 @@ def test_a_setting_of_a_wrong_type_is_refused_by_name(field, unchecked):
 
 
 def test_numbers_of_numpy_are_plain_numbers(unchecked):
-    given = {"seed": np.int64(3), "gamma": np.float32(0.5), "expectile": 1, "paper_time": np.True_}
+    given = {"seed": np.int64(3), "gamma": 1, "expectile": np.float32(0.5), "paper_time": np.True_}
     config = changed(CONFIG, **given)
     of = {"expectile": config.critic, "paper_time": config.actors["flow"]}
     assert {n: type(getattr(of.get(n, config), n)) for n in given} == {

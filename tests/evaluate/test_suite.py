@@ -423,7 +423,7 @@ def test_a_plan_says_which_tasks_cannot_be_made_here(file, capsys):
 
 
 def test_a_plan_that_is_not_there_says_which_are(tmp_path):
-    with pytest.raises(PlanError, match="come with this package: best_of, cpu, critics"):
+    with pytest.raises(PlanError, match="come with this package: best_of, cpu, cpu_best_of"):
         read_plan(tmp_path / "papier.toml")
 
 
