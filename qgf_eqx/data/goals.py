@@ -148,12 +148,12 @@ def read_goal_rows(
     the next state is the episode's last one, if the chunk goes on after it."""
     goals = (jax.tree.map(lambda field, r=r: field[r], dataset.obs) for r in (critics, actors))
     rows, states = read_rows(dataset, starts, horizon), read_states(dataset, starts, horizon)
-    last = starts + steps_left(rows)
+    last = starts + _steps_left(rows)
     rows = rows._replace(next_obs=jax.tree.map(lambda field: field[last], dataset.obs))
     return GoalRows(rows, states, *goals)
 
 
-def steps_left(rows: Rows) -> Any:
+def _steps_left(rows: Rows) -> Any:
     """How many of a chunk's steps its episode still has, along any leading axes."""
     return (rows.episode_end.cumsum(-1) == 0).sum(-1)
 
@@ -180,7 +180,7 @@ def with_goal(
     **Returns:** rows whose observations are `(obs, goal)`.
     """
     met = jax.vmap(lambda state: what.reached(what.of(state), goal))(states)
-    left = steps_left(rows)
+    left = _steps_left(rows)
     met &= jnp.arange(len(met)) <= left
     seen = jax.lax.cummax(met.astype(rows.rewards.dtype))
     ended = jnp.arange(len(rows.rewards)) >= left
@@ -199,7 +199,7 @@ def make_goal_chunk(rows: Rows, *, gamma: float) -> Chunk:
     reaches the goal, its last state included. One whose episode ends before the goal is as long as
     the episode: its discount is `gamma^left`. No chunk begins in the last state of an episode.
     """
-    chunk, left = make_chunk(rows, gamma=gamma), steps_left(rows)
+    chunk, left = make_chunk(rows, gamma=gamma), _steps_left(rows)
     assert chunk.success is not None
     bootstrap = gamma ** left.astype(chunk.reward.dtype)
     return chunk._replace(
