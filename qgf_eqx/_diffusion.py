@@ -65,8 +65,8 @@ class Diffusion(eqx.Module):
         - `whole`: the model takes whole steps, so `k` is rounded to the nearest; else `k`
           may be fractional.
 
-        **Raises:** `ValueError` if `alphas_bar` does not fall within [0, 1), if it ends at 0 and
-        `predicts` is `noise` (there is no action in it then), or if that is not one of these.
+        **Raises:** `ValueError` if `alphas_bar` does not fall within [0, 1), or ends at 0 where
+        the noise is predicted; and if `predicts` is not one of these.
         """
         shares = np.asarray(alphas_bar, float)
         falls = shares.ndim == 1 and len(shares) > 1 and (np.diff(shares) < 0).all()

@@ -372,14 +372,14 @@ def share_at_bounds(
     - `actions`: of the data, along the first axis.
     - `low`, `high`: their bounds, numbers or one for each dimension.
 
-    **Raises:** `ValueError` if there are no actions, or a bound is not below the other.
+    **Raises:** `ValueError` if there are no actions, or a lower bound is above the upper one.
     """
     actions, low, high = (np.asarray(x, float) for x in (actions, low, high))
     if not actions.size:
         raise ValueError("`actions` is empty.")
-    if not (low < high).all():
-        raise ValueError(f"`low` must be below `high`, got {low} and {high}.")
-    near = 0.005 * (high - low)
+    if not (low <= high).all():
+        raise ValueError(f"`low` must not be above `high`, got {low} and {high}.")
+    near = np.where(np.isfinite(high - low), 0.005 * (high - low), 0)
     return float(np.mean((actions <= low + near) | (actions >= high - near)))
 
 

@@ -217,8 +217,10 @@ def test_the_share_at_the_bounds_by_hand():
     assert analysis.share_at_bounds(np.array([0.0, 1.0])) == 0.5
     with pytest.raises(ValueError, match="`actions` is empty"):
         analysis.share_at_bounds(np.zeros((0, 2)))
-    with pytest.raises(ValueError, match="`low` must be below `high`"):
-        analysis.share_at_bounds(actions, 1.0, 1.0)
+    open_ended, locked = np.array([-np.inf, 0.3]), np.array([np.inf, 0.3])
+    assert analysis.share_at_bounds(np.array([[5.0, 0.3]]), open_ended, locked) == 0.5
+    with pytest.raises(ValueError, match="`low` must not be above `high`"):
+        analysis.share_at_bounds(actions, 1.0, 0.5)
 
 
 def test_the_divergence_of_large_chunks_is_estimated():

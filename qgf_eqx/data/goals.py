@@ -172,7 +172,7 @@ def with_goal(
 
     **Arguments:**
 
-    - `rows`: as `read_rows` gives them. Their own rewards and ends of the task are not used.
+    - `rows`: as `read_goal_rows` gives them. Their own rewards and ends of the task are not used.
     - `states`: the chunk's states, `horizon + 1` along the first axis.
     - `goal`: what `what.of` makes of the goal's state.
     - `what`: what a goal is.
